@@ -1,0 +1,213 @@
+"""What every data set shares: the sample, the classes, and which images each device sees in which order.
+
+Everything random follows from (seed, epoch, index) alone. The sampler hands the epoch to the workers together with the
+index, because workers that were forked in an earlier epoch do not see attributes that change later.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.transforms import JointTransform
+
+Sample = dict[str, Tensor]
+"""An image with its labels, and a batch of them when collated.
+
+"image": float32 (in_channels, H, W) in [0, 1]; "mask": int64 (H, W) in [0, num_classes) or ignore_index; "index": int64
+scalar, the position in the split, or -1 for an image that only fills up the last step of a distributed evaluation.
+"""
+
+SPLITS = ("train", "val", "test")
+
+
+def random_generator(*key: int) -> torch.Generator:
+    """A generator that depends on `key` alone; neighbouring keys give unrelated streams."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The images of one split as they are: `dataset[i]` is (image, mask), without augmentation, in `Sample`'s types."""
+
+    names: list[str]  # one for every image, each only once: reports and per-image scores refer to it
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Deals an epoch of whole batches to the devices as (epoch, index), in an order that is a function of (seed, epoch).
+
+    `batch_size` counts all devices together: step s takes the same images of the order for any `world`. What is left
+    after the last whole batch is dropped; it differs from epoch to epoch. The first pass leaves out the `done` batches
+    that an interrupted run has trained on, but the length stays that of an epoch, which Lightning counts by.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.epoch = self.done = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // self.batch_size * self.batch_size // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = torch.randperm(self.length, generator=random_generator(self.seed, self.epoch, 0))
+        first, last = self.done * self.batch_size, len(self) * self.world
+        self.done = 0
+        return iter([(self.epoch, index) for index in order[first:last][self.rank :: self.world].tolist()])
+
+
+class EvaluationSampler(Sampler[int]):
+    """Deals every index to exactly one device, and -1 where a device would otherwise have one step less than another."""
+
+    def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
+        self.length, self.rank, self.world = length, rank, world
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        padded = [*range(self.length), *[-1] * (-self.length % self.world)]
+        return iter(padded[self.rank :: self.world])
+
+
+class TrainingSamples(Dataset[Sample]):
+    """Augmented samples by (epoch, index)."""
+
+    def __init__(self, dataset: SegmentationDataset, transform: JointTransform, seed: int) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        image, mask = self.dataset[index]
+        generator = random_generator(self.seed, epoch, 1 + index)  # 0 belongs to the order of the epoch
+        image, mask = self.transform(image, mask, generator)
+        return {"image": image, "mask": mask, "index": torch.tensor(index)}
+
+
+class EvaluationSamples(Dataset[Sample]):
+    """Samples by index, as they are; -1 gives the first image with every pixel ignored."""
+
+    def __init__(self, dataset: SegmentationDataset, ignore_index: int) -> None:
+        self.dataset, self.ignore_index = dataset, ignore_index
+
+    def __getitem__(self, index: int) -> Sample:
+        image, mask = self.dataset[max(index, 0)]
+        if index < 0:
+            mask = torch.full_like(mask, self.ignore_index)
+        return {"image": image, "mask": mask, "index": torch.tensor(index)}
+
+
+class SegmentationDataModule(LightningDataModule):
+    """A subclass states classes and colours in its constructor and loads a split in `load`.
+
+    `batch_size` counts the images of one optimiser step on all devices together, so that the number of devices does
+    not change the result; the last, incomplete batch of an epoch is dropped. Validation and test take one whole image
+    at a time and every image exactly once. The trainer needs `use_distributed_sampler=False`: samplers are made here.
+    """
+
+    num_classes: int
+    class_names: list[str]
+    palette: list[tuple[int, int, int]]  # red, green, blue of every class, 0 to 255
+    in_channels: int = 3
+    ignore_index: int = 255
+    seed: int = 0  # of the order and the augmentation; set it before the first training batch
+
+    def __init__(self, batch_size: int, num_workers: int, transform: JointTransform) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size, self.num_workers, self.transform = batch_size, num_workers, transform
+        self._datasets: dict[str, SegmentationDataset] = {}
+        self._position = (0, 0)  # epoch and batches that the checkpoint of a resumed run has behind it
+
+    def load(self, split: str) -> SegmentationDataset:
+        """Reads one of `SPLITS`; `dataset` calls it once for each."""
+        raise NotImplementedError
+
+    def verify(self) -> None:
+        """Raises a ValueError that names every bad file, before anything expensive starts."""
+
+    def dataset(self, split: str) -> SegmentationDataset:
+        """The raw images of "train", "val" or "test"."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if split not in self._datasets:
+            self._datasets[split] = self.load(split)
+        return self._datasets[split]
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        dataset, (rank, world) = self.dataset("train"), self._devices()
+        if self.batch_size % world:
+            raise ValueError(
+                f"batch_size counts the images of all {world} devices and must be a multiple of {world}, "
+                f"got {self.batch_size}; try {-(-self.batch_size // world) * world}"
+            )
+        if len(dataset) < self.batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is more than the {len(dataset)} training images, so an epoch would have "
+                f"no step; choose batch_size <= {len(dataset)}"
+            )
+        sampler = EpochSampler(len(dataset), self.batch_size, self.seed, rank=rank, world=world)
+        (sampler.epoch, sampler.done), self._position = self._position, (0, 0)
+        return self._loader(TrainingSamples(dataset, self.transform, self.seed), sampler, self.batch_size // world)
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and the batches of it that a checkpoint has behind it.
+
+        A resumed run needs them when it makes the first iterator, which is before Lightning restores its loops (for
+        the length of a schedule) and before it calls `set_epoch`.
+        """
+        if not self.trainer:
+            return {"epoch": 0, "batches": 0}
+        loop = self.trainer.fit_loop
+        epochs = loop.epoch_progress.current.state_dict()
+        epoch, batches = epochs["processed"], 0  # `trainer.current_epoch` is one behind after the end of an epoch
+        if epochs["ready"] > epochs["processed"]:  # from within an epoch, or of its last step
+            done = loop.epoch_loop.batch_progress.current.state_dict()["processed"]
+            ended, batches = divmod(done, len(self.dataset("train")) // self.batch_size)
+            epoch += ended
+        return {"epoch": epoch, "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._position = (state_dict["epoch"], state_dict["batches"])
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> DataLoader[Sample]:
+        dataset = self.dataset(split)
+        sampler = EvaluationSampler(len(dataset), *self._devices())
+        return self._loader(EvaluationSamples(dataset, self.ignore_index), sampler, 1)
+
+    def _devices(self) -> tuple[int, int]:
+        """Rank of this process and number of processes; a single one where no trainer is attached, as in a notebook."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(
+        self, samples: Dataset[Sample], sampler: EpochSampler | EvaluationSampler, batch_size: int
+    ) -> DataLoader[Sample]:
+        return DataLoader(
+            samples,
+            batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # A loader draws a number for its workers; from the global generator it would shift dropout.
+            generator=torch.Generator(),
+        )

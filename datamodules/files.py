@@ -1,0 +1,108 @@
+"""Reads the files of a folder data set: names, images and masks. Every error names the file and the way out."""
+
+import unicodedata
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+MAX_PIXELS = 64_000_000  # more is rather a bomb: 20 KB of PNG can unpack to a gigabyte
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines that are not blank, without the byte order mark that Windows puts in front."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a UTF-8 text file; save it as UTF-8") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_classes(path: Path, ignore_index: int) -> list[str]:
+    """Class names in the order of their labels, from lines "index name" or from lines "name"."""
+    lines = read_lines(path)
+    parts = [line.split(maxsplit=1) for line in lines]
+    if lines and all(len(part) == 2 and part[0].isdecimal() for part in parts):
+        names = {int(index): name for index, name in parts}
+        if sorted(names) != list(range(len(lines))):
+            raise ValueError(
+                f"{path}: the indices must be 0 to {len(lines) - 1}, each once, got {', '.join(part[0] for part in parts)}; "
+                f"unlabelled pixels are {ignore_index} in the masks and have no line here"
+            )
+        lines = [names[index] for index in range(len(lines))]
+    if not 2 <= len(lines) <= ignore_index:
+        raise ValueError(f"{path}: expected 2 to {ignore_index} classes, one a line, found {len(lines)}")
+    if doubled := sorted({name for name in lines if lines.count(name) > 1}):
+        raise ValueError(f"{path}: every class needs its own name, found more than once: {', '.join(doubled)}")
+    return lines
+
+
+def read_split(root: Path, split: str) -> list[str]:
+    """The names in splits/<split>.txt, one a line, without extension."""
+    return [unicodedata.normalize("NFC", line) for line in read_lines(root / "splits" / f"{split}.txt")]
+
+
+def files_by_name(folder: Path) -> dict[str, list[Path]]:
+    """The files of a folder by name without extension; hidden files and those of file managers do not count.
+
+    Names are compared in Unicode's composed form (NFC): macOS may store an umlaut as two characters, a text file as one.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(".") and path.name not in {"Thumbs.db", "desktop.ini"}:
+            files.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
+    return files
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8, turned upright: a camera held on its side says so in the EXIF orientation."""
+    return np.asarray(ImageOps.exif_transpose(decode(path, read_bytes(path))).convert("RGB"))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """(H, W) uint8, the indices as they are: converting a palette mask to grey would turn them into other labels."""
+    return np.asarray(decode(path, read_bytes(path)), dtype=np.uint8)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; a pipe is not opened, because reading it would wait for ever."""
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{short(path)} is a broken link; restore the file it points to")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise ValueError(f"{short(path)} is {kind}; move it out, {path.parent.name}/ holds image files only")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError(f"{short(path)} is empty (0 bytes); copy it again")
+    return data
+
+
+def decode(path: Path, data: bytes) -> Image.Image:
+    """The image in the file `path` with the content `data`; its size is read from the header before it is decoded."""
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ValueError(f"{short(path)} has more than {MAX_PIXELS // 10**6} million pixels; cut it up") from None
+    except Exception as error:  # broken files raise six kinds of exception in Pillow
+        begins = data[:16].decode("ascii", "replace")
+        raise ValueError(
+            f"{short(path)} is damaged or not an image ({', '.join(FORMATS)}), it begins with {begins!r}; "
+            "replace it or move it out"
+        ) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"{short(path)} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; cut it up"
+        )
+    try:
+        image.load()
+        image.getexif()
+    except Exception as error:
+        raise ValueError(f"{short(path)} is damaged or cut off ({error}); copy it again") from error
+    return image
+
+
+def short(path: Path) -> str:
+    """images/a.jpg, as a message calls a file of the data set."""
+    return f"{path.parent.name}/{path.name}"

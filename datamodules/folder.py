@@ -1,0 +1,95 @@
+"""FolderDataModule: your own folder of images and masks.
+
+root/images/      JPEG, PNG, BMP, TIFF or WebP with 8 bits a channel
+root/masks/       8-bit index PNG with the name of its image; 255 is unlabelled; a palette gives the colours
+root/classes.txt  lines "index name", or "name" in the order of the labels
+root/splits/      train.txt, val.txt and test.txt: names without extension
+"""
+
+import math
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.base import SegmentationDataModule, SegmentationDataset
+from datamodules.files import decode, files_by_name, read_bytes, read_classes, read_image, read_mask, read_split
+from datamodules.transforms import JointTransform, resize, scaled_size
+from datamodules.verify import check_folder, check_layout
+
+# Okabe and Ito, Color Universal Design, 2008: colours that colour-blind people tell apart.
+OKABE_ITO = [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
+
+
+class Folder(SegmentationDataset):
+    """Images by name, read from the disk at every access and resized by `scale`; a grey image becomes RGB."""
+
+    def __init__(self, root: Path, names: list[str], scale: float = 1.0) -> None:
+        images, masks = files_by_name(root / "images"), files_by_name(root / "masks")
+        if missing := [name for name in names if name not in images or name not in masks]:
+            raise ValueError(
+                f"{root} has no image or no mask for {', '.join(missing[:5])}; verify() lists every problem"
+            )
+        self.names, self.scale = names, scale
+        self.paths = [(images[name][0], masks[name][0]) for name in names]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image_path, mask_path = self.paths[index]
+        pixels = read_image(image_path).transpose(2, 0, 1)
+        image = torch.from_numpy(np.divide(pixels, np.float32(255), dtype=np.float32, order="C"))
+        mask = torch.from_numpy(read_mask(mask_path).astype("int64"))
+        return resize(image, mask, scaled_size(mask, self.scale))
+
+
+def mask_palette(masks: Path, num_classes: int) -> list[tuple[int, int, int]]:
+    """The colours stored in the first mask of a folder; none where it has no palette or a too short one."""
+    for paths in islice(files_by_name(masks).values(), 1):
+        try:
+            flat = decode(paths[0], read_bytes(paths[0])).getpalette() or []
+        except ValueError:  # verify() names the file together with all others that cannot be read
+            return []
+        if len(flat) >= 3 * num_classes:
+            return [(flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in range(num_classes)]
+    return []
+
+
+def generated_palette(num_classes: int) -> list[tuple[int, int, int]]:
+    """Black, then seven colours that colour-blind people tell apart, then darker rounds of the seven."""
+    rounds = math.ceil((num_classes - 1) / len(OKABE_ITO))
+    shades = [1 - 0.75 * i / rounds for i in range(rounds)]
+    colours = [(round(s * r), round(s * g), round(s * b)) for s in shades for r, g, b in OKABE_ITO]
+    return [(0, 0, 0), *colours][:num_classes]
+
+
+class FolderDataModule(SegmentationDataModule):
+    """Any folder in the layout above; RGB. FileNotFoundError where part of it is missing, ValueError for a bad classes.txt.
+
+    `scale` makes the images of every split smaller or larger, for cheap runs; `crop` counts pixels after it.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        scale: float = 1.0,
+        crop: int | tuple[int, int] = 256,
+        zoom: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+        jitter: float = 0.2,
+        batch_size: int = 8,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, JointTransform(crop, zoom, flip, jitter))
+        self.root, self.scale = Path(root), scale
+        check_layout(self.root)
+        self.class_names = read_classes(self.root / "classes.txt", self.ignore_index)
+        self.num_classes = len(self.class_names)
+        self.palette = mask_palette(self.root / "masks", self.num_classes) or generated_palette(self.num_classes)
+
+    def load(self, split: str) -> SegmentationDataset:
+        return Folder(self.root, read_split(self.root, split), self.scale)
+
+    def verify(self) -> None:
+        check_folder(self.root, self.num_classes, self.ignore_index)

@@ -1,0 +1,54 @@
+"""ShapesDataModule: discs and squares on noise, made on the fly, for tests, smoke runs and notebooks."""
+
+import torch
+from torch import Tensor
+
+from datamodules.base import SPLITS, SegmentationDataModule, SegmentationDataset, random_generator
+from datamodules.transforms import JointTransform
+
+
+class Shapes(SegmentationDataset):
+    """Image i of a split is made from (seed, split, i) alone. The first row is unlabelled, as borders are in real data."""
+
+    def __init__(self, split: str, length: int, size: int, seed: int = 0) -> None:
+        self.names = [f"{split}{index:04}" for index in range(length)]
+        self.size, self.key = size, (seed, SPLITS.index(split))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        generator = random_generator(*self.key, index)
+        y, x = torch.meshgrid(torch.arange(self.size), torch.arange(self.size), indexing="ij")
+        mask = torch.zeros(self.size, self.size, dtype=torch.int64)
+        for label in (1, 2):
+            centre_y, centre_x = torch.randint(self.size, (2,), generator=generator).tolist()
+            dy, dx = (y - centre_y).abs(), (x - centre_x).abs()
+            inside = dy**2 + dx**2 < (self.size // 4) ** 2 if label == 1 else torch.maximum(dy, dx) < self.size // 5
+            mask[inside] = label
+        image = 0.5 * torch.rand(3, self.size, self.size, generator=generator) + 0.25 * mask
+        mask[0] = ShapesDataModule.ignore_index
+        return image, mask
+
+
+class ShapesDataModule(SegmentationDataModule):
+    """`length` images of `size` x `size` pixels in each split: background, disc, square. `crop=None` keeps `size`."""
+
+    num_classes = 3
+
+    def __init__(
+        self,
+        *,
+        size: int = 64,
+        length: int = 16,
+        crop: int | tuple[int, int] | None = None,
+        zoom: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+        jitter: float = 0.2,
+        batch_size: int = 4,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, JointTransform(crop or size, zoom, flip, jitter))
+        self.size, self.length = size, length
+        self.class_names = ["background", "disc", "square"]
+        self.palette = [(0, 0, 0), (230, 159, 0), (86, 180, 233)]
+
+    def load(self, split: str) -> SegmentationDataset:
+        return Shapes(split, self.length, self.size)

@@ -1,0 +1,1 @@
+"""Runs, ablations and reports: `python -m experiments.<verb>`."""

@@ -1,0 +1,427 @@
+"""A grid of variants x seeds: plan, check that it is fair, run, continue, report.
+
+An experiment is a file `ablate_<factor>.py` that makes an `Ablation` and hands it to `main`.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmark import Cost, gmac, measure
+from experiments.environment import command_line, git_commit
+from experiments.files import write_json
+from experiments.run import Run, build
+
+START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
+EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Variants of one run that differ in the declared factors and in nothing else."""
+
+    name: str
+    question: str
+    runs: Mapping[str, Run]
+    factors: Mapping[str, Sequence[Any]]  # a hyperparameter of the module, and its levels
+    baseline: str
+    data: str = ""  # name of the data, for the report
+    data_note: str = ""  # what these data can and cannot show
+    scale_note: str = ""  # what was made smaller than a full-size run
+
+
+def crossed(base: Run, **factors: Sequence[Any]) -> dict[str, Run]:
+    """Every combination of the levels, named by them: {"nearest+none": base.but(upsample="nearest", skips="none"), ...}."""
+    return {
+        "+".join(str(level) for level in levels): base.but(**dict(zip(factors, levels, strict=True)))
+        for levels in product(*factors.values())
+    }
+
+
+def check_fair(ablation: Ablation) -> None:
+    """Refuses variants that differ in anything but the declared factors: such a table would answer another question."""
+    if ablation.baseline not in ablation.runs:
+        raise ValueError(f"baseline must be one of {', '.join(ablation.runs)}, got {ablation.baseline!r}")
+    base = ablation.runs[ablation.baseline].resolved()
+    declared = {f"hparams.{name}" for name in ablation.factors}
+    for name, run in ablation.runs.items():
+        other = run.resolved()
+        differing = {key for key in {*base, *other} if base.get(key) != other.get(key)}
+        if differing - declared:
+            found = "; ".join(f"{k}: {base.get(k)!r} against {other.get(k)!r}" for k in sorted(differing - declared))
+            raise ValueError(
+                f"{ablation.name}: {name!r} differs from the baseline {ablation.baseline!r} in more than the declared "
+                f"factors ({', '.join(ablation.factors)}): {found}. Make it equal, or declare it as a factor"
+            )
+        for factor, levels in ablation.factors.items():
+            if other[f"hparams.{factor}"] not in levels:
+                raise ValueError(
+                    f"{ablation.name}: {name!r} has {factor}={other[f'hparams.{factor}']!r}, which is none of the declared "
+                    f"levels {list(levels)}"
+                )
+    hashes: dict[str, str] = {}
+    for name, run in ablation.runs.items():
+        if run.hash in hashes:
+            raise ValueError(f"{ablation.name}: {name!r} and {hashes[run.hash]!r} are the same run")
+        hashes[run.hash] = name
+
+
+@dataclass
+class Cell:
+    """One variant with one seed, and what became of it."""
+
+    variant: str
+    run: Run
+    folder: Path
+    epochs: int
+    process: "subprocess.Popen[bytes] | None" = None
+    slot: int = 0
+    started: float = 0.0
+    error: str = ""
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished cell wrote, if it is a result of this very run."""
+        try:
+            stored: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return stored if stored.get("hash") == self.run.hash else None
+
+    def epochs_done(self) -> int:
+        if self.result:
+            return self.epochs
+        try:
+            return len((self.folder / "metrics.csv").read_text().splitlines()) - 1
+        except OSError:
+            return 0
+
+
+@dataclass
+class Plan:
+    """What will be run and what it costs."""
+
+    ablation: Ablation
+    out: Path
+    seeds: Sequence[int]
+    cells: list[Cell]
+    parameters: dict[str, int]
+    gmac: dict[str, float]
+    costs: dict[str, Cost]
+    classes: dict[str, Any]
+    steps: int
+    validation_images: int
+    jobs: int
+    device: str
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def seconds(self, cell: Cell) -> float:
+        """An estimate, from the measured step."""
+        batch = self.ablation.runs[cell.variant].resolved()["data.batch_size"]
+        images = self.steps + EVALUATION_STEPS * self.validation_images * cell.epochs / batch
+        return START_SECONDS + images * self.costs[cell.variant].step_seconds
+
+    def write(self) -> None:
+        a, base = self.ablation, self.costs[self.ablation.baseline]
+        variants = {
+            name: {
+                "levels": {factor: run.resolved()[f"hparams.{factor}"] for factor in a.factors},
+                "parameters": self.parameters[name],
+                "gmac": self.gmac[name],
+                "step_ratio": self.costs[name].step_seconds / base.step_seconds,
+                "hash": run.hash,
+                **asdict(self.costs[name]),
+            }
+            for name, run in a.runs.items()
+        }
+        common = a.runs[a.baseline].resolved()
+        for factor in (*(f"hparams.{name}" for name in a.factors), "seed"):
+            common.pop(factor)
+        write_json(
+            self.out / "plan.json",
+            {
+                "experiment": a.name,
+                "question": a.question,
+                "baseline": a.baseline,
+                "factors": {name: list(levels) for name, levels in a.factors.items()},
+                "variants": variants,
+                "seeds": list(self.seeds),
+                "data": a.data,
+                "data_note": a.data_note,
+                "scale_note": a.scale_note,
+                "common": common,
+                "device": self.device,
+                **self.classes,
+                **self.environment,
+            },
+        )
+
+
+def make_plan(
+    ablation: Ablation, out: Path, seeds: Sequence[int], jobs: int, threads: int, say: Callable[[str], None]
+) -> Plan:
+    """Builds every variant, verifies the data once and measures the cost, before any cell is trained."""
+    check_fair(ablation)
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"--seeds must differ from one another, got {list(seeds)}")
+    parameters, macs = {}, {}
+    _, datamodule = build(ablation.runs[ablation.baseline])
+    say("verifying the data")
+    datamodule.verify()
+    image, _ = datamodule.dataset("test")[0]
+    validation_images = len(datamodule.dataset("val"))
+    for name, run in ablation.runs.items():
+        with torch.device("meta"):
+            parameters[name] = sum(p.numel() for p in build(run)[0].parameters())
+        macs[name] = gmac(run, *image.shape[-2:])
+    base = ablation.runs[ablation.baseline]
+    epochs = int(base.trainer["max_epochs"])
+    steps = epochs * (len(datamodule.dataset("train")) // datamodule.batch_size)
+    cells = [
+        # Seeds outermost: an interrupted grid has whole replications of the table rather than half of its rows.
+        Cell(name, run.but(seed=seed), out / name / f"seed{seed}", epochs)
+        for seed in seeds
+        for name, run in ablation.runs.items()
+    ]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    costs = _stored_costs(ablation, out, device) or measure(ablation.runs, threads=threads, progress=say)
+    return Plan(
+        ablation,
+        out,
+        seeds,
+        cells,
+        parameters,
+        macs,
+        costs,
+        {"class_names": datamodule.class_names, "palette": [list(colour) for colour in datamodule.palette]},
+        steps,
+        validation_images,
+        jobs,
+        device,
+        {"command": command_line(), "commit": git_commit()},
+    )
+
+
+def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost] | None:
+    """The costs of an earlier call for the very same variants on the same device."""
+    try:
+        stored = json.loads((out / "plan.json").read_text())
+    except (OSError, ValueError):
+        return None
+    variants = stored["variants"]
+    same = {name: variant["hash"] for name, variant in variants.items()} == {
+        n: r.hash for n, r in ablation.runs.items()
+    }
+    if not same or stored["device"] != device:
+        return None
+    return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in variants.items()}
+
+
+def show(plan: Plan, console: Console) -> None:
+    done = sum(cell.result is not None for cell in plan.cells)
+    table = Table(
+        "variant", title=f"{plan.ablation.name}: {len(plan.ablation.runs)} variants x {len(plan.seeds)} seeds"
+    )
+    for column in ("parameters", "GMAC", "ms/step", "peak MB", "est. time"):
+        table.add_column(column, justify="right")
+    for name in plan.ablation.runs:
+        cost = plan.costs[name]
+        seconds = sum(plan.seconds(cell) for cell in plan.cells if cell.variant == name)
+        table.add_row(
+            name + (" (baseline)" if name == plan.ablation.baseline else ""),
+            f"{plan.parameters[name]:,}",
+            f"{plan.gmac[name]:.3g}",
+            f"{1000 * cost.step_seconds:.0f}",
+            f"{cost.peak_memory_mb:.0f}",
+            clock(seconds),
+        )
+    console.print(table)
+    todo = sum(plan.seconds(cell) for cell in plan.cells if cell.result is None)
+    console.print(
+        f"{plan.steps} steps a cell, {len(plan.cells)} cells, {done} already done; about {clock(todo / plan.jobs)} "
+        f"with {plan.jobs} at a time on {plan.device}. Results: {plan.out}"
+    )
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One ablation a folder: a second one would train the same cells into the same files."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{out} is in use by process {file.read() or '?'}: wait for it, or choose another --out"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def run_cells(plan: Plan, console: Console, *, threads: int, wandb: bool, devices: str) -> list[Cell]:
+    """Runs what is not done yet, `plan.jobs` processes at a time; returns the cells that failed."""
+    waiting = deque(cell for cell in plan.cells if cell.result is None)
+    free = list(range(plan.jobs))
+    running: list[Cell] = []
+    failed: list[Cell] = []
+    started, before = time.monotonic(), sum(plan.seconds(c) for c in plan.cells if c.result)
+    shown = 0.0
+    try:
+        while waiting or running:
+            while waiting and free:
+                cell = waiting.popleft()
+                cell.slot = free.pop(0)
+                _start(cell, plan, threads, wandb, devices)
+                running.append(cell)
+            time.sleep(0.2)
+            for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
+                running.remove(cell)
+                free.append(cell.slot)
+                result = cell.result
+                seconds = time.monotonic() - cell.started
+                if result:
+                    console.print(
+                        f"{cell.folder}: test/miou {result['test']['miou']:.4f} ({clock(seconds)})", soft_wrap=True
+                    )
+                else:
+                    cell.error = _last_line(cell.folder / "log.txt")
+                    failed.append(cell)
+                    console.print(
+                        f"[red]{cell.folder} failed[/red] after {clock(seconds)}: {cell.error}", soft_wrap=True
+                    )
+            # A line every now and then, not a bar: it reads the same in a terminal, a log file and a Slurm log.
+            if time.monotonic() - shown > 30 and running:
+                shown = time.monotonic()
+                done = sum(plan.seconds(c) * c.epochs_done() / max(c.epochs, 1) for c in plan.cells)
+                total = sum(plan.seconds(c) for c in plan.cells)
+                spent = shown - started
+                left = spent * (total - done) / (done - before) if done > before else (total - done) / plan.jobs
+                console.print(
+                    f"{sum(c.result is not None for c in plan.cells)} of {len(plan.cells)} cells done, "
+                    f"{done / total:.0%} of the work, {clock(spent)} so far, about {clock(left)} to go"
+                )
+    finally:
+        for cell in running:
+            _stop(cell)
+    return failed
+
+
+def _start(cell: Cell, plan: Plan, threads: int, wandb: bool, devices: str) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    stored = cell.folder / "run.json"
+    if stored.exists() and Run.from_config(json.loads(stored.read_text())).hash != cell.run.hash:
+        _set_aside(cell.folder)
+        cell.folder.mkdir(parents=True)
+    write_json(stored, cell.run.config())
+    # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
+    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    # Keeps freed memory for the next step instead of giving it back to the system at each.
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+    if torch.cuda.device_count() > 1 and devices == "auto":
+        environment["CUDA_VISIBLE_DEVICES"] = str(cell.slot % torch.cuda.device_count())
+    command = [sys.executable, "-m", "experiments.run", str(cell.folder), "--devices", devices]
+    command += ["--command", plan.environment["command"], *(["--wandb"] if wandb else [])]
+    with (cell.folder / "log.txt").open("ab") as log:
+        cell.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    cell.started = time.monotonic()
+
+
+def _set_aside(folder: Path) -> None:
+    """Keeps what another configuration left: seed0 -> seed0.old1. Nothing of the user's is deleted."""
+    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
+    folder.rename(folder.with_name(f"{folder.name}.old{number}"))
+
+
+def _stop(cell: Cell) -> None:
+    if cell.process is None or cell.process.poll() is not None:
+        return
+    os.killpg(cell.process.pid, signal.SIGTERM)
+    try:
+        cell.process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(cell.process.pid, signal.SIGKILL)
+        cell.process.wait()
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of every ablation."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, help="folder of the results (default: outputs/<experiment>)")
+    parser.add_argument("--jobs", type=int, help="cells at a time (default: one a GPU, or one a CPU core)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads of a cell; part of what makes numbers equal"
+    )
+    parser.add_argument("--devices", default="auto", help="devices of one cell; more than one trains it with DDP")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, offline without key or network")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def main(ablation: Ablation, args: argparse.Namespace) -> int:
+    """Plans, runs and reports; the same command continues what was interrupted. Returns the exit status."""
+    from experiments.report import write_report  # imports pyplot, which the cells need not
+
+    console, out = Console(), args.out or Path("outputs") / ablation.name
+    jobs = args.jobs or torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    try:
+        with locked(out):
+            plan = make_plan(ablation, out, args.seeds, jobs, args.threads, lambda m: console.print(m, style="dim"))
+            show(plan, console)
+            if args.dry_run:
+                return 0
+            plan.write()
+            failed = run_cells(plan, console, threads=args.threads, wandb=args.wandb, devices=args.devices)
+            if len(failed) < len(plan.cells):
+                write_report(out)
+    except (ValueError, FileNotFoundError) as error:
+        console.print(f"[red]error:[/red] {error}", soft_wrap=True, markup=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted; the same command continues: {command_line()}", soft_wrap=True)
+        return 130
+    for cell in failed:
+        console.print(
+            f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {cell.error}  (log: {cell.folder / 'log.txt'})",
+            soft_wrap=True,
+        )
+    if args.wandb:
+        from experiments.tracking import sync_line  # wandb is slow to import, and a grid may do without
+
+        if line := sync_line(out):
+            console.print(f"W&B logged offline; upload with: {line}", soft_wrap=True, markup=False)
+    return 1 if failed else 0

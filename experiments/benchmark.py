@@ -1,0 +1,133 @@
+"""What a training step of each variant costs, measured side by side: time in rounds A B C A B C ..., and peak memory.
+
+python -m experiments.benchmark ablate_upsampling
+"""
+
+import argparse
+import math
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.run import Run, build
+
+STEPS = 4  # timed in each round, after WARMUP that are not: the first steps allocate and choose algorithms
+WARMUP = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one variant. Times and memory are of this machine in this hour: compare them inside one table only."""
+
+    step_seconds: float  # median over all timed steps: forward, loss, backward, optimiser
+    peak_memory_mb: (
+        float  # of one process: resident memory above what it had before it built the network; on a GPU, allocated
+    )
+
+
+def gmac(run: Run, height: int, width: int) -> float:
+    """Multiply-accumulates, in 10^9, of the forward pass of one image; half of what is called FLOPs."""
+    with torch.device("meta"):
+        module, _ = build(run)
+        images = torch.empty(1, module.hparams["in_channels"], height, width)
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            module.eval()(images)
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def measure(
+    runs: Mapping[str, Run],
+    rounds: int = 3,
+    *,
+    threads: int = 1,
+    progress: Callable[[str], None] = lambda message: None,
+) -> dict[str, Cost]:
+    """The cost of every variant. Each round measures each variant once, in a fresh process, so that what one leaves
+    behind (caches, memory that was freed but not given back) does not meet the next, and so that a machine which
+    slows down slows all of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["experiments.benchmark"]
+    )  # imports once, starts no thread: a fork costs milliseconds
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    memory: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        for name, run in runs.items():
+            progress(f"measuring {name}, round {number + 1} of {rounds}")
+            with context.Pool(1) as pool:
+                timed, peak = pool.apply(_steps, (run.config(), threads))
+            seconds[name] += timed
+            memory[name].append(peak)
+    return {name: Cost(statistics.median(seconds[name]), statistics.median(memory[name])) for name in runs}
+
+
+def _steps(config: dict[str, Any], threads: int) -> tuple[list[float], float]:
+    """Times training steps on noise of the shape of a real batch; needs no data."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    before = _resident_mb()
+    module, datamodule = build(Run.from_config(config))
+    module.to(device).train()
+    height, width = datamodule.transform.crop
+    images = torch.rand(datamodule.batch_size, module.hparams["in_channels"], height, width, device=device)
+    masks = torch.randint(module.num_classes, (datamodule.batch_size, height, width), device=device)
+    optimizer = torch.optim.SGD(module.parameters(), 1e-6, momentum=0.9)
+    timed = []
+    for step in range(WARMUP + STEPS):
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        module.loss(images, masks).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if step >= WARMUP:
+            timed.append(time.perf_counter() - started)
+    if device.type == "cuda":
+        return timed, torch.cuda.max_memory_allocated() / 2**20
+    return timed, _peak_mb() - before
+
+
+def _resident_mb() -> float:
+    return _status("VmRSS:")
+
+
+def _peak_mb() -> float:
+    return _status("VmHWM:")
+
+
+def _status(key: str) -> float:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return math.nan  # not Linux
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="the name of a file in experiments/ that has RUNS")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    runs = import_module(f"experiments.{args.experiment}").RUNS
+    costs = measure(runs, args.rounds, threads=args.threads, progress=print)
+    first = next(iter(costs.values()))
+    print(f"\n{'variant':28} {'ms/step':>9} {'ratio':>7} {'peak MB':>9} {'ratio':>7}")
+    for name, cost in costs.items():
+        print(
+            f"{name:28} {1000 * cost.step_seconds:9.1f} {cost.step_seconds / first.step_seconds:7.2f} "
+            f"{cost.peak_memory_mb:9.0f} {cost.peak_memory_mb / first.peak_memory_mb:7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

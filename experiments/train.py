@@ -1,0 +1,174 @@
+"""Trains any architecture on any data set.
+
+python -m experiments.train --model UNetModule --model.upsample nearest --data CamVidDataModule --data.root DIR
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jsonargparse
+import torch
+from lightning.pytorch import Trainer
+
+from datamodules.base import SegmentationDataModule
+from datamodules.brain import BrainDataModule
+from datamodules.camvid import CamVidDataModule
+from datamodules.folder import FolderDataModule
+from datamodules.shapes import ShapesDataModule
+from experiments.run import Run, train
+from lightning_modules.base import SegmentationModule
+from lightning_modules.smp import SmpModule
+from lightning_modules.unet import UNetModule
+
+ARCHITECTURES: dict[str, type[SegmentationModule]] = {"smp": SmpModule, "unet": UNetModule}
+DATAMODULES: dict[str, type[SegmentationDataModule]] = {
+    "brain": BrainDataModule,
+    "camvid": CamVidDataModule,
+    "folder": FolderDataModule,
+    "shapes": ShapesDataModule,
+}
+
+# Arguments of Lightning's Trainer that say where a run computes; the hash of a `Run` leaves them out.
+WHERE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "benchmark", "detect_anomaly"}
+# Those that `train` sets itself, or that are objects which a flag cannot name.
+NOT_FLAGS = {
+    "barebones",
+    "callbacks",
+    "default_root_dir",
+    "enable_autolog_hparams",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "fast_dev_run",
+    "inference_mode",
+    "limit_predict_batches",
+    "logger",
+    "max_time",
+    "model_registry",
+    "plugins",
+    "profiler",
+    "reload_dataloaders_every_n_epochs",
+    "use_distributed_sampler",
+}
+
+Class = TypeVar("Class", bound=type)
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """Names the nearest right flag beside a misspelt one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        known = [flag for action in self._actions for flag in action.option_strings]
+        for flag in re.findall(r"--[\w.-]+", message) if "nrecognized" in message else []:
+            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+            message += f"\ndid you mean {near[0]}?" if near else ""
+        sys.stderr.write(f"error: {message}\n(every flag: {self.prog} --help, with the --model and --data you want)\n")
+        sys.exit(2)
+
+
+def load(checkpoint: Path) -> SegmentationModule:
+    """The trained module of a checkpoint, which alone is enough: architecture, weights, classes, normalisation."""
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} is not a file: give a checkpoint such as outputs/.../checkpoints/last.ckpt"
+        )
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if "segmentation" not in stored:
+        raise ValueError(f"{checkpoint} is not a checkpoint of experiments.train")
+    architecture = _lookup("architecture", stored["segmentation"]["architecture"], ARCHITECTURES)
+    return architecture.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
+
+
+def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
+    """The `Run` that a command line describes, and the rest: where to run it and what to log."""
+    choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    choice.add_argument("--model", default="unet")
+    choice.add_argument("--data", default="brain")
+    chosen, rest = choice.parse_known_args(argv)
+    try:
+        module = _lookup("--model", chosen.model, ARCHITECTURES)
+        datamodule = _lookup("--data", chosen.data, DATAMODULES)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+    parser = Parser(
+        prog="python -m experiments.train",
+        usage="%(prog)s [--model NAME] [--model.FLAG ...] [--data NAME] [--data.FLAG ...] [--trainer.FLAG ...] [options]",
+        description=f"{__doc__}\narchitectures (--model): {_listed(ARCHITECTURES)}\ndata sets (--data): "
+        f"{_listed(DATAMODULES)}\n\nThe flags below are those of {module.__name__} on {datamodule.__name__}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of initialisation, order, augmentation and dropout")
+    parser.add_argument("--out", type=Path | None, default=None, help="folder of the run (default: outputs/train/...)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, offline without key or network")
+    parser.add_class_arguments(module, "model", skip={"num_classes", "ignore_index", "in_channels"})
+    parser.add_class_arguments(datamodule, "data")
+    parser.add_class_arguments(Trainer, "trainer", skip=set(NOT_FLAGS))
+    parser.set_defaults({"trainer.max_epochs": 20})
+    args = parser.parse_args(rest, defaults=True)
+    given = {part: args[part].as_dict() for part in ("model", "data", "trainer")}
+    where = {name: given["trainer"].pop(name) for name in WHERE}
+    base = {name: value.default for name, value in _signature(Trainer).items()}
+    run = Run(
+        module=module,
+        datamodule=datamodule,
+        hparams=given["model"],
+        data=given["data"],
+        trainer={name: value for name, value in given["trainer"].items() if value != base[name]},
+        seed=args.seed,
+    )
+    out = args.out or Path(
+        "outputs", "train", f"{_key(module, ARCHITECTURES)}-{_key(datamodule, DATAMODULES)}", f"seed{args.seed}"
+    )
+    where = {name: value for name, value in where.items() if value != base[name]}
+    return run, argparse.Namespace(out=Path(out), resume=args.resume, wandb=args.wandb, where=where)
+
+
+def _signature(function: Any) -> dict[str, Any]:
+    import inspect
+
+    return dict(inspect.signature(function).parameters)
+
+
+def _listed(table: dict[str, Any]) -> str:
+    return ", ".join(f"{cls.__name__} ({name})" for name, cls in table.items())
+
+
+def _key(cls: type, table: dict[str, Any]) -> str:
+    return next(name for name, entry in table.items() if entry is cls)
+
+
+def _lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
+    by_name = {**table, **{cls.__name__: cls for cls in table.values()}}
+    if name not in by_name:
+        near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{flag} must be one of {_listed(table)}, got {name!r}{hint}")
+    return by_name[name]
+
+
+def main(argv: list[str] | None = None) -> None:
+    run, args = parse(sys.argv[1:] if argv is None else argv)
+    extra: dict[str, Any] = {}
+    if args.wandb:
+        from experiments.tracking import sync_line, tracking  # wandb is slow to import, and a run may do without
+
+        extra = tracking(run, args.out)
+    try:
+        result = train(run, args.out, resume=args.resume, **extra, **args.where)
+    except (ValueError, FileNotFoundError) as error:  # what a person can mend; anything else keeps its traceback
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    print(f"{args.out}: test/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s")
+    if args.wandb and (line := sync_line(args.out)):
+        print(f"W&B logged offline; upload with: {line}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""What every architecture shares: steps, scores, logged names, normalisation, optimiser, self-describing checkpoint."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lightning_modules.components.losses import LOSSES
+from lightning_modules.components.metrics import (
+    ConfusionMatrix,
+    ImageMean,
+    boundary_f1,
+    checkerboard_energy,
+    confusion_matrix,
+    predict_labels,
+    scores,
+)
+from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, schedule
+
+Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long
+
+# Of ImageNet, which most encoders were trained on; a grey image takes their mean over the channels.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class SegmentationModule(LightningModule):
+    """Trains and scores `self.network`, which maps images (N, in_channels, H, W) to logits (N, num_classes, H, W).
+
+    A subclass assigns `self.network`, hands the keyword arguments it does not use to this class, and overrides only
+    what its paper does differently: defaults of the recipe, `loss` for auxiliary heads. Logs train/loss and, for split
+    val and test, loss, miou, pixel_acc, macc, fwiou, boundary_f1, checkerboard and iou/<class>.
+
+    `optimizer`, `lr`, `momentum`, `weight_decay`: see `components.schedules`; `schedule` falls over all steps after a
+    linear rise over the share `warmup` of them. `class_weights` weigh each pixel by its true class. `mean` and `std`,
+    one value a channel for images in [0, 1], belong to the weights, so the checkpoint carries them.
+    """
+
+    network: nn.Module
+    mean: Tensor
+    std: Tensor
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        in_channels: int = 3,
+        loss: str = "ce",
+        class_weights: Sequence[float] | None = None,
+        optimizer: str = "sgd",
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        schedule: str = "poly",
+        warmup: float = 0.0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, table in (
+            ("loss", loss, LOSSES),
+            ("optimizer", optimizer, OPTIMIZERS),
+        ):
+            if value not in table:
+                raise ValueError(f"{name} must be one of {', '.join(table)}, got {value!r}")
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise ValueError(
+                f"class_weights must hold one weight for each of the {num_classes} classes, got {class_weights}"
+            )
+        self.save_hyperparameters()  # the subclass's too: a checkpoint rebuilds itself, the logger records them
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.class_names = [str(index) for index in range(num_classes)]
+        self.palette: list[tuple[int, int, int]] = []
+        self.last_confusion: dict[str, np.ndarray] = {}  # of "val" and "test", rows the truth, for callbacks
+        self.register_buffer("mean", _per_channel("mean", mean, IMAGENET_MEAN, in_channels))
+        self.register_buffer("std", _per_channel("std", std, IMAGENET_STD, in_channels))
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)  # a hyperparameter, not a weight
+        self.loss_function = LOSSES[loss]
+        self.val_scores = Scores(num_classes, ignore_index)
+        self.test_scores = Scores(num_classes, ignore_index)
+
+    def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
+        """Names and colours of the classes, for logs and pictures; the checkpoint carries them."""
+        self.class_names, self.palette = (
+            list(class_names),
+            [(r, g, b) for r, g, b in palette],
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W)."""
+        logits: Tensor = self.network(self.normalise(images))
+        return logits
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        return self.loss_function(self(images), masks, self.ignore_index, self.class_weights)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(batch["image"], batch["mask"])
+        self.log(
+            "train/loss",
+            loss.detach(),
+            on_step=True,
+            on_epoch=True,
+            batch_size=len(batch["image"]),
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._score(batch, self.val_scores)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._score(batch, self.test_scores)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val", self.val_scores)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test", self.test_scores)
+
+    def configure_optimizers(self) -> Any:
+        h = self.hparams
+        optimizer = OPTIMIZERS[h["optimizer"]](self.parameters(), h["lr"], h["momentum"], h["weight_decay"])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedules = schedule(optimizer, h["schedule"], steps, h["warmup"])
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedules, "interval": "step"},
+        }
+
+    def _score(self, batch: Batch, split: "Scores") -> dict[str, Tensor]:
+        """Scores of each image, which callbacks store; a padding image of distributed evaluation counts nowhere."""
+        logits, masks = self(batch["image"]).float(), batch["mask"]
+        losses = [
+            self.loss_function(image[None], mask[None], self.ignore_index, self.class_weights)
+            for image, mask in zip(logits, masks, strict=True)
+        ]
+        return split.update(logits, masks, torch.stack(losses))
+
+    def _log_scores(self, name: str, split: "Scores") -> None:
+        self.last_confusion[name] = split.confusion.compute().cpu().numpy()
+        values = scores(self.last_confusion[name])
+        logged = {key: float(values[key]) for key in ("miou", "pixel_acc", "macc", "fwiou")}
+        logged |= {key: float(mean.compute()) for key, mean in split.means.items()}
+        logged |= {f"iou/{c}": float(iou) for c, iou in zip(self.class_names, values["iou"], strict=True)}
+        split.reset()
+        self.log_dict({f"{name}/{key}": value for key, value in logged.items()}, rank_zero_only=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["segmentation"] = {
+            "architecture": type(self).__name__,
+            "class_names": self.class_names,
+            "palette": [list(colour) for colour in self.palette],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        described = checkpoint["segmentation"]
+        self.describe(described["class_names"], described["palette"])
+
+
+class Scores(nn.Module):
+    """What one split is scored by: a confusion matrix over all its pixels, and means over its images."""
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        super().__init__()
+        self.confusion = ConfusionMatrix(num_classes, ignore_index)
+        self.loss, self.boundary_f1, self.checkerboard = ImageMean(), ImageMean(), ImageMean()
+
+    @property
+    def means(self) -> dict[str, ImageMean]:
+        return {"loss": self.loss, "boundary_f1": self.boundary_f1, "checkerboard": self.checkerboard}
+
+    def update(self, logits: Tensor, masks: Tensor, losses: Tensor) -> dict[str, Tensor]:
+        """Logits (N, C, H, W), masks (N, H, W) and losses (N,) -> each image's confusion matrix and scores."""
+        num_classes, ignore_index = self.confusion.num_classes, self.confusion.ignore_index
+        labels = predict_labels(logits)
+        confusion = confusion_matrix(labels, masks, num_classes, ignore_index)
+        per_class = boundary_f1(labels, masks, num_classes, ignore_index)
+        energy = checkerboard_energy(logits)
+        unlabelled = (masks == ignore_index).flatten(1).all(1)
+        self.confusion.update(labels, masks)
+        self.loss.update(losses.to(energy).masked_fill(unlabelled, torch.nan))
+        self.boundary_f1.update(per_class.nanmean(1))
+        self.checkerboard.update(energy.masked_fill(unlabelled, torch.nan))
+        return {"confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}
+
+    def reset(self) -> None:
+        for metric in (self.confusion, *self.means.values()):
+            metric.reset()
+
+
+def _per_channel(
+    name: str,
+    values: Sequence[float] | None,
+    imagenet: Sequence[float],
+    in_channels: int,
+) -> Tensor:
+    if values is None:
+        values = imagenet if in_channels == 3 else [sum(imagenet) / 3] * in_channels
+    if len(values) != in_channels:
+        raise ValueError(f"{name} must hold one value for each of the {in_channels} channels, got {list(values)}")
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

@@ -1,0 +1,1 @@
+"""Plain torch that two or more papers share; nothing here knows Lightning."""

@@ -1,0 +1,275 @@
+"""U-Net, Ronneberger, Fischer, Brox 2015, https://arxiv.org/abs/1505.04597
+
+The network of Fig. 1 to the parameter (31,030,658 with 1 channel and 2 classes): `UNet(2, 1, padding="valid")`.
+Departs from the paper in the default `padding="same"`, so that the mask keeps the size of the image, and, where asked
+for, in normalisation, in the layer that upsamples and in what the skip connections carry.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import (
+    conv_norm_relu,
+    mirror_pad,
+    pad_to_multiple,
+)
+from lightning_modules.components.upsampling import Unpool, icnr_, upsampling
+
+SKIPS = ("concat", "add", "none")
+PADDINGS = ("same", "valid")
+
+
+def double_conv(in_channels: int, out_channels: int, *, padding: int, norm: str) -> nn.Sequential:
+    """(N, in_channels, H, W) -> (N, out_channels, H, W), or H - 4, W - 4 without padding: two blue arrows of Fig. 1."""
+    return nn.Sequential(
+        conv_norm_relu(in_channels, out_channels, padding=padding, norm=norm),
+        conv_norm_relu(out_channels, out_channels, padding=padding, norm=norm),
+    )
+
+
+class UNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W); with padding="valid" the border is lost: 572 -> 388.
+
+    `upsample` names a layer of `components.upsampling`. `skips` is what the decoder gets from the encoder at each
+    stride: its map beside ("concat", the paper) or on top of its own ("add"), or nothing ("none").
+    `decoder_widths`, finest first, default to the encoder's. `match_parameters` chooses them so that the network has
+    as many parameters as the same one with skips="concat", within 1 %: without it a network that loses its skips
+    also loses parameters, and an ablation would compare two things at once.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        width: int = 64,
+        depth: int = 4,
+        padding: str = "same",
+        norm: str = "none",
+        upsample: str = "transposed-2",
+        skips: str = "concat",
+        match_parameters: bool = False,
+        decoder_widths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if skips not in SKIPS:
+            raise ValueError(f"skips must be one of {', '.join(SKIPS)}, got {skips!r}")
+        if padding not in PADDINGS:
+            raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
+        if depth < 1 or width < 1:
+            raise ValueError(f"width and depth must be at least 1, got width={width} and depth={depth}")
+        if padding == "valid" and upsample == "unpool":
+            raise ValueError("unpooling needs maps as large as those pooled: use padding='same', or another upsample")
+        widths = [width * 2**level for level in range(depth + 1)]  # 64, 128, 256, 512, 1024 in the paper
+        if match_parameters:
+            if decoder_widths is not None:
+                raise ValueError("match_parameters chooses decoder_widths: give one of the two")
+            decoder_widths = _matched_widths(num_classes, in_channels, width, depth, norm, upsample, skips)
+        wide = list(decoder_widths) if decoder_widths is not None else widths[:-1]
+        if len(wide) != depth:
+            raise ValueError(f"decoder_widths must hold one width for each of the {depth} levels, got {wide}")
+
+        self.depth, self.padding, self.skips = depth, padding, skips
+        pad = 1 if padding == "same" else 0
+        self.encoder = nn.ModuleList(
+            double_conv(i, o, padding=pad, norm=norm) for i, o in zip([in_channels, *widths[:-1]], widths, strict=True)
+        )
+        self.up, self.decoder = nn.ModuleList(), nn.ModuleList()
+        below = widths[-1]
+        for level in reversed(range(depth)):
+            # An added or an unpooled map has the channels of the encoder's map that it meets.
+            out = widths[level] if skips == "add" or upsample == "unpool" else wide[level]
+            self.up.append(upsampling(upsample, below, out))
+            merged = out + widths[level] if skips == "concat" else out
+            self.decoder.append(double_conv(merged, wide[level], padding=pad, norm=norm))
+            below = wide[level]
+        self.head = nn.Conv2d(below, num_classes, kernel_size=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Sec. 3: normal weights of standard deviation sqrt(2 / N), where N inputs reach one output (He et al.).
+
+        A transposed convolution of stride s spreads its k x k taps over s x s outputs. A sub-pixel convolution then
+        gets back its own rule, ICNR: the same weights for all four outputs of a block.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                fan_in = module.in_channels * math.prod(module.kernel_size)
+                if isinstance(module, nn.ConvTranspose2d):
+                    fan_in /= math.prod(module.stride)  # type: ignore[assignment]  # 9 / 4 taps is a mean
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for up in self.up:
+            if isinstance(up, nn.Sequential) and isinstance(up[0], nn.Conv2d):  # not behind a resize
+                icnr_(up[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if self.padding == "same":
+            x = pad_to_multiple(x, 2**self.depth)
+        else:
+            self._check_valid(height, width)
+        features, indices = [self.encoder[0](x)], []  # at strides 1, 2, 4, 8, 16
+        for encode in self.encoder[1:]:
+            pooled, index = nn.functional.max_pool2d(features[-1], 2, return_indices=True)  # stride doubles
+            indices.append(index)
+            features.append(encode(pooled))
+        x = features.pop()
+        for up, decode in zip(self.up, self.decoder, strict=True):
+            index, skip = indices.pop(), features.pop()
+            x = up(x, index) if isinstance(up, Unpool) else up(x)  # stride halves
+            if self.skips == "concat":
+                x = torch.cat([_centre(skip, x), x], dim=1)  # channels add up
+            elif self.skips == "add":
+                x = x + _centre(skip, x)
+            x = decode(x)
+        logits: Tensor = self.head(x)
+        return logits[..., :height, :width]
+
+    def valid_input_size(self, size: int) -> tuple[int, int]:
+        """The smallest input side whose valid output covers `size` pixels, and that output: 388 -> (572, 388)."""
+        bottom = 1
+        while True:
+            # Two valid convolutions take 4 pixels; pooling halves and upsampling doubles.
+            source, out = bottom + 4, bottom
+            for _ in range(self.depth):
+                source, out = 2 * source + 4, 2 * out - 4
+            if out >= size:
+                return source, out
+            bottom += 1
+
+    def _check_valid(self, *sizes: int) -> None:
+        """Fig. 1: 'an even x- and y-size' before each pooling, so that no row is dropped unseen."""
+        for size in sizes:
+            source, _ = self.valid_input_size(1)
+            while source < size:
+                source += 2**self.depth
+            if source != size:
+                raise ValueError(
+                    f"padding='valid' takes sides such as {max(source - 2**self.depth, self.valid_input_size(1)[0])} "
+                    f"or {source}, got {size}: pad the image (UNetModule does), or use padding='same'"
+                )
+
+
+def _centre(skip: Tensor, like: Tensor) -> Tensor:
+    """The grey arrows of Fig. 1: the middle of the encoder's map, as large as the decoder's."""
+    top, left = (
+        (skip.shape[-2] - like.shape[-2]) // 2,
+        (skip.shape[-1] - like.shape[-1]) // 2,
+    )
+    return skip[..., top : top + like.shape[-2], left : left + like.shape[-1]]
+
+
+@cache  # a grid builds each of its variants several times
+def _matched_widths(
+    num_classes: int, in_channels: int, width: int, depth: int, norm: str, upsample: str, skips: str
+) -> list[int]:
+    """Decoder widths, a common factor times the encoder's, with the parameter count of skips="concat" within 1 %."""
+    widths = [width * 2**level for level in range(depth)]
+
+    def parameters(skips: str, wide: list[int]) -> int:
+        with torch.device("meta"):
+            network = UNet(
+                num_classes,
+                in_channels,
+                width=width,
+                depth=depth,
+                norm=norm,
+                upsample=upsample,
+                skips=skips,
+                decoder_widths=wide,
+            )
+        return sum(p.numel() for p in network.parameters())
+
+    if skips == "concat":
+        return widths
+    target, low, high = parameters("concat", widths), 1.0, 4.0
+    for _ in range(12):  # the count grows with the factor; 3 / 2 ** 12 is less than one channel of 1024
+        middle = (low + high) / 2
+        if parameters(skips, [round(middle * w) for w in widths]) < target:
+            low = middle
+        else:
+            high = middle
+    candidates = [[round(factor * w) for w in widths] for factor in (low, high)]
+    best = min(candidates, key=lambda wide: abs(parameters(skips, wide) - target))
+    gap = parameters(skips, best) / target - 1
+    if abs(gap) > 0.01:
+        raise ValueError(
+            f"match_parameters cannot come within 1 % of {target:,} parameters: the nearest decoder_widths {best} miss "
+            f"it by {gap:+.1%}. Use a larger width, or state decoder_widths and report the difference"
+        )
+    return best
+
+
+class UNetModule(SegmentationModule):
+    """Trains `UNet` by the paper's recipe, Sec. 3: SGD with momentum 0.99 and a constant learning rate, batch of one.
+
+    `recipe` are the keyword arguments of `SegmentationModule`.
+    """
+
+    network: UNet
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        width: int = 64,
+        depth: int = 4,
+        padding: str = "same",
+        norm: str = "none",
+        upsample: str = "transposed-2",
+        skips: str = "concat",
+        match_parameters: bool = False,
+        in_channels: int = 3,
+        lr: float = 1e-3,
+        momentum: float = 0.99,
+        schedule: str = "constant",
+        **recipe: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ignore_index,
+            in_channels=in_channels,
+            lr=lr,
+            momentum=momentum,
+            schedule=schedule,
+            **recipe,
+        )
+        self.network = UNet(
+            num_classes,
+            in_channels,
+            width=width,
+            depth=depth,
+            padding=padding,
+            norm=norm,
+            upsample=upsample,
+            skips=skips,
+            match_parameters=match_parameters,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes, H, W): valid convolutions see a mirrored border (Sec. 2, Fig. 2)."""
+        if self.network.padding == "same":
+            return super().forward(images)
+        height, width = images.shape[-2:]
+        (in_h, out_h), (in_w, out_w) = (
+            self.network.valid_input_size(height),
+            self.network.valid_input_size(width),
+        )
+        border_h, border_w = (in_h - out_h) // 2, (in_w - out_w) // 2
+        padded = mirror_pad(
+            images,
+            border_h,
+            in_h - border_h - height,
+            border_w,
+            in_w - border_w - width,
+        )
+        return super().forward(padded)[..., :height, :width]

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.camvid import CLASSES
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random numbers, whichever ran before it."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # two test processes on two cores, and sums in one order
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture
+def camvid_root(tmp_path: Path) -> Path:
+    """A folder with the classes and the layout of CamVid, and one image in each split."""
+    root = tmp_path / "camvid"
+    for folder in ("images", "masks", "splits"):
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(CLASSES)))
+    for number, split in enumerate(("train", "val", "test")):
+        (root / "splits" / f"{split}.txt").write_text(f"frame{number}\n")
+        Image.new("RGB", (48, 36), (40 * number, 90, 120)).save(root / "images" / f"frame{number}.jpg")
+        Image.new("L", (48, 36), number).save(root / "masks" / f"frame{number}.png")
+    return root

@@ -1,0 +1,121 @@
+"""What every data module promises."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from datamodules.base import SPLITS, Sample, SegmentationDataModule
+from datamodules.brain import BrainDataModule
+from datamodules.camvid import CLASSES, CamVidDataModule
+from datamodules.folder import FolderDataModule
+from datamodules.shapes import ShapesDataModule
+
+
+@pytest.fixture(params=["brain", "camvid", "folder", "shapes"])
+def datamodule(request: pytest.FixtureRequest, make_folder: Callable[..., Path]) -> SegmentationDataModule:
+    if request.param == "brain":
+        return BrainDataModule(scale=0.25, crop=(40, 32), batch_size=4)
+    if request.param == "shapes":
+        return ShapesDataModule(size=40, length=8, crop=(40, 32))
+    kind = {"camvid": CamVidDataModule, "folder": FolderDataModule}[request.param]
+    root = make_folder(list(CLASSES)) if request.param == "camvid" else make_folder()
+    return kind(str(root), crop=(40, 32), batch_size=2)
+
+
+def samples(loader: Iterable[Sample]) -> list[tuple[int, Tensor, Tensor]]:
+    return [
+        (int(i), image, mask) for b in loader for i, image, mask in zip(b["index"], b["image"], b["mask"], strict=True)
+    ]
+
+
+def equal(a: list[tuple[int, Tensor, Tensor]], b: list[tuple[int, Tensor, Tensor]]) -> bool:
+    return all(i == j and x.equal(y) and m.equal(n) for (i, x, m), (j, y, n) in zip(a, b, strict=True))
+
+
+def test_classes_and_colours_are_known_before_setup(datamodule: SegmentationDataModule) -> None:
+    assert datamodule.num_classes == len(datamodule.class_names) == len(datamodule.palette)
+    assert len(set(datamodule.palette)) == len(set(datamodule.class_names)) == datamodule.num_classes
+    assert datamodule.ignore_index == 255
+    datamodule.verify()
+
+
+def test_raw_images_and_labels(datamodule: SegmentationDataModule) -> None:
+    names = [name for split in SPLITS for name in datamodule.dataset(split).names]
+    assert len(names) == len(set(names))
+    for split in SPLITS:
+        dataset = datamodule.dataset(split)
+        assert datamodule.dataset(split) is dataset
+        for image, mask in (dataset[i] for i in range(len(dataset))):
+            assert image.shape == (datamodule.in_channels, *mask.shape)
+            assert (image.dtype, mask.dtype) == (torch.float32, torch.int64)
+            assert 0 <= image.min() <= image.max() <= 1
+            assert set(mask.unique().tolist()) <= {*range(datamodule.num_classes), 255}
+
+
+def test_training_batches(datamodule: SegmentationDataModule) -> None:
+    loader = datamodule.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) == len(datamodule.dataset("train")) // datamodule.batch_size
+    for batch in batches:
+        assert batch["image"].shape == (datamodule.batch_size, datamodule.in_channels, 40, 32)
+        assert batch["mask"].shape == (datamodule.batch_size, 40, 32)
+        assert batch["index"].shape == (datamodule.batch_size,)
+        assert (batch["image"].dtype, batch["mask"].dtype) == (torch.float32, torch.int64)
+        assert 0 <= batch["image"].min() <= batch["image"].max() <= 1
+    for index, _, mask in samples(batches):
+        assert set(mask.unique().tolist()) <= {*datamodule.dataset("train")[index][1].unique().tolist(), 255}
+
+
+def test_evaluation_sees_every_image_once_as_it_is(datamodule: SegmentationDataModule) -> None:
+    for split, loader in (("val", datamodule.val_dataloader()), ("test", datamodule.test_dataloader())):
+        dataset = datamodule.dataset(split)
+        seen = samples(loader)
+        assert [index for index, _, _ in seen] == list(range(len(dataset)))
+        assert all(image.equal(dataset[i][0]) and mask.equal(dataset[i][1]) for i, image, mask in seen)
+
+
+def test_samples_follow_from_seed_and_epoch_alone(datamodule: SegmentationDataModule) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = samples(datamodule.train_dataloader())
+    assert torch.get_rng_state().equal(before)
+    torch.manual_seed(1)
+    assert equal(first, samples(datamodule.train_dataloader()))
+    loader = datamodule.train_dataloader()
+    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    assert not equal(first, samples(loader))
+    datamodule.seed = 1
+    assert not equal(first, samples(datamodule.train_dataloader()))
+
+
+def test_workers_do_not_change_the_samples(datamodule: SegmentationDataModule) -> None:
+    alone = datamodule.train_dataloader()
+    datamodule.num_workers = 2
+    shared = datamodule.train_dataloader()
+    for epoch in (0, 1):  # the workers of epoch 0 live on in epoch 1
+        alone.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        shared.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        assert equal(samples(alone), samples(shared))
+
+
+def test_batch_size_must_suit_the_devices() -> None:
+    datamodule = ShapesDataModule(batch_size=4)
+    datamodule.trainer = Trainer(accelerator="cpu", strategy="ddp_fork", devices=3, logger=False)
+    with pytest.raises(ValueError, match=r"batch_size .* 3 devices .* multiple of 3, got 4; try 6"):
+        datamodule.train_dataloader()
+
+
+def test_too_few_images_for_a_batch() -> None:
+    with pytest.raises(ValueError, match="batch_size 8 is more than the 4 training images"):
+        ShapesDataModule(length=4, batch_size=8).train_dataloader()
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        ShapesDataModule(batch_size=0)
+
+
+def test_unknown_split_names_the_choices() -> None:
+    with pytest.raises(ValueError, match="train, val, test, got 'valid'"):
+        ShapesDataModule().dataset("valid")

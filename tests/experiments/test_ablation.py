@@ -1,0 +1,129 @@
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from datamodules.shapes import ShapesDataModule
+from experiments.ablation import Ablation, add_arguments, check_fair, crossed, main
+from experiments.files import write_atomic
+from experiments.run import Run
+from lightning_modules.unet import UNetModule
+
+BASE = Run(
+    module=UNetModule,
+    datamodule=ShapesDataModule,
+    hparams={"width": 2, "depth": 1},
+    data={"size": 24, "length": 4, "batch_size": 2},
+    trainer={"max_epochs": 1},
+)
+FACTORS = {"upsample": ("transposed-2", "nearest")}
+
+
+def grid(**runs: Run) -> Ablation:
+    return Ablation(
+        name="tiny",
+        question="?",
+        runs=runs or crossed(BASE, **FACTORS),
+        factors=FACTORS,
+        baseline=next(iter(runs), "transposed-2"),
+    )
+
+
+def arguments(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def test_crossed_names_every_combination() -> None:
+    runs = crossed(BASE, upsample=("nearest", "bilinear"), skips=("concat", "none"))
+    assert list(runs) == ["nearest+concat", "nearest+none", "bilinear+concat", "bilinear+none"]
+    assert runs["bilinear+none"].hparams["skips"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (BASE.but(upsample="nearest", lr=0.5), r"hparams.lr: 0.001 against 0.5.*declare it as a factor"),
+        (BASE.but(upsample="nearest", trainer={"max_epochs": 2}), "trainer.max_epochs: 1 against 2"),
+        (BASE.but(upsample="nearest", data={"batch_size": 4}), "data.batch_size: 2 against 4"),
+        (BASE.but(upsample="bilinear"), "none of the declared levels"),
+        (BASE, "are the same run"),
+    ],
+)
+def test_an_unfair_grid_is_refused(other: Run, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_fair(grid(base=BASE, other=other))
+
+
+def test_a_dry_run_prints_the_plan_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(grid(), arguments("--out", str(tmp_path), "--seeds", "0", "1", "--dry-run")) == 0
+    printed = capsys.readouterr().out
+    assert "2 variants x 2 seeds" in printed
+    assert "transposed-2 (baseline)" in printed
+    for column in ("parameters", "GMAC", "ms/step", "est. time"):
+        assert column in printed
+    assert not list(tmp_path.glob("*/seed*"))
+
+
+def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocked = tmp_path / "nearest" / "seed0" / "checkpoints"
+    write_atomic(blocked, "a file where the cell needs a folder")
+    flags = ("--out", str(tmp_path), "--seeds", "0", "--jobs", "2")
+    assert main(grid(), arguments(*flags)) == 1
+    printed = capsys.readouterr().out
+    assert "failed: nearest seed 0" in printed
+    assert "log.txt" in printed
+    assert (tmp_path / "report.html").exists()
+    finished = tmp_path / "transposed-2" / "seed0" / "result.json"
+    before = finished.stat().st_mtime_ns
+
+    blocked.unlink()
+    assert main(grid(), arguments(*flags)) == 0  # the same command continues
+    assert finished.stat().st_mtime_ns == before
+    assert (tmp_path / "nearest" / "seed0" / "result.json").exists()
+
+    # A cell of another configuration is trained anew, and the old one is set aside, not deleted.
+    longer = crossed(BASE.but(trainer={"max_epochs": 2}), **FACTORS)
+    assert main(grid(**longer), arguments(*flags)) == 0
+    assert json.loads(finished.read_text())["epochs"] == 2
+    assert json.loads((tmp_path / "nearest" / "seed0.old1" / "result.json").read_text())["epochs"] == 1
+
+
+def test_a_killed_grid_leaves_no_orphan_and_continues(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.ablate_upsampling", "--data", "shapes", "--seeds", "0"]
+    command += ["--epochs", "400", "--scale", "0.5", "--out", str(tmp_path / "grid"), "--jobs", "2"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("grid/*/seed0/checkpoints/last.ckpt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    other = subprocess.run([*command, "--dry-run"], cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert other.returncode == 2  # one grid a folder
+    assert f"in use by process {process.pid}" in other.stdout
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "the same command continues" in printed
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in listed
+
+
+def test_files_are_written_whole(tmp_path: Path) -> None:
+    from experiments.files import write_whole
+
+    path = tmp_path / "result.json"
+    write_atomic(path, "old")
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, lambda file: (file.write(b"half"), (_ for _ in ()).throw(OSError("disk full"))))
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]

@@ -1,0 +1,280 @@
+"""A finished experiment made by hand: 2 x 2 variants, 3 seeds, and matrices whose IoU are round numbers."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.files import write_atomic, write_json
+from experiments.report import main, write_report
+from experiments.statistics import load
+
+CLASSES = ["background", "<script>alert(1)</script>", "=absent_class 5%"]
+MIOU = {  # percent, for the seeds 0, 1, 2
+    "transposed-3+concat": (80, 82, 84),
+    "nearest+concat": (86, 86, 92),
+    "transposed-3+none": (60, 62, 64),
+    "nearest+none": (62, 62, 62),
+}
+FORMULA = "=cmd|'/C calc'!A0"
+SIDES = (24, 20)  # of the images: large enough to have a checkerboard energy
+
+
+def write_experiment(folder: Path, seeds: int = 3) -> None:
+    variants: dict[str, Any] = {}
+    for number, (name, percents) in enumerate(MIOU.items()):
+        upsample, skips = name.split("+")
+        variants[name] = {
+            "levels": {"upsample": upsample, "skips": skips},
+            "parameters": 1_250_000,
+            "gmac": 1.5,
+            "step_seconds": 0.1 + 0.05 * number,
+            "step_ratio": 1 + 0.5 * number,
+            "peak_memory_mb": 300.0,
+        }
+        for seed in range(seeds):
+            write_cell(folder / name / f"seed{seed}", upsample, skips, seed, percents[seed])
+    plan = {
+        "experiment": "ablate_up_sampling",
+        "question": "Transposed or resize?",
+        "baseline": "transposed-3+concat",
+        "factors": {"upsample": ["transposed-3", "nearest"], "skips": ["concat", "none"]},
+        "variants": variants,
+        "seeds": list(range(seeds)),
+        "data": "shapes",
+        "data_note": "Made of discs.",
+        "scale_note": "CPU scale.",
+        "class_names": CLASSES,
+        "palette": [[0, 0, 0], [230, 159, 0], [86, 180, 233]],
+        "device": "CPU",
+        "common": {"trainer.max_epochs": 2, "hparams.width": 4},
+        "command": "python -m experiments.x",
+        "commit": "ab12",
+    }
+    write_atomic(folder / "plan.json", json.dumps(plan))  # in this order, which is the order of the rows
+
+
+def write_cell(folder: Path, upsample: str, skips: str, seed: int, percent: int) -> None:
+    """Two images; both classes have the IoU d / (d + 2 o) = percent / 100 when summed over the two."""
+    d, o = percent, (100 - percent) // 2
+    total = np.array([[d, o, 0], [o, d, 0], [0, 0, 0]])
+    height, width = SIDES
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(width) > width // 2) * np.ones((height, 1))
+    save_npz(
+        folder / "per_image.npz",
+        names=np.array(["a.png", "b.png"]),
+        confusion=np.stack([total // 2, total - total // 2]),
+        boundary_f1=np.array([[0.5, 0.7, math.nan], [percent / 100, percent / 100, math.nan]]),
+        checkerboard=np.array([1e-4, 3e-4]) * (1 + seed),
+    )
+    save_npz(
+        folder / "samples.npz",
+        names=np.array(["a.png"]),
+        image_0=rng.integers(0, 255, (*SIDES, 3), dtype=np.uint8),
+        mask_0=mask.astype(np.uint8),
+        prediction_0=np.roll(mask, 1, axis=1).astype(np.uint8),
+        logits=rng.normal(size=(3, *SIDES)).astype(np.float16),
+        initial_logits=rng.normal(size=(3, *SIDES)).astype(np.float16),
+    )
+    rows = ["epoch,step,train/loss,val/miou", "0,5,1.0,", f"1,10,0.5,{percent / 100}"]  # no validation in epoch 0
+    write_atomic(folder / "metrics.csv", "\n".join(rows) + "\n")
+    hparams = {"width": 4, "upsample": upsample, "skips": skips}
+    write_json(folder / "run.json", {"hparams": hparams, "trainer": {"max_epochs": 2}, "seed": seed})
+    write_json(folder / "result.json", {"hash": "0", "status": "done", "seconds": 3.2, "epochs": 2})
+
+
+def save_npz(path: Path, **arrays: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment with its report; tests only read it."""
+    folder = tmp_path_factory.mktemp("outputs") / "ablate_up_sampling"
+    write_experiment(folder)
+    assert write_report(folder) == folder / "report.html"
+    return folder
+
+
+def rows(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
+        return {row["variant"]: row for row in csv.DictReader(file)}
+
+
+def test_every_file_is_there(folder: Path) -> None:
+    figures = [
+        f"figures/{name}.{kind}" for name in ("scores", "curves", "samples", "logits") for kind in ("png", "pdf")
+    ]
+    for name in ("table.md", "table.csv", "table.tex", "report.html", *figures):
+        assert (folder / name).stat().st_size > 500, name
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_csv_holds_the_numbers_worked_out_by_hand(folder: Path) -> None:
+    found = rows(folder)
+    assert list(found) == list(MIOU)
+    # 80, 82, 84: deviation 2, half-width 4.302653 * 2 / sqrt(3) = 4.9683.
+    baseline = found["transposed-3+concat"]
+    assert float(baseline["miou_percent_mean"]) == pytest.approx(82)
+    assert float(baseline["miou_percent_std"]) == pytest.approx(2)
+    assert float(baseline["miou_percent_low"]) == pytest.approx(77.0317, abs=1e-4)
+    assert float(baseline["miou_percent_high"]) == pytest.approx(86.9683, abs=1e-4)
+    assert baseline["miou_percent_difference_mean"] == ""
+    # 86, 86, 92 less 80, 82, 84 are 6, 4, 8.
+    nearest = found["nearest+concat"]
+    assert float(nearest["miou_percent_mean"]) == pytest.approx(88)
+    assert float(nearest["miou_percent_difference_mean"]) == pytest.approx(6)
+    assert float(nearest["miou_percent_difference_std"]) == pytest.approx(2)
+    assert float(nearest["miou_percent_difference_low"]) == pytest.approx(1.0317, abs=1e-4)
+    assert float(nearest["iou/background_percent_mean"]) == pytest.approx(88)
+    # Images score (0.5 + 0.7) / 2 = 60 % and 86, 86, 92 %; energy 200 ppm times 1, 2, 3.
+    assert float(nearest["boundary_f1_percent_mean"]) == pytest.approx((60 + 88) / 2)
+    assert float(nearest["checkerboard_ppm_mean"]) == pytest.approx(400)
+    assert (nearest["seeds"], nearest["parameters"], nearest["step_ratio"]) == ("3", "1250000", "1.5")
+
+
+def test_a_class_absent_everywhere_is_undefined_and_not_in_the_mean(folder: Path) -> None:
+    assert rows(folder)["nearest+concat"][f"iou/{CLASSES[2]}_percent_mean"] == ""
+    assert "absent from both truth and prediction is left out" in (folder / "table.md").read_text(encoding="utf-8")
+
+
+def test_markdown_shows_the_scores_and_what_they_are(folder: Path) -> None:
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    assert "| transposed-3+concat | 3 | 82.00 ± 2.00 | [77.03, 86.97] | baseline | - |" in text
+    assert "| nearest+concat | 3 | 88.00 ± 3.46 | [79.39, 96.61] | +6.00 | [1.03, 10.97] |" in text
+    assert "| upsample: transposed-3 to nearest | skips: none | 3 | +0.00" not in text  # zero has no sign
+    assert "| skips: concat to none | upsample: transposed-3 | 3 | -20.00 [-20.00, -20.00] |" in text
+    for words in (
+        "over seeds",
+        "last epoch, not of the best",
+        "no test of significance",
+        "CPU scale.",
+        "Made of discs.",
+    ):
+        assert words in text
+    assert "<script>" not in text
+
+
+def test_html_is_one_offline_file_that_runs_nothing(folder: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    assert re.findall(r"https?://|//cdn|<script|<link|@import|url\(", text) == []
+    assert text.count("data:image/png;base64,") == 4
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    for words in ("Transposed or resize?", "python -m experiments.x", "ab12", "12 of 12"):
+        assert words in text
+
+
+def test_latex_escapes_names_and_keeps_its_own_commands(folder: Path) -> None:
+    text = (folder / "table.tex").read_text(encoding="utf-8")
+    assert r"\label{tab:ablate-up-sampling-scores}" in text
+    assert r"\textless{}script\textgreater{}alert(1)" in text and r"=absent\_class" in text
+    assert r"transposed-3+none & 3 & 62.00 $\pm$ 2.00 & [57.03, 66.97] & $-$20.00" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 4
+    body = re.sub(r"\\[%_#&$]", "", re.sub(r"(?m)^%.*$|\{%$", "", text))
+    assert "%" not in body and "_" not in body
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_rebuilding_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    write_report(copy)
+    for path in ("table.md", "table.csv", "table.tex", "report.html", "figures/scores.pdf"):
+        assert (copy / path).read_bytes() == (folder / path).read_bytes(), path
+
+
+@pytest.fixture(scope="module")
+def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of one seed, with a variant that a spreadsheet would run and that has no result."""
+    folder = tmp_path_factory.mktemp("one_seed")
+    write_experiment(folder, seeds=1)
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["variants"][FORMULA] = plan["variants"].pop("nearest+none")
+    write_atomic(folder / "plan.json", json.dumps(plan))
+    write_report(folder)
+    return folder
+
+
+def test_one_seed_says_that_there_is_no_interval(one_seed: Path) -> None:
+    text = (one_seed / "table.md").read_text(encoding="utf-8")
+    assert "One seed: no interval." in text
+    assert "| nearest+concat | 1 | 86.00 ± - | - | +6.00 | - |" in text
+    assert rows(one_seed)["nearest+concat"]["miou_percent_std"] == ""
+
+
+def test_spreadsheet_formulas_are_defused_and_numbers_are_not(one_seed: Path) -> None:
+    assert f"'{FORMULA}" in rows(one_seed)
+    assert rows(one_seed)["transposed-3+none"]["miou_percent_difference_mean"] == "-20"
+    cells = [cell for row in rows(one_seed).values() for cell in row.values()]
+    assert all(float(cell) < 0 for cell in cells if cell.startswith(("=", "+", "-", "@")))
+
+
+def test_a_partial_experiment_says_so_and_lists_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_experiment(tmp_path)
+    lost = tmp_path / "nearest+concat" / "seed1"
+    (lost / "result.json").unlink()
+    write_atomic(lost / "log.txt", "step 1\nRuntimeError: <b>out of memory</b>\n\n")
+    shutil.rmtree(tmp_path / "transposed-3+none")
+    write_report(tmp_path)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "Partial: 8 of 12 cells are finished" in text and "8 of 12" in capsys.readouterr().out
+    assert "| nearest+concat | 2 of 3 | 89.00 ± 4.24 |" in text  # 86 and 92
+    assert "- nearest+concat, seed 1: started, not finished; nearest+concat/seed1/log.txt ends: RuntimeError" in text
+    assert "| transposed-3+none | 0 of 3 | - | - | - | - |" in text
+    assert "- transposed-3+none, seed 2: not started" in text
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "RuntimeError: &lt;b&gt;out of memory&lt;/b&gt;" in page and "Partial: 8 of 12" in page
+
+
+def test_cells_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    stale = tmp_path / "nearest+none" / "seed2" / "run.json"
+    write_json(stale, json.loads(stale.read_text()) | {"trainer": {"max_epochs": 9}})
+    shutil.copytree(tmp_path / "nearest+none" / "seed0", tmp_path / "nearest+none" / "seed7")
+    shutil.copytree(tmp_path / "nearest+none" / "seed0", tmp_path / "nearest+none" / "seed0.old1")
+    experiment = load(tmp_path)
+    assert [(m.variant, m.seed, m.state) for m in experiment.missing] == [
+        ("nearest+none", 2, "trained with other settings (trainer.max_epochs 9, planned 2)")
+    ]
+    assert experiment.deviations == ["Finished cells that the plan does not name are left out: nearest+none/seed7."]
+
+
+def test_other_test_images_are_named(tmp_path: Path) -> None:
+    write_experiment(tmp_path, seeds=1)
+    path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
+    with np.load(path) as stored:
+        save_npz(path, **{**stored, "names": np.array(["a.png", "c.png"])})
+    assert "same test images" in load(tmp_path).deviations[0]
+
+
+def test_errors_name_the_folder_or_file_and_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere holds no experiment.*expected .*plan\.json"):
+        write_report(tmp_path / "nowhere")
+    write_experiment(tmp_path / "one", seeds=1)
+    with pytest.raises(FileNotFoundError, match=r"experiments below it: .*one"):
+        write_report(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"error: .* holds no experiment"):
+        main()
+
+    damaged = tmp_path / "one" / "nearest+none" / "seed0" / "per_image.npz"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"seed0.per_image\.npz cannot be read .*: delete .*seed0 and run"):
+        write_report(tmp_path / "one")
+    save_npz(damaged, names=np.array(["a"]), confusion=np.zeros((1, 2, 2), np.int64))
+    with pytest.raises(ValueError, match=r"confusion must have the shape \('n', 3, 3\).*got \(1, 2, 2\)"):
+        write_report(tmp_path / "one")
+    for path in (tmp_path / "one").glob("*/seed0/result.json"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"(?s)no finished cell.*python -m experiments\.x.*nearest\+none seed 0"):
+        write_report(tmp_path / "one")

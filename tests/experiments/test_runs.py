@@ -1,0 +1,93 @@
+"""Every run that an experiment declares can be built, so a misspelt hyperparameter fails here and not on the GPU."""
+
+import json
+import pickle
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+import experiments
+from datamodules.brain import BrainDataModule
+from datamodules.shapes import ShapesDataModule
+from experiments.ablation import check_fair
+from experiments.run import Run, build, defaults
+from lightning_modules.unet import UNetModule
+
+RUNS = [
+    pytest.param(run, id=f"{info.name}:{name}")
+    for info in pkgutil.iter_modules(experiments.__path__)
+    for name, run in getattr(import_module(f"experiments.{info.name}"), "RUNS", {}).items()
+]
+SHAPES = Run(
+    module=UNetModule, datamodule=ShapesDataModule, hparams={"width": 4, "depth": 2}, trainer={"max_epochs": 2}
+)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_can_be_built(run: Run) -> None:
+    with torch.device("meta"):
+        module, datamodule = build(run)
+    assert module.num_classes == datamodule.num_classes
+    assert module.hparams["in_channels"] == datamodule.in_channels
+
+
+def test_but_changes_what_it_names_and_nothing_else() -> None:
+    run = SHAPES.but(upsample="nearest", data={"length": 8}, trainer={"max_epochs": 1}, seed=3)
+    changed = {key for key, value in run.resolved().items() if SHAPES.resolved()[key] != value}
+    assert changed == {"hparams.upsample", "data.length", "trainer.max_epochs", "seed"}
+    assert SHAPES.seed == 0
+
+
+def test_a_run_survives_pickle_and_json_with_its_hash() -> None:
+    run = SHAPES.but(class_weights=(1.0, 2.0, 0.5), data={"crop": (32, 48)})
+    assert pickle.loads(pickle.dumps(run)) == run
+    assert Run.from_config(json.loads(json.dumps(run.config()))).hash == run.hash
+
+
+def test_the_hash_is_the_same_in_another_process_and_knows_defaults() -> None:
+    code = (
+        "from experiments.run import Run; from lightning_modules.unet import UNetModule; "
+        "from datamodules.shapes import ShapesDataModule; print(Run(module=UNetModule, datamodule=ShapesDataModule, "
+        "hparams={'depth': 2, 'width': 4}, trainer={'max_epochs': 2}).hash)"
+    )
+    root = Path(__file__).parents[2]
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout
+    assert printed.strip() == SHAPES.hash
+    assert SHAPES.but(skips="concat").hash == SHAPES.hash  # written out, but what it was by default
+    assert SHAPES.but(data={"num_workers": 4}).hash == SHAPES.hash  # changes no number
+    assert len({SHAPES.hash, SHAPES.but(seed=1).hash, SHAPES.but(lr=0.1).hash, SHAPES.but(data={"size": 32}).hash}) == 4
+
+
+def test_defaults_come_from_every_base_and_the_subclass_wins() -> None:
+    found = defaults(UNetModule)
+    assert found["momentum"] == 0.99  # of UNetModule, Sec. 3 of the paper
+    assert found["optimizer"] == "sgd"  # of SegmentationModule
+    assert defaults(BrainDataModule)["num_workers"] == 0
+
+
+def test_a_config_cannot_name_a_class_outside_the_project() -> None:
+    config = SHAPES.config() | {"module": "os.system"}
+    with pytest.raises(ValueError, match=r"module must be a class of the package lightning_modules, got 'os\.system'"):
+        Run.from_config(config)
+
+
+@pytest.mark.parametrize("data", ["brain", "camvid", "shapes"])
+@pytest.mark.parametrize("full_size", [False, True])
+def test_the_upsampling_grid_is_fair_on_every_data_set(data: str, full_size: bool, camvid_root: Path) -> None:
+    from experiments.ablate_upsampling import FULL_SIZE, ablation
+
+    if full_size and data not in FULL_SIZE:
+        return
+    root = str(camvid_root) if data == "camvid" else None
+    grid = ablation(data, root, epochs=3, scale=0.5, full_size=full_size)
+    check_fair(grid)
+    assert len(grid.runs) == 8
+    for run in grid.runs.values():
+        assert run.trainer["max_epochs"] == 3
+        with torch.device("meta"):
+            build(run)

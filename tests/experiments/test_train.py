@@ -1,0 +1,201 @@
+"""The command line and the one code path that trains."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from datamodules.shapes import ShapesDataModule
+from experiments.run import Run, train
+from experiments.train import ARCHITECTURES, DATAMODULES, load, main, parse
+from lightning_modules.components.metrics import confusion_matrix, scores
+from lightning_modules.unet import UNetModule
+
+TINY = Run(
+    module=UNetModule,
+    datamodule=ShapesDataModule,
+    hparams={"width": 2, "depth": 2, "norm": "batch"},
+    data={"size": 32, "length": 7, "batch_size": 2},
+    trainer={"max_epochs": 4},
+)
+QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return {name: value for name, value in state.items() if "scores" not in name}
+
+
+def test_help_lists_every_architecture_and_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0
+    for cls in (*ARCHITECTURES.values(), *DATAMODULES.values()):
+        assert cls.__name__ in printed
+    for flag in ("--model.upsample", "--data.crop", "--trainer.devices", "--trainer.precision", "--resume", "--wandb"):
+        assert flag in printed
+
+
+def test_flags_become_the_run_they_describe() -> None:
+    command = (
+        "--model UNetModule --model.upsample nearest --model.lr 0.1 --data shapes --data.size 32 --trainer.max_epochs 3"
+    )
+    run, args = parse([*command.split(), "--trainer.devices", "2", "--seed", "5"])
+    assert (run.module, run.datamodule, run.seed) == (UNetModule, ShapesDataModule, 5)
+    same = Run(
+        module=UNetModule,
+        datamodule=ShapesDataModule,
+        hparams={"upsample": "nearest", "lr": 0.1},
+        data={"size": 32},
+        trainer={"max_epochs": 3},
+        seed=5,
+    )
+    assert run.hash == same.hash  # the devices are not in it
+    assert args.where == {"devices": "2"}
+    assert args.out == Path("outputs/train/unet-shapes/seed5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.upsampel", "nearest"], "did you mean --model.upsample?"),
+        (["--modle", "UNetModule"], "--modle"),
+        (["--model", "UNetModul"], "did you mean UNetModule?"),
+        (["--data", "cityscape"], r"--data must be one of BrainDataModule \(brain\), CamVidDataModule \(camvid\)"),
+        (["--model.width", "wide"], "wide"),
+        (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
+    ],
+)
+def test_a_wrong_flag_names_the_right_one(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(arguments)
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_value_that_no_layer_has_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", "shapes", "--model.width", "2", "--model.upsample", "nearst", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "nearest" in capsys.readouterr().err
+
+
+def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
+    result = train(TINY, tmp_path / "run", **QUIET)
+    out = tmp_path / "run"
+    assert json.loads((out / "result.json").read_text())["hash"] == TINY.hash == result["hash"]
+    assert Run.from_config(json.loads((out / "run.json").read_text())) == TINY
+    rows = pd.read_csv(out / "metrics.csv")
+    assert rows["epoch"].tolist() == [0, 1, 2, 3]
+    assert rows["step"].tolist() == [3, 6, 9, 12]  # 7 images in batches of 2, the last one dropped
+    logged = ("loss", "miou", "pixel_acc", "macc", "fwiou", "boundary_f1", "checkerboard", "iou/disc")
+    assert {"train/loss", "train/lr", *(f"val/{name}" for name in logged)} <= set(rows.columns)
+    per_image = np.load(out / "per_image.npz")
+    assert per_image["names"].tolist() == [f"test{i:04}" for i in range(7)]
+    assert per_image["confusion"].sum(axis=(1, 2)).tolist() == [32 * 31] * 7  # the first row of each mask is ignored
+    assert result["test"]["miou"] == pytest.approx(float(scores(per_image["confusion"].sum(0))["miou"]))
+    samples = np.load(out / "samples.npz")
+    assert samples["image_3"].shape == (32, 32, 3)
+    assert samples["logits"].shape == samples["initial_logits"].shape == (3, 32, 32)
+    environment = json.loads((out / "environment.json").read_text())
+    assert {"command", "commit", "versions", "device"} <= set(environment)
+    assert not list(out.rglob("*.tmp"))
+
+    # The checkpoint alone predicts what the test has scored.
+    module, data = load(out / "checkpoints" / "last.ckpt"), ShapesDataModule(**TINY.data)
+    image, mask = data.dataset("test")[3]
+    with torch.no_grad():
+        labels = module(image[None]).argmax(1)
+    assert confusion_matrix(labels, mask[None], 3, 255)[0].tolist() == per_image["confusion"][3].tolist()
+
+
+def test_the_same_run_gives_the_same_numbers_with_any_number_of_workers(tmp_path: Path) -> None:
+    results = [
+        train(TINY.but(data={"num_workers": workers}), tmp_path / name, **QUIET)
+        for name, workers in (("a", 0), ("b", 0), ("c", 2))
+    ]
+    assert results[0]["test"] == results[1]["test"] == results[2]["test"]
+    for name in ("b", "c"):
+        for key, value in weights(tmp_path / name).items():
+            assert torch.equal(value, weights(tmp_path / "a")[key]), key
+    other = train(TINY.but(seed=1), tmp_path / "d", **QUIET)
+    assert other["test"]["miou"] != results[0]["test"]["miou"]
+
+
+class Kill(Callback):
+    """Stands for a power cut in the middle of an epoch."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: object, batch: object, batch_idx: int) -> None:
+        if trainer.global_step == 7:
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, workers: int) -> None:
+    run = TINY.but(data={"num_workers": workers})
+    train(run, tmp_path / "whole", **QUIET)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(run, tmp_path / "cut", callbacks=[Kill()], **QUIET)
+    assert pd.read_csv(tmp_path / "cut" / "metrics.csv")["epoch"].tolist() == [0, 1]
+    train(run, tmp_path / "cut", resume=True, **QUIET)
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+    rows = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "cut")]
+    pd.testing.assert_frame_equal(rows[0], rows[1])
+    assert np.array_equal(*(np.load(tmp_path / n / "per_image.npz")["confusion"] for n in ("whole", "cut")))
+
+
+def test_a_folder_with_a_run_is_not_written_to_by_accident(tmp_path: Path) -> None:
+    train(TINY.but(trainer={"max_epochs": 1}), tmp_path / "run", **QUIET)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="--resume"):
+        train(TINY.but(trainer={"max_epochs": 1}), tmp_path / "run", **QUIET)
+    with pytest.raises(ValueError, match=r"holds another run \(hparams.lr: .*\): choose another folder with --out"):
+        train(TINY.but(lr=0.5, trainer={"max_epochs": 1}), tmp_path / "run", resume=True, **QUIET)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the training loss is (nan|inf)"):
+        train(TINY.but(lr=1e30, norm="none"), tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path) -> None:
+    """A real `--trainer.devices 2` of the command line: 7 images on 2 devices leave one device a padding image."""
+    flags = "--data shapes --data.size 32 --data.length 7 --data.batch_size 2 --model.width 2 --model.depth 2"
+    command = [sys.executable, "-m", "experiments.train", *flags.split(), "--trainer.max_epochs", "1"]
+    command += ["--trainer.accelerator", "cpu", "--model.lr", "0.0"]  # the same weights, so that scores must be equal
+    stored = []
+    for devices in ("1", "2"):
+        out = tmp_path / devices
+        done = subprocess.run(
+            [*command, "--trainer.devices", devices, "--out", str(out)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        stored.append((np.load(out / "per_image.npz"), json.loads((out / "result.json").read_text())))
+    (one, first), (two, second) = stored
+    assert one["names"].tolist() == two["names"].tolist()
+    assert np.array_equal(one["confusion"], two["confusion"])
+    assert first["test"]["miou"] == second["test"]["miou"]
+    assert first["val"]["miou"] == second["val"]["miou"]

@@ -1,0 +1,80 @@
+"""What every architecture promises, whatever its paper."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from datamodules.shapes import ShapesDataModule
+from experiments.train import ARCHITECTURES, load
+from lightning_modules.base import SegmentationModule
+
+SMALL = {"unet": {"width": 4, "depth": 2}, "smp": {"encoder": "resnet18"}}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def module(request: pytest.FixtureRequest) -> SegmentationModule:
+    return ARCHITECTURES[request.param](3, 255, **SMALL.get(request.param, {}))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47)])
+def test_logits_have_the_size_of_the_image(module: SegmentationModule, height: int, width: int) -> None:
+    assert module(torch.rand(2, 3, height, width)).shape == (2, 3, height, width)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_takes_any_number_of_channels(name: str) -> None:
+    module = ARCHITECTURES[name](2, 255, in_channels=1, **SMALL.get(name, {}))
+    assert module.eval()(torch.rand(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_gradient_reaches_every_parameter(module: SegmentationModule) -> None:
+    module.loss(torch.rand(2, 3, 64, 64), torch.randint(3, (2, 64, 64))).backward()
+    assert [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_ignored_pixels_change_neither_loss_nor_gradient(module: SegmentationModule) -> None:
+    logits, masks = torch.rand(2, 3, 8, 8, requires_grad=True), torch.randint(3, (2, 8, 8))
+    masks[:, :4] = 255
+    loss = module.loss_function(logits, masks, 255, None)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    wild = logits.detach().masked_fill((masks == 255)[:, None], 1e4).requires_grad_()
+    wild_loss = module.loss_function(wild, masks, 255, None)
+    torch.testing.assert_close(wild_loss, loss)
+    torch.testing.assert_close(torch.autograd.grad(wild_loss, wild)[0], gradient)
+    assert not gradient[:, :, :4].any()
+
+
+def test_a_batch_without_labels_has_zero_loss_and_zero_gradient(module: SegmentationModule) -> None:
+    loss = module.loss(torch.rand(2, 3, 64, 64), torch.full((2, 64, 64), 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not p.grad.any() for p in module.parameters() if p.grad is not None)
+
+
+def test_trains_on_a_batch_of_one(module: SegmentationModule) -> None:
+    loss = module.train().loss(torch.rand(1, 3, 64, 64), torch.randint(3, (1, 64, 64)))
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_checkpoint_alone_rebuilds_the_module(module: SegmentationModule, tmp_path: Path) -> None:
+    data = ShapesDataModule(length=4)
+    module.describe(data.class_names, data.palette)
+    trainer = Trainer(
+        max_steps=1,
+        limit_val_batches=1,
+        logger=False,
+        default_root_dir=tmp_path,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+    )
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = load(tmp_path / "last.ckpt")
+    assert type(loaded) is type(module)
+    assert (loaded.class_names, loaded.palette) == (data.class_names, data.palette)
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(loaded(images), module.eval()(images))
