@@ -4,16 +4,10 @@ An experiment is a file `ablate_<factor>.py` that makes an `Ablation` and hands 
 """
 
 import argparse
-import fcntl
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -21,9 +15,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments.benchmark import Cost, gmac, measure
+from experiments.cells import Cell, clock, locked, run_cells
 from experiments.environment import command_line, git_commit
 from experiments.files import write_json
 from experiments.run import Run, build
@@ -80,37 +76,6 @@ def check_fair(ablation: Ablation) -> None:
         if run.hash in hashes:
             raise ValueError(f"{ablation.name}: {name!r} and {hashes[run.hash]!r} are the same run")
         hashes[run.hash] = name
-
-
-@dataclass
-class Cell:
-    """One variant with one seed, and what became of it."""
-
-    variant: str
-    run: Run
-    folder: Path
-    epochs: int
-    process: "subprocess.Popen[bytes] | None" = None
-    slot: int = 0
-    started: float = 0.0
-    error: str = ""
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """What the finished cell wrote, if it is a result of this very run."""
-        try:
-            stored: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
-        except (OSError, ValueError):
-            return None
-        return stored if stored.get("hash") == self.run.hash else None
-
-    def epochs_done(self) -> int:
-        if self.result:
-            return self.epochs
-        try:
-            return len((self.folder / "metrics.csv").read_text().splitlines()) - 1
-        except OSError:
-            return 0
 
 
 @dataclass
@@ -259,126 +224,6 @@ def show(plan: Plan, console: Console) -> None:
     )
 
 
-def clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One ablation a folder: a second one would train the same cells into the same files."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(
-                f"{out} is in use by process {file.read() or '?'}: wait for it, or choose another --out"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def run_cells(plan: Plan, console: Console, *, threads: int, wandb: bool, devices: str) -> list[Cell]:
-    """Runs what is not done yet, `plan.jobs` processes at a time; returns the cells that failed."""
-    waiting = deque(cell for cell in plan.cells if cell.result is None)
-    free = list(range(plan.jobs))
-    running: list[Cell] = []
-    failed: list[Cell] = []
-    started, before = time.monotonic(), sum(plan.seconds(c) for c in plan.cells if c.result)
-    shown = 0.0
-    try:
-        while waiting or running:
-            while waiting and free:
-                cell = waiting.popleft()
-                cell.slot = free.pop(0)
-                _start(cell, plan, threads, wandb, devices)
-                running.append(cell)
-            time.sleep(0.2)
-            for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
-                running.remove(cell)
-                free.append(cell.slot)
-                result = cell.result
-                seconds = time.monotonic() - cell.started
-                if result:
-                    console.print(
-                        f"{cell.folder}: test/miou {result['test']['miou']:.4f} ({clock(seconds)})", soft_wrap=True
-                    )
-                else:
-                    cell.error = _last_line(cell.folder / "log.txt")
-                    failed.append(cell)
-                    console.print(
-                        f"[red]{cell.folder} failed[/red] after {clock(seconds)}: {cell.error}", soft_wrap=True
-                    )
-            # A line every now and then, not a bar: it reads the same in a terminal, a log file and a Slurm log.
-            if time.monotonic() - shown > 30 and running:
-                shown = time.monotonic()
-                done = sum(plan.seconds(c) * c.epochs_done() / max(c.epochs, 1) for c in plan.cells)
-                total = sum(plan.seconds(c) for c in plan.cells)
-                spent = shown - started
-                left = spent * (total - done) / (done - before) if done > before else (total - done) / plan.jobs
-                console.print(
-                    f"{sum(c.result is not None for c in plan.cells)} of {len(plan.cells)} cells done, "
-                    f"{done / total:.0%} of the work, {clock(spent)} so far, about {clock(left)} to go"
-                )
-    finally:
-        for cell in running:
-            _stop(cell)
-    return failed
-
-
-def _start(cell: Cell, plan: Plan, threads: int, wandb: bool, devices: str) -> None:
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    stored = cell.folder / "run.json"
-    if stored.exists() and Run.from_config(json.loads(stored.read_text())).hash != cell.run.hash:
-        _set_aside(cell.folder)
-        cell.folder.mkdir(parents=True)
-    write_json(stored, cell.run.config())
-    # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
-    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    # Keeps freed memory for the next step instead of giving it back to the system at each.
-    environment |= {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-    if torch.cuda.device_count() > 1 and devices == "auto":
-        environment["CUDA_VISIBLE_DEVICES"] = str(cell.slot % torch.cuda.device_count())
-    command = [sys.executable, "-m", "experiments.run", str(cell.folder), "--devices", devices]
-    command += ["--command", plan.environment["command"], *(["--wandb"] if wandb else [])]
-    with (cell.folder / "log.txt").open("ab") as log:
-        cell.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    cell.started = time.monotonic()
-
-
-def _set_aside(folder: Path) -> None:
-    """Keeps what another configuration left: seed0 -> seed0.old1. Nothing of the user's is deleted."""
-    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
-    folder.rename(folder.with_name(f"{folder.name}.old{number}"))
-
-
-def _stop(cell: Cell) -> None:
-    if cell.process is None or cell.process.poll() is not None:
-        return
-    os.killpg(cell.process.pid, signal.SIGTERM)
-    try:
-        cell.process.wait(10)
-    except subprocess.TimeoutExpired:
-        os.killpg(cell.process.pid, signal.SIGKILL)
-        cell.process.wait()
-
-
-def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of every ablation."""
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -396,8 +241,9 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
     """Plans, runs and reports; the same command continues what was interrupted. Returns the exit status."""
     from experiments.report import write_report  # imports pyplot, which the cells need not
 
-    console, out = Console(), args.out or Path("outputs") / ablation.name
-    jobs = args.jobs or torch.cuda.device_count() or len(os.sched_getaffinity(0))
+    console = Console(width=None if sys.stdout.isatty() else 160)  # a log file has no width, and a table wants one
+    out = args.out or Path("outputs") / ablation.name
+    jobs = args.jobs or torch.cuda.device_count() or os.cpu_count() or 1
     try:
         with locked(out):
             plan = make_plan(ablation, out, args.seeds, jobs, args.threads, lambda m: console.print(m, style="dim"))
@@ -405,18 +251,27 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
             if args.dry_run:
                 return 0
             plan.write()
-            failed = run_cells(plan, console, threads=args.threads, wandb=args.wandb, devices=args.devices)
+            failed = run_cells(
+                plan.cells,
+                console,
+                jobs=jobs,
+                threads=args.threads,
+                devices=args.devices,
+                wandb=args.wandb,
+                command=command_line(),
+                seconds=plan.seconds,
+            )
             if len(failed) < len(plan.cells):
                 write_report(out)
     except (ValueError, FileNotFoundError) as error:
-        console.print(f"[red]error:[/red] {error}", soft_wrap=True, markup=True)
+        console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; the same command continues: {command_line()}", soft_wrap=True)
         return 130
     for cell in failed:
         console.print(
-            f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {cell.error}  (log: {cell.folder / 'log.txt'})",
+            f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {escape(cell.error)}  (log: {cell.folder / 'log.txt'})",
             soft_wrap=True,
         )
     if args.wandb:

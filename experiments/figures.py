@@ -107,6 +107,7 @@ def scores(experiment: Experiment) -> tuple[Figure, str]:
         for height, name in enumerate(rows):
             if name is not None:
                 _score_row(axis, height, experiment, name, score, look[name])
+        axis.set_xlim(*_limits([factor * cell.scores[score] for cell in experiment.finished()], axis.get_xlim()))
         axis.set(xlabel=f"{title} ({unit})", ylim=(len(rows) - 0.3, -0.5))
         axis.locator_params(axis="x", nbins=6)
         axis.grid(axis="y", visible=False)
@@ -120,8 +121,9 @@ def scores(experiment: Experiment) -> tuple[Figure, str]:
         axes[0].text(0.015, height + 0.15, next(titles), transform=place, fontweight="bold", va="center")
     return figure, (
         "Scores on the test images, last epoch. Small dots: every seed; large mark: their mean; bar: 95 % interval of "
-        "the mean over seeds (Student's t; none with one seed). The dashed line is the mean of the baseline (*); "
-        "'(2 of 3)' marks a variant with fewer seeds than planned. Higher is better for mIoU and boundary F1, lower for checkerboard energy."
+        "the mean over seeds (Student's t; none with one seed; it goes on where it meets the border). The dashed line "
+        "is the mean of the baseline (*); '(2 of 3)' marks a variant with fewer seeds than planned. Higher is better "
+        "for mIoU and boundary F1, lower for checkerboard energy."
     )
 
 
@@ -247,7 +249,7 @@ def logits(experiment: Experiment) -> tuple[Figure, str] | None:
     name = experiment.plan["class_names"][channel]
     return figure, (
         f"Logits of class '{name}' (less the mean over the classes) on the first test image: the middle {CROP} x "
-        "{CROP} pixels, each on its own grey scale, and the log10 power spectrum of the whole map. Shown are the "
+        f"{CROP} pixels, each on its own grey scale, and the log10 power spectrum of the whole map. Shown are the "
         "variants with the most and the least checkerboard energy at initialisation among those that differ in the "
         "main factor alone. A checkerboard is a fine regular texture in the crop and a bright point inside the "
         "circles, at 1/2 cycle per pixel; coarser grids of earlier layers lie at 1/4, 1/8, ... A smooth map is bright "
@@ -301,6 +303,16 @@ def _score_row(axis: Axes, height: int, experiment: Experiment, name: str, score
 def _first_seeds(experiment: Experiment) -> dict[str, Cell]:
     """The finished cell of lowest seed of each variant that has one."""
     return {name: cells[min(cells)] for name, cells in experiment.cells.items() if cells}
+
+
+def _limits(values: Sequence[float], wanted: tuple[float, float]) -> tuple[float, float]:
+    """The wanted limits, but no more than the range of the values to either side: an interval of two seeds can be a
+    hundred times as long, and would squeeze all dots into one."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(set(known)) < 2:
+        return wanted
+    low, high = min(known), max(known)
+    return max(wanted[0], 2 * low - high), min(wanted[1], 2 * high - low)
 
 
 def _row_label(experiment: Experiment, name: str, look: Look) -> str:

@@ -156,9 +156,8 @@ def _comparison_table(experiment: Experiment) -> Table:
         cells.append(str(experiment.difference(one.variant, one.reference, "miou").n))
         for score in shown:
             change = experiment.difference(one.variant, one.reference, score).times(SCORES[score][1][1])
-            cells.append(
-                f"{_signed(change.mean, digits[score])} {_interval(change, digits[score])}" if change.n else "-"
-            )
+            interval = "(one seed)" if change.n == 1 else _interval(change, digits[score])
+            cells.append(f"{_signed(change.mean, digits[score])} {interval}" if change.n else "-")
         return cells
 
     rows = [row(one) for one in comparisons(experiment.plan)]
@@ -271,7 +270,8 @@ def _latex(experiment: Experiment, tables: Sequence[Table]) -> str:
     }
     rules["scores"] += "".join(f" {line}" for line in (*warnings(experiment), plan["scale_note"]) if line)
     name = re.sub(r"[^A-Za-z0-9]+", "-", plan["experiment"])
-    parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}. Written by python -m experiments.report."]
+    needs = "Needs \\usepackage{booktabs} and \\usepackage{graphicx}; names beyond Latin letters need lualatex."
+    parts = [f"% Written by python -m experiments.report. {needs}"]
     for table in tables:
         if table.key not in rules or not table.rows:
             continue

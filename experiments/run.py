@@ -144,11 +144,11 @@ def train(
     """
     started = time.monotonic()
     out = Path(out)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the other processes of one machine find what the first has made
-        _claim(run, out, resume)
     seed_everything(run.seed, workers=True, verbose=False)
     module, datamodule = build(run)
     datamodule.verify()
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the other processes of one machine find what the first has made
+        _claim(run, out, resume)
     trainer = Trainer(
         **{"max_epochs": 1, "log_every_n_steps": 10, **run.trainer},
         **{"enable_progress_bar": sys.stderr.isatty(), "enable_model_summary": False, **where},
@@ -165,6 +165,7 @@ def train(
             *callbacks,
         ],
         use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
+        enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
         inference_mode=False,  # a metric updated in inference mode cannot be trained beside
     )
     if trainer.is_global_zero:

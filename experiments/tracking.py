@@ -57,7 +57,7 @@ def mode() -> str:
     if "WANDB_MODE" in os.environ:
         return os.environ["WANDB_MODE"]
     server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    if not wandb.Api.__module__ or not wandb.api.api_key:
+    if not wandb.api.api_key:
         return "offline"
     try:
         socket.create_connection((server.hostname or "", server.port or 443), timeout=3).close()
@@ -119,6 +119,16 @@ class Panels(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(trainer, pl_module, "test")
+        self._finish(trainer, 0)  # the test is the last thing a run does
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._finish(trainer, 1)
+
+    @patient
+    def _finish(self, trainer: Trainer, exit_code: int) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, PatientLogger) and trainer.is_global_zero:
+                logger.experiment.finish(exit_code)
 
     @patient
     def _log(self, trainer: Trainer, module: SegmentationModule, split: str) -> None:

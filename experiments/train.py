@@ -5,6 +5,7 @@ python -m experiments.train --model UNetModule --model.upsample nearest --data C
 
 import argparse
 import difflib
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -57,6 +58,10 @@ NOT_FLAGS = {
 Class = TypeVar("Class", bound=type)
 
 
+class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows type and default of every flag, and the description as it is written."""
+
+
 class Parser(jsonargparse.ArgumentParser):
     """Names the nearest right flag beside a misspelt one."""
 
@@ -100,7 +105,7 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         usage="%(prog)s [--model NAME] [--model.FLAG ...] [--data NAME] [--data.FLAG ...] [--trainer.FLAG ...] [options]",
         description=f"{__doc__}\narchitectures (--model): {_listed(ARCHITECTURES)}\ndata sets (--data): "
         f"{_listed(DATAMODULES)}\n\nThe flags below are those of {module.__name__} on {datamodule.__name__}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--seed", type=int, default=0, help="of initialisation, order, augmentation and dropout")
@@ -111,6 +116,11 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     parser.add_class_arguments(datamodule, "data")
     parser.add_class_arguments(Trainer, "trainer", skip=set(NOT_FLAGS))
     parser.set_defaults({"trainer.max_epochs": 20})
+    for action in parser._actions:  # jsonargparse reads a file here; `choice` has taken the names before it
+        if action.option_strings in (["--model"], ["--data"]):
+            action.metavar, action.help = "NAME", "one of those listed above"
+        elif action.option_strings == ["--trainer"]:
+            action.help = argparse.SUPPRESS
     args = parser.parse_args(rest, defaults=True)
     given = {part: args[part].as_dict() for part in ("model", "data", "trainer")}
     where = {name: given["trainer"].pop(name) for name in WHERE}
@@ -131,8 +141,6 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
 
 
 def _signature(function: Any) -> dict[str, Any]:
-    import inspect
-
     return dict(inspect.signature(function).parameters)
 
 

@@ -1,5 +1,6 @@
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -7,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, check_fair, crossed, main
+from experiments.cells import locked
 from experiments.files import write_atomic
 from experiments.run import Run
 from lightning_modules.unet import UNetModule
@@ -97,25 +100,48 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
     assert json.loads((tmp_path / "nearest" / "seed0.old1" / "result.json").read_text())["epochs"] == 1
 
 
-def test_a_killed_grid_leaves_no_orphan_and_continues(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.ablate_upsampling", "--data", "shapes", "--seeds", "0"]
-    command += ["--epochs", "400", "--scale", "0.5", "--out", str(tmp_path / "grid"), "--jobs", "2"]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+SCRIPT = """
+import sys
+from datamodules.shapes import ShapesDataModule
+from experiments.ablation import Ablation, add_arguments, crossed, main
+from experiments.run import Run
+from lightning_modules.unet import UNetModule
+import argparse
+
+base = Run(module=UNetModule, datamodule=ShapesDataModule, hparams={"width": 2, "depth": 1},
+           data={"size": 24, "length": 4, "batch_size": 2}, trainer={"max_epochs": 4000})
+factors = {"upsample": ("transposed-2", "nearest")}
+grid = Ablation(name="tiny", question="?", runs=crossed(base, **factors), factors=factors, baseline="nearest")
+parser = argparse.ArgumentParser()
+add_arguments(parser)
+if __name__ == "__main__":
+    sys.exit(main(grid, parser.parse_args()))
+"""
+
+
+def test_an_interrupted_grid_leaves_no_orphan_and_its_cells_their_checkpoints(tmp_path: Path) -> None:
+    root, out = Path(__file__).parents[2], tmp_path / "grid"
+    (tmp_path / "ablate_tiny.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "ablate_tiny.py"), "--seeds", "0", "--out", str(out), "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     deadline = time.monotonic() + 240
-    while not list(tmp_path.glob("grid/*/seed0/checkpoints/last.ckpt")):
+    while len(list(out.glob("*/seed0/checkpoints/last.ckpt"))) < 2:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    other = subprocess.run([*command, "--dry-run"], cwd=root, capture_output=True, text=True, timeout=120, check=False)
-    assert other.returncode == 2  # one grid a folder
-    assert f"in use by process {process.pid}" in other.stdout
+    with pytest.raises(ValueError, match=f"in use by process {process.pid}"), locked(out):  # one grid a folder
+        pass
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 130
+    assert process.returncode == 130, printed
     assert "the same command continues" in printed
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) not in listed
+    for path in out.glob("*/seed0/checkpoints/last.ckpt"):
+        torch.load(path, weights_only=True)  # whole
 
 
 def test_files_are_written_whole(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_html_is_one_offline_file_that_runs_nothing(folder: Path) -> None:
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
     assert re.findall(r"https?://|//cdn|<script|<link|@import|url\(", text) == []
     assert text.count("data:image/png;base64,") == 4
+    assert re.findall(r"\{\w+\}", text) == []  # nothing left to fill in
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     for words in ("Transposed or resize?", "python -m experiments.x", "ab12", "12 of 12"):
         assert words in text

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from PIL import Image
 
 from datamodules.shapes import ShapesDataModule
 from experiments.run import Run, train
@@ -91,6 +94,29 @@ def test_a_value_that_no_layer_has_is_refused_in_one_line(tmp_path: Path, capsys
         main(arguments)
     assert stop.value.code == 2
     assert "nearest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "masks" / "frame0.png").unlink(), r"frame0.*mask"),
+        (lambda root: Image.new("L", (48, 36), 77).save(root / "masks" / "frame0.png"), r"frame0\.png.*77"),
+        (lambda root: (root / "images" / "frame0.jpg").write_bytes(b"<html>"), r"frame0\.jpg"),
+        (lambda root: shutil.rmtree(root / "images"), r"images"),
+    ],
+)
+def test_bad_data_stop_the_command_before_it_writes_anything(
+    spoil: Callable[[Path], object], message: str, camvid_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(camvid_root)
+    before = {path: path.read_bytes() for path in camvid_root.rglob("*") if path.is_file()}
+    out = camvid_root.parent / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(["--data", "camvid", "--data.root", str(camvid_root), "--model.width", "2", "--out", str(out)])
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not out.exists()
+    assert {path: path.read_bytes() for path in camvid_root.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""Cells of a grid, one process each: started, watched, stopped, and continued by what they left on disk."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from experiments.files import write_json
+from experiments.run import Run
+
+
+@dataclass
+class Cell:
+    """One variant with one seed, and what became of it."""
+
+    variant: str
+    run: Run
+    folder: Path
+    epochs: int
+    process: "subprocess.Popen[bytes] | None" = None
+    slot: int = 0
+    started: float = 0.0
+    error: str = ""
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished cell wrote, if it is a result of this very run."""
+        try:
+            stored: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return stored if stored.get("hash") == self.run.hash else None
+
+    def epochs_done(self) -> int:
+        if self.result:
+            return self.epochs
+        try:
+            return len((self.folder / "metrics.csv").read_text().splitlines()) - 1
+        except OSError:
+            return 0
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One ablation a folder: a second one would train the same cells into the same files."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{out} is in use by process {file.read() or '?'}: wait for it, or choose another --out"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    console: Console,
+    *,
+    jobs: int,
+    threads: int,
+    devices: str,
+    wandb: bool,
+    command: str,
+    seconds: Callable[[Cell], float],
+) -> list[Cell]:
+    """Runs what is not done yet, `jobs` processes at a time; returns the cells that failed.
+
+    `command` is what a person typed to get these cells; `seconds` estimates the time of one.
+    """
+    waiting = deque(cell for cell in cells if cell.result is None)
+    free = list(range(jobs))
+    running: list[Cell] = []
+    failed: list[Cell] = []
+    started, before = time.monotonic(), sum(seconds(c) for c in cells if c.result)
+    shown = 0.0
+    try:
+        while waiting or running:
+            while waiting and free:
+                cell = waiting.popleft()
+                cell.slot = free.pop(0)
+                _start(cell, threads, wandb, devices, command)
+                running.append(cell)
+            time.sleep(0.2)
+            for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
+                running.remove(cell)
+                free.append(cell.slot)
+                result = cell.result
+                took = time.monotonic() - cell.started
+                if result:
+                    console.print(
+                        f"{cell.folder}: test/miou {result['test']['miou']:.4f} ({clock(took)})", soft_wrap=True
+                    )
+                else:
+                    cell.error = _last_line(cell.folder / "log.txt")
+                    failed.append(cell)
+                    console.print(
+                        f"[red]{cell.folder} failed[/red] after {clock(took)}: {escape(cell.error)}", soft_wrap=True
+                    )
+            # A line every now and then, not a bar: it reads the same in a terminal, a log file and a Slurm log.
+            if time.monotonic() - shown > 30 and running:
+                shown = time.monotonic()
+                done = sum(seconds(c) * c.epochs_done() / max(c.epochs, 1) for c in cells)
+                total = sum(seconds(c) for c in cells)
+                spent = shown - started
+                left = spent * (total - done) / (done - before) if done > before else (total - done) / jobs
+                console.print(
+                    f"{sum(c.result is not None for c in cells)} of {len(cells)} cells done, "
+                    f"{done / total:.0%} of the work, {clock(spent)} so far, about {clock(left)} to go"
+                )
+    finally:
+        for cell in running:
+            _stop(cell)
+    return failed
+
+
+def _start(cell: Cell, threads: int, wandb: bool, devices: str, command: str) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    stored = cell.folder / "run.json"
+    if stored.exists() and Run.from_config(json.loads(stored.read_text())).hash != cell.run.hash:
+        _set_aside(cell.folder)
+        cell.folder.mkdir(parents=True)
+    write_json(stored, cell.run.config())
+    # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
+    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    # Keeps freed memory for the next step instead of giving it back to the system at each.
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+    if torch.cuda.device_count() > 1 and devices == "auto":
+        environment["CUDA_VISIBLE_DEVICES"] = str(cell.slot % torch.cuda.device_count())
+    arguments = [sys.executable, "-m", "experiments.run", str(cell.folder), "--devices", devices]
+    arguments += ["--command", command, *(["--wandb"] if wandb else [])]
+    with (cell.folder / "log.txt").open("ab") as log:
+        cell.process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    cell.started = time.monotonic()
+
+
+def _set_aside(folder: Path) -> None:
+    """Keeps what another configuration left: seed0 -> seed0.old1. Nothing of the user's is deleted."""
+    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
+    folder.rename(folder.with_name(f"{folder.name}.old{number}"))
+
+
+def _stop(cell: Cell) -> None:
+    if cell.process is None or cell.process.poll() is not None:
+        return
+    os.killpg(cell.process.pid, signal.SIGTERM)
+    try:
+        cell.process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(cell.process.pid, signal.SIGKILL)
+        cell.process.wait()
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
