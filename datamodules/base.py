@@ -112,8 +112,8 @@ class EvaluationSamples(Dataset[Sample]):
 class SegmentationDataModule(LightningDataModule):
     """A subclass states classes and colours in its constructor and loads a split in `load`.
 
-    `batch_size` counts the images of one optimiser step on all devices together, so that the number of devices does
-    not change the result; the last, incomplete batch of an epoch is dropped. Validation and test take one whole image
+    `batch_size` counts the images of one optimiser step, over all devices and all batches that the trainer accumulates,
+    so that neither changes the result; the last, incomplete batch of an epoch is dropped. Validation and test take one whole image
     at a time and every image exactly once. The trainer needs `use_distributed_sampler=False`: samplers are made here.
     """
 
@@ -149,10 +149,12 @@ class SegmentationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         dataset, (rank, world) = self.dataset("train"), self._devices()
-        if self.batch_size % world:
+        parts = world * self._accumulate()
+        if self.batch_size % parts:
             raise ValueError(
-                f"batch_size counts the images of all {world} devices and must be a multiple of {world}, "
-                f"got {self.batch_size}; try {-(-self.batch_size // world) * world}"
+                f"batch_size counts the images of one optimiser step: it is shared by {world} devices x "
+                f"{self._accumulate()} accumulated batches and must be a multiple of {parts}, got {self.batch_size}; "
+                f"try {-(-self.batch_size // parts) * parts}"
             )
         if len(dataset) < self.batch_size:
             raise ValueError(
@@ -161,7 +163,7 @@ class SegmentationDataModule(LightningDataModule):
             )
         sampler = EpochSampler(len(dataset), self.batch_size, self.seed, rank=rank, world=world)
         (sampler.epoch, sampler.done), self._position = self._position, (0, 0)
-        return self._loader(TrainingSamples(dataset, self.transform, self.seed), sampler, self.batch_size // world)
+        return self._loader(TrainingSamples(dataset, self.transform, self.seed), sampler, self.batch_size // parts)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and the batches of it that a checkpoint has behind it.
@@ -176,7 +178,7 @@ class SegmentationDataModule(LightningDataModule):
         epoch, batches = epochs["processed"], 0  # `trainer.current_epoch` is one behind after the end of an epoch
         if epochs["ready"] > epochs["processed"]:  # from within an epoch, or of its last step
             done = loop.epoch_loop.batch_progress.current.state_dict()["processed"]
-            ended, batches = divmod(done, len(self.dataset("train")) // self.batch_size)
+            ended, batches = divmod(done // self._accumulate(), len(self.dataset("train")) // self.batch_size)
             epoch += ended
         return {"epoch": epoch, "batches": batches}
 
@@ -193,6 +195,9 @@ class SegmentationDataModule(LightningDataModule):
         dataset = self.dataset(split)
         sampler = EvaluationSampler(len(dataset), *self._devices())
         return self._loader(EvaluationSamples(dataset, self.ignore_index), sampler, 1)
+
+    def _accumulate(self) -> int:
+        return self.trainer.accumulate_grad_batches if self.trainer else 1
 
     def _devices(self) -> tuple[int, int]:
         """Rank of this process and number of processes; a single one where no trainer is attached, as in a notebook."""

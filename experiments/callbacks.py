@@ -114,10 +114,9 @@ class PerImage(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mine = {name: torch.cat([row[name] for row in self.rows]) for name in self.rows[0]}
-        every = {
-            name: trainer.strategy.all_gather(value).flatten(0, -value.ndim) if trainer.world_size > 1 else value
-            for name, value in mine.items()
-        }
+        every = mine
+        if trainer.world_size > 1:  # (world, n, ...) -> (world * n, ...); the devices have equally many, with padding
+            every = {name: trainer.strategy.all_gather(value).flatten(0, 1) for name, value in mine.items()}
         if not trainer.is_global_zero:
             return
         order = every["index"].argsort()

@@ -198,28 +198,25 @@ def device_name(trainer: Trainer) -> str:
 
 def _claim(run: Run, out: Path, resume: bool) -> None:
     """Refuses a folder that holds something else, before anything in it is touched."""
-    stored = out / "run.json"
+    stored, started = out / "run.json", (out / "result.json").exists() or any(out.glob("checkpoints/*"))
+    if started and not stored.exists():
+        raise ValueError(f"{out} holds checkpoints but no run.json: choose another folder with --out")
+    if started:
+        before, now = Run.from_config(json.loads(stored.read_text())), run
+        if before.hash != now.hash:
+            old, new = (json.loads(json.dumps(r.resolved())) for r in (before, now))
+            changed = [
+                f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
+            ]
+            raise ValueError(f"{out} holds another run ({'; '.join(changed)}): choose another folder with --out")
+        if not resume:
+            raise ValueError(
+                f"{out} already holds this run: continue it with --resume, or choose another folder with --out"
+            )
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not stored.exists():
-            if any(out.glob("checkpoints/*")):
-                raise ValueError(f"{out} holds checkpoints but no run.json: choose another folder with --out")
-            write_json(stored, run.config())
-            return
+        write_json(stored, run.config())
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}. Choose another folder with --out") from error
-    before, now = Run.from_config(json.loads(stored.read_text())).resolved(), run.resolved()
-    if json.loads(json.dumps(before)) != json.loads(json.dumps(now)):
-        changed = [
-            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
-        raise ValueError(f"{out} holds another run ({'; '.join(changed)}): choose another folder with --out")
-    if not resume and ((out / "result.json").exists() or any(out.glob("checkpoints/*"))):
-        raise ValueError(
-            f"{out} already holds this run: continue it with --resume, or choose another folder with --out"
-        )
 
 
 def main() -> None:

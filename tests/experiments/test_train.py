@@ -161,6 +161,18 @@ def test_the_same_run_gives_the_same_numbers_with_any_number_of_workers(tmp_path
     assert other["test"]["miou"] != results[0]["test"]["miou"]
 
 
+def test_accumulated_batches_share_the_batch_size(tmp_path: Path) -> None:
+    run = TINY.but(norm="none", data={"batch_size": 4}, trainer={"max_epochs": 1})
+    train(run, tmp_path / "whole", **QUIET)
+    train(run.but(trainer={"accumulate_grad_batches": 2}), tmp_path / "halves", **QUIET)
+    assert [pd.read_csv(tmp_path / n / "metrics.csv")["step"].tolist() for n in ("whole", "halves")] == [[1], [1]]
+    for name, value in weights(tmp_path / "whole").items():  # the mean of two halves, equal but for labelled pixels
+        torch.testing.assert_close(value, weights(tmp_path / "halves")[name], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="1 devices x 3 accumulated batches and must be a multiple of 3, got 4; try 6"):
+        train(run.but(trainer={"accumulate_grad_batches": 3}), tmp_path / "thirds", **QUIET)
+    train(run, tmp_path / "thirds", **QUIET)  # nothing was trained there, so the folder is free
+
+
 class Kill(Callback):
     """Stands for a power cut in the middle of an epoch."""
 
