@@ -78,7 +78,7 @@ class MetricsFile(Callback):
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row["train/loss"] = logged.pop("train/loss_epoch")
-        row["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["train/lr"] = logged.pop("train/lr")
         validated = trainer.fit_loop.epoch_loop._should_check_val_epoch()
         row |= {name: value for name, value in logged.items() if name.startswith("val/") and validated}
         rows = pd.DataFrame([row])

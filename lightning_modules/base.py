@@ -30,7 +30,7 @@ class SegmentationModule(LightningModule):
     """Trains and scores `self.network`, which maps images (N, in_channels, H, W) to logits (N, num_classes, H, W).
 
     A subclass assigns `self.network`, hands the keyword arguments it does not use to this class, and overrides only
-    what its paper does differently: defaults of the recipe, `loss` for auxiliary heads. Logs train/loss and, for split
+    what its paper does differently: defaults of the recipe, `loss` for auxiliary heads. Logs train/loss, train/lr and, for
     val and test, loss, miou, pixel_acc, macc, fwiou, boundary_f1, checkerboard and iou/<class>.
 
     `optimizer`, `lr`, `momentum`, `weight_decay`: see `components.schedules`; `schedule` falls over all steps after a
@@ -61,10 +61,7 @@ class SegmentationModule(LightningModule):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, table in (
-            ("loss", loss, LOSSES),
-            ("optimizer", optimizer, OPTIMIZERS),
-        ):
+        for name, value, table in (("loss", loss, LOSSES), ("optimizer", optimizer, OPTIMIZERS)):
             if value not in table:
                 raise ValueError(f"{name} must be one of {', '.join(table)}, got {value!r}")
         if schedule not in SCHEDULES:
@@ -88,10 +85,7 @@ class SegmentationModule(LightningModule):
 
     def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
         """Names and colours of the classes, for logs and pictures; the checkpoint carries them."""
-        self.class_names, self.palette = (
-            list(class_names),
-            [(r, g, b) for r, g, b in palette],
-        )
+        self.class_names, self.palette = (list(class_names), [(r, g, b) for r, g, b in palette])
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W)."""
@@ -106,13 +100,9 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch["image"], batch["mask"])
-        self.log(
-            "train/loss",
-            loss.detach(),
-            on_step=True,
-            on_epoch=True,
-            batch_size=len(batch["image"]),
-        )
+        self.log_dict({"train/loss": loss.detach(), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        size = len(batch["image"])
+        self.log("train/loss_epoch", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -132,10 +122,7 @@ class SegmentationModule(LightningModule):
         optimizer = OPTIMIZERS[h["optimizer"]](self.parameters(), h["lr"], h["momentum"], h["weight_decay"])
         steps = int(self.trainer.estimated_stepping_batches)
         schedules = schedule(optimizer, h["schedule"], steps, h["warmup"])
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedules, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
 
     def _score(self, batch: Batch, split: "Scores") -> dict[str, Tensor]:
         """Scores of each image, which callbacks store; a padding image of distributed evaluation counts nowhere."""
@@ -198,12 +185,7 @@ class Scores(nn.Module):
             metric.reset()
 
 
-def _per_channel(
-    name: str,
-    values: Sequence[float] | None,
-    imagenet: Sequence[float],
-    in_channels: int,
-) -> Tensor:
+def _per_channel(name: str, values: Sequence[float] | None, imagenet: Sequence[float], in_channels: int) -> Tensor:
     if values is None:
         values = imagenet if in_channels == 3 else [sum(imagenet) / 3] * in_channels
     if len(values) != in_channels:

@@ -43,11 +43,7 @@ class SmpModule(SegmentationModule):
             )
         try:
             self.network = smp.create_model(
-                arch,
-                encoder,
-                None if is_file else weights,
-                in_channels=in_channels,
-                classes=num_classes,
+                arch, encoder, None if is_file else weights, in_channels=in_channels, classes=num_classes
             )
         except KeyError as error:  # smp names every encoder it has
             raise ValueError(

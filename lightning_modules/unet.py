@@ -14,11 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import (
-    conv_norm_relu,
-    mirror_pad,
-    pad_to_multiple,
-)
+from lightning_modules.components.blocks import conv_norm_relu, mirror_pad, pad_to_multiple
 from lightning_modules.components.upsampling import Unpool, icnr_, upsampling
 
 SKIPS = ("concat", "add", "none")
@@ -160,10 +156,7 @@ class UNet(nn.Module):
 
 def _centre(skip: Tensor, like: Tensor) -> Tensor:
     """The grey arrows of Fig. 1: the middle of the encoder's map, as large as the decoder's."""
-    top, left = (
-        (skip.shape[-2] - like.shape[-2]) // 2,
-        (skip.shape[-1] - like.shape[-1]) // 2,
-    )
+    top, left = ((skip.shape[-2] - like.shape[-2]) // 2, (skip.shape[-1] - like.shape[-1]) // 2)
     return skip[..., top : top + like.shape[-2], left : left + like.shape[-1]]
 
 
@@ -235,13 +228,7 @@ class UNetModule(SegmentationModule):
         **recipe: Any,
     ) -> None:
         super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            lr=lr,
-            momentum=momentum,
-            schedule=schedule,
-            **recipe,
+            num_classes, ignore_index, in_channels=in_channels, lr=lr, momentum=momentum, schedule=schedule, **recipe
         )
         self.network = UNet(
             num_classes,
@@ -260,16 +247,7 @@ class UNetModule(SegmentationModule):
         if self.network.padding == "same":
             return super().forward(images)
         height, width = images.shape[-2:]
-        (in_h, out_h), (in_w, out_w) = (
-            self.network.valid_input_size(height),
-            self.network.valid_input_size(width),
-        )
+        (in_h, out_h), (in_w, out_w) = (self.network.valid_input_size(height), self.network.valid_input_size(width))
         border_h, border_w = (in_h - out_h) // 2, (in_w - out_w) // 2
-        padded = mirror_pad(
-            images,
-            border_h,
-            in_h - border_h - height,
-            border_w,
-            in_w - border_w - width,
-        )
+        padded = mirror_pad(images, border_h, in_h - border_h - height, border_w, in_w - border_w - width)
         return super().forward(padded)[..., :height, :width]

@@ -13,12 +13,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def conv_norm_relu(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int = 3,
-    *,
-    padding: int | None = None,
-    norm: str = "batch",
+    in_channels: int, out_channels: int, kernel_size: int = 3, *, padding: int | None = None, norm: str = "batch"
 ) -> nn.Sequential:
     """(N, in_channels, H, W) -> (N, out_channels, H, W): convolution, normalisation, ReLU; kernel_size is odd.
 

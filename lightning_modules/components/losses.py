@@ -7,12 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cross_entropy(
-    logits: Tensor,
-    masks: Tensor,
-    ignore_index: int,
-    class_weights: Tensor | None = None,
-) -> Tensor:
+def cross_entropy(logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
     """Mean pixel-wise cross-entropy, each pixel counted by the weight of its true class.
 
     Zero, with zero gradient, for a batch without a labelled pixel, where torch's own mean is NaN. In float32 whatever

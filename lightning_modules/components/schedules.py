@@ -32,7 +32,4 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 def schedule(optimizer: torch.optim.Optimizer, kind: str, steps: int, warmup: float) -> LambdaLR:
     """The schedule `kind` over `steps` optimiser steps, after a linear rise over the first share `warmup` of them."""
     decay, rise = SCHEDULES[kind], round(warmup * steps)
-    return LambdaLR(
-        optimizer,
-        lambda step: (step + 1) / rise if step < rise else decay(min(step / steps, 1.0)),
-    )
+    return LambdaLR(optimizer, lambda step: (step + 1) / rise if step < rise else decay(min(step / steps, 1.0)))

@@ -92,9 +92,9 @@ def test_an_offline_run_holds_curves_masks_table_and_confusion_matrix(logged: Pa
     assert str(logged) not in json.dumps(config)  # no path of this machine
 
     rows = [items(history.item) for history in found["history"]]
-    steps = [row["train/loss_step"] for row in rows if "train/loss_step" in row]
+    steps = [row["train/loss"] for row in rows if "train/loss" in row]
     assert len(steps) == 4  # 2 epochs of 2 steps
-    assert {"val/miou", "val/iou/disc", "test/boundary_f1"} <= {key for row in rows for key in row}
+    assert {"train/lr", "val/miou", "val/iou/disc", "test/boundary_f1"} <= {key for row in rows for key in row}
 
     media = {name: row[name] for row in rows for name in row if name.split("/")[-1] in ("samples", "per_class")}
     images = media["val/samples"]
