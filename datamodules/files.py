@@ -1,5 +1,6 @@
 """Reads the files of a folder data set: names, images and masks. Every error names the file and the way out."""
 
+import re
 import unicodedata
 from io import BytesIO
 from pathlib import Path
@@ -23,15 +24,22 @@ def read_lines(path: Path) -> list[str]:
 def read_classes(path: Path, ignore_index: int) -> list[str]:
     """Class names in the order of their labels, from lines "index name" or from lines "name"."""
     lines = read_lines(path)
-    parts = [line.split(maxsplit=1) for line in lines]
-    if lines and all(len(part) == 2 and part[0].isdecimal() for part in parts):
-        names = {int(index): name for index, name in parts}
+    numbered = [re.match(r"(\d+)[\s:,]+(.+)", line) for line in lines]
+    if any(numbered):
+        if odd := [line for line, match in zip(lines, numbered, strict=True) if not match]:
+            raise ValueError(
+                f"{path}: lines are 'index name', but one is {odd[0]!r}: give every class its index, and nothing else"
+            )
+        names = {int(match[1]): match[2].strip() for match in numbered if match}
         if sorted(names) != list(range(len(lines))):
             raise ValueError(
-                f"{path}: the indices must be 0 to {len(lines) - 1}, each once, got {', '.join(part[0] for part in parts)}; "
+                f"{path}: the indices must be 0 to {len(lines) - 1}, each once, got "
+                f"{', '.join(match[1] for match in numbered if match)}; "
                 f"unlabelled pixels are {ignore_index} in the masks and have no line here"
             )
         lines = [names[index] for index in range(len(lines))]
+    if comment := [line for line in lines if line.startswith("#")]:
+        raise ValueError(f"{path}: {comment[0]!r} would be a class; remove the line")
     if not 2 <= len(lines) <= ignore_index:
         raise ValueError(f"{path}: expected 2 to {ignore_index} classes, one a line, found {len(lines)}")
     if doubled := sorted({name for name in lines if lines.count(name) > 1}):

@@ -45,7 +45,9 @@ class ShapesDataModule(SegmentationDataModule):
         batch_size: int = 4,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, num_workers, JointTransform(crop or size, zoom, flip, jitter))
+        if size < 8 or length < 1:
+            raise ValueError(f"size must be at least 8 and length at least 1, got size={size} and length={length}")
+        super().__init__(batch_size, num_workers, JointTransform(size if crop is None else crop, zoom, flip, jitter))
         self.size, self.length = size, length
         self.class_names = ["background", "disc", "square"]
         self.palette = [(0, 0, 0), (230, 159, 0), (86, 180, 233)]

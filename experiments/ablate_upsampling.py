@@ -9,7 +9,6 @@ Odena et al. 2016 predict a checkerboard where the kernel does not divide by the
 Answer: experiments/results/ablate_upsampling.md
 """
 
-import argparse
 import sys
 from typing import Any
 
@@ -17,6 +16,7 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, crossed, main
+from experiments.flags import Parser, positive, refuse
 from experiments.run import Run
 from lightning_modules.unet import UNetModule
 
@@ -76,10 +76,7 @@ NOTES = {
     "shapes": "Discs and squares on noise: shows that the experiment runs, and nothing about segmentation.",
 }
 
-RUNS = {
-    **crossed(BASES["brain"], **FACTORS),
-    **{f"{name} at full size": run for name, run in crossed(FULL_SIZE["brain"], **FACTORS).items()},
-}
+RUNS = crossed(BASES["brain"], **FACTORS)
 
 
 def ablation(
@@ -91,7 +88,12 @@ def ablation(
     full_size: bool = False,
 ) -> Ablation:
     """The grid on the data set `data`; `epochs` and `scale` (of the images' sides, and of the crop) set its cost."""
-    base = (FULL_SIZE if full_size else BASES)[data]
+    bases = FULL_SIZE if full_size else BASES
+    if data not in bases:
+        raise ValueError(f"--full-size has settings for {', '.join(bases)}, got --data {data}")
+    base = bases[data]
+    if data != "camvid" and root is not None:
+        raise ValueError(f"--root belongs to --data camvid, got --data {data}")
     if data == "camvid":
         if root is None:
             raise ValueError("--data camvid needs --root DIR, a folder with images/, masks/, classes.txt and splits/")
@@ -102,6 +104,8 @@ def ablation(
         every = max(n for n in range(1, most + 1) if epochs % n == 0)
         base = base.but(trainer={"max_epochs": epochs, "check_val_every_n_epoch": every})
     if scale is not None:
+        if not 0 < scale <= 8:
+            raise ValueError(f"--scale must be more than 0 and at most 8, got {scale}")
         base = base.but(data=_scaled(base, scale))
     return _described(base, data, full_size)
 
@@ -109,18 +113,19 @@ def ablation(
 def _scaled(base: Run, scale: float) -> dict[str, Any]:
     """Arguments of the data for images whose sides are `scale` times those of `base`."""
     r = base.resolved()
-    height, width = base.datamodule(**base.data).transform.crop
-    crop = (max(16, round(scale * height)), max(16, round(scale * width)))
+    crop = [round(scale * side) for side in base.datamodule(**base.data).transform.crop]
+    if min(crop) < 16:
+        raise ValueError(f"--scale {scale} leaves a crop of {crop[0]} x {crop[1]} pixels; at least 16 x 16 are needed")
     if base.datamodule is ShapesDataModule:
-        return {"size": max(16, round(scale * r["data.size"])), "crop": crop}
-    return {"scale": scale * r["data.scale"], "crop": crop}
+        return {"size": round(scale * r["data.size"]), "crop": tuple(crop)}
+    return {"scale": scale * r["data.scale"], "crop": tuple(crop)}
 
 
 def _described(base: Run, data: str, full_size: bool) -> Ablation:
     r = base.resolved()
     size = f"width {r['hparams.width']}, crop {r['data.crop']}, batch {r['data.batch_size']}, {r['trainer.max_epochs']} epochs"
     return Ablation(
-        name="ablate_upsampling" if data == "brain" else f"ablate_upsampling_{data}",
+        name="ablate_upsampling" + f"_{data}" * (data != "brain") + "_full_size" * full_size,
         question=QUESTION,
         runs=crossed(base, **FACTORS),
         factors=FACTORS,
@@ -132,10 +137,10 @@ def _described(base: Run, data: str, full_size: bool) -> Ablation:
 
 
 def command_line() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--data", choices=BASES, default="brain")
     parser.add_argument("--root", help="folder of the CamVid images, masks, classes.txt and splits")
-    parser.add_argument("--epochs", type=int, help="of each cell")
+    parser.add_argument("--epochs", type=positive, help="of each cell")
     parser.add_argument("--scale", type=float, help="of the images' sides, relative to the default")
     parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
     add_arguments(parser)
@@ -143,8 +148,7 @@ def command_line() -> int:
     try:
         grid = ablation(args.data, args.root, epochs=args.epochs, scale=args.scale, full_size=args.full_size)
     except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        refuse(str(error))
     return main(grid, args)
 
 

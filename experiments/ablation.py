@@ -19,9 +19,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.benchmark import Cost, gmac, measure
-from experiments.cells import Cell, clock, locked, run_cells
+from experiments.cells import Cell, clock, run_cells
 from experiments.environment import command_line, git_commit
-from experiments.files import write_json
+from experiments.files import locked, read_json, write_json
+from experiments.flags import natural, positive
 from experiments.run import Run, build
 
 START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
@@ -99,8 +100,8 @@ class Plan:
     def seconds(self, cell: Cell) -> float:
         """An estimate, from the measured step."""
         batch = self.ablation.runs[cell.variant].resolved()["data.batch_size"]
-        images = self.steps + EVALUATION_STEPS * self.validation_images * cell.epochs / batch
-        return START_SECONDS + images * self.costs[cell.variant].step_seconds
+        steps = self.steps + EVALUATION_STEPS * self.validation_images * cell.epochs / batch
+        return START_SECONDS + steps * self.costs[cell.variant].step_seconds
 
     def write(self) -> None:
         a, base = self.ablation, self.costs[self.ablation.baseline]
@@ -116,6 +117,8 @@ class Plan:
             for name, run in a.runs.items()
         }
         common = a.runs[a.baseline].resolved()
+        if "root" in a.runs[a.baseline].data:
+            common["data.root"] = a.runs[a.baseline].data["root"]  # as it was typed
         for factor in (*(f"hparams.{name}" for name in a.factors), "seed"):
             common.pop(factor)
         write_json(
@@ -145,6 +148,7 @@ def make_plan(
     check_fair(ablation)
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"--seeds must differ from one another, got {list(seeds)}")
+    _check_same(ablation, out)
     parameters, macs = {}, {}
     _, datamodule = build(ablation.runs[ablation.baseline])
     say("verifying the data")
@@ -180,6 +184,23 @@ def make_plan(
         jobs,
         device,
         {"command": command_line(), "commit": git_commit()},
+    )
+
+
+def _check_same(ablation: Ablation, out: Path) -> None:
+    """Refuses to replace the results of a grid with other settings; more seeds are welcome."""
+    if not (out / "plan.json").exists():
+        return
+    stored = read_json(out / "plan.json")
+    hashes = {name: variant.get("hash") for name, variant in stored.get("variants", {}).items()}
+    if hashes == {name: run.hash for name, run in ablation.runs.items()}:
+        return
+    now = {key: json.loads(json.dumps(value)) for key, value in ablation.runs[ablation.baseline].resolved().items()}
+    old = stored.get("common", {})
+    changed = [f"{key}: {old[key]!r} -> {now[key]!r}" for key in sorted({*old} & {*now}) if old[key] != now[key]]
+    what = "; ".join(c for c in changed if not c.startswith("data.root")) or "its variants or defaults differ"
+    raise ValueError(
+        f"{out} holds the results of another grid ({what}): choose another folder with --out, or remove it"
     )
 
 
@@ -226,15 +247,19 @@ def show(plan: Plan, console: Console) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of every ablation."""
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=natural, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="folder of the results (default: outputs/<experiment>)")
-    parser.add_argument("--jobs", type=int, help="cells at a time (default: one a GPU, or one a CPU core)")
+    parser.add_argument("--jobs", type=positive, help="cells at a time (default: one a GPU, or one a CPU core)")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of a cell; last digits depend on it")
     parser.add_argument(
-        "--threads", type=int, default=1, help="CPU threads of a cell; part of what makes numbers equal"
+        "--devices", type=_devices, default="auto", help="devices of one cell; more than one trains it with DDP"
     )
-    parser.add_argument("--devices", default="auto", help="devices of one cell; more than one trains it with DDP")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, offline without key or network")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def _devices(text: str) -> str:
+    return text if text == "auto" else str(positive(text))
 
 
 def main(ablation: Ablation, args: argparse.Namespace) -> int:
@@ -245,6 +270,9 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
     out = args.out or Path("outputs") / ablation.name
     jobs = args.jobs or torch.cuda.device_count() or os.cpu_count() or 1
     try:
+        batch = ablation.runs[ablation.baseline].resolved()["data.batch_size"]
+        if args.devices != "auto" and batch % int(args.devices):
+            raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
         with locked(out):
             plan = make_plan(ablation, out, args.seeds, jobs, args.threads, lambda m: console.print(m, style="dim"))
             show(plan, console)

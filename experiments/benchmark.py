@@ -3,9 +3,9 @@
 python -m experiments.benchmark ablate_upsampling
 """
 
-import argparse
 import math
 import multiprocessing
+import pkgutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.flags import Parser, positive, refuse
 from experiments.run import Run, build
 
 STEPS = 4  # timed in each round, after WARMUP that are not: the first steps allocate and choose algorithms
@@ -113,11 +114,16 @@ def _status(key: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("experiment", help="the name of a file in experiments/ that has RUNS")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--threads", type=positive, default=1)
     args = parser.parse_args()
+    known = [
+        info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]) if info.name.startswith("ablate_")
+    ]
+    if args.experiment not in known:
+        refuse(f"experiment must be one of {', '.join(known)}, got {args.experiment!r}")
     runs = import_module(f"experiments.{args.experiment}").RUNS
     costs = measure(runs, args.rounds, threads=args.threads, progress=print)
     first = next(iter(costs.values()))

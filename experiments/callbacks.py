@@ -1,6 +1,7 @@
 """What happens around the bare training steps: seeds, files and checkpoints of one run."""
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ class StopOnNonFinite(Callback):
         loss = trainer.callback_metrics.get("train/loss_epoch")
         if loss is not None and not torch.isfinite(loss):
             raise ValueError(
-                f"the training loss is {float(loss)} in epoch {trainer.current_epoch}: lower --model.lr, or clip gradients "
-                f"with --trainer.gradient_clip_val; the weights of the epoch before are in checkpoints/last.ckpt"
+                f"the training loss is {float(loss)} in epoch {trainer.current_epoch}: lower the learning "
+                f"rate or clip the gradients (gradient_clip_val); these weights are not saved"
             )
 
 
@@ -71,19 +72,39 @@ class MetricsFile(Callback):
 
     def __init__(self, out: Path) -> None:
         self.path = out / "metrics.csv"
+        self.started = 0.0
+
+    def read(self) -> pd.DataFrame:
+        try:
+            return pd.read_csv(self.path)
+        except ValueError as error:  # what pandas raises for an empty or a broken file
+            raise ValueError(
+                f"{self.path} is damaged ({error}): delete its folder to train it from the start"
+            ) from error
+
+    def summary(self) -> tuple[dict[str, float], float]:
+        """The scores of the last validation, and the seconds of all epochs, also of those before a resume."""
+        rows = self.read()
+        validated = rows.filter(like="val/").dropna(how="all")
+        last = {str(name): float(value) for name, value in validated.iloc[-1].items()} if len(validated) else {}
+        return last, float(rows["seconds"].sum())
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row["seconds"] = time.monotonic() - self.started
         row["train/loss"] = logged.pop("train/loss_epoch")
         row["train/lr"] = logged.pop("train/lr")
         validated = trainer.fit_loop.epoch_loop._should_check_val_epoch()
         row |= {name: value for name, value in logged.items() if name.startswith("val/") and validated}
         rows = pd.DataFrame([row])
         if self.path.exists():
-            before = pd.read_csv(self.path)
+            before = self.read()
             rows = pd.concat([before[before["epoch"] < trainer.current_epoch], rows], ignore_index=True)
         write_atomic(self.path, rows.to_csv(index=False))
 
@@ -107,10 +128,7 @@ class PerImage(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        kept = {name: outputs[name] for name in ("confusion", "boundary_f1", "checkerboard")} | {
-            "index": batch["index"]
-        }
-        self.rows.append(kept)
+        self.rows.append({**outputs, "index": batch["index"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mine = {name: torch.cat([row[name] for row in self.rows]) for name in self.rows[0]}
@@ -130,42 +148,40 @@ class Samples(Callback):
     """samples.npz: a few fixed test images with their predictions, and the logits of the first before and after training."""
 
     def __init__(self, out: Path) -> None:
-        self.path, self.initial = out / "samples.npz", out / "initial_logits.npz"
+        self.path = out / "samples.npz"
+        self.initial: Tensor | None = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and not self.initial.exists():
-            image, _ = self._sample(trainer, 0)
-            save_npz(self.initial, logits=self._logits(pl_module, image).half().numpy())
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Before a checkpoint is restored, so that a resumed run too sees the weights that its seed starts with.
+        if stage == "fit" and trainer.is_global_zero:
+            dataset = trainer.datamodule.dataset("test")  # type: ignore[attr-defined]
+            self.initial = predict(pl_module, dataset[sample_positions(len(dataset))[0]][0])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or self.initial is None:
             return
-        positions = sample_positions(len(trainer.datamodule.dataset("test")))  # type: ignore[attr-defined]
-        arrays: dict[str, np.ndarray] = {}
+        dataset = trainer.datamodule.dataset("test")  # type: ignore[attr-defined]
+        positions = sample_positions(len(dataset))
+        arrays: dict[str, np.ndarray] = {"initial_logits": self.initial.half().numpy()}
         for i, position in enumerate(positions):
-            image, mask = self._sample(trainer, position)
-            logits = self._logits(pl_module, image)
+            image, mask = dataset[position]
+            logits = predict(pl_module, image)
             arrays[f"image_{i}"] = to_rgb(image)
             arrays[f"mask_{i}"] = mask.byte().numpy()
             arrays[f"prediction_{i}"] = logits.argmax(0).byte().numpy()
             if i == 0:
                 arrays["logits"] = logits.half().numpy()
-        names = [trainer.datamodule.dataset("test").names[p] for p in positions]  # type: ignore[attr-defined]
-        if self.initial.exists():
-            arrays["initial_logits"] = np.load(self.initial)["logits"]
-        save_npz(self.path, names=np.array(names), **arrays)
-        self.initial.unlink(missing_ok=True)
+        save_npz(self.path, names=np.array([dataset.names[p] for p in positions]), **arrays)
 
-    def _sample(self, trainer: Trainer, position: int) -> tuple[Tensor, Tensor]:
-        image, mask = trainer.datamodule.dataset("test")[position]  # type: ignore[attr-defined]
-        return image, mask
 
-    def _logits(self, pl_module: LightningModule, image: Tensor) -> Tensor:
-        training = pl_module.training
-        with torch.no_grad():
-            logits: Tensor = pl_module.eval()(image[None].to(pl_module.device))[0].float().cpu()
-        pl_module.train(training)
-        return logits
+def predict(module: LightningModule, image: Tensor) -> Tensor:
+    """The logits (C, H, W), float32 on the CPU, of one image (in_channels, H, W), in the network's own precision."""
+    training = module.training
+    parameter = next(module.parameters())
+    with torch.no_grad():
+        logits: Tensor = module.eval()(image[None].to(parameter.device, parameter.dtype))[0].float().cpu()
+    module.train(training)
+    return logits
 
 
 def sample_positions(length: int) -> list[int]:

@@ -1,6 +1,5 @@
 """Cells of a grid, one process each: started, watched, stopped, and continued by what they left on disk."""
 
-import fcntl
 import json
 import os
 import signal
@@ -8,8 +7,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,24 +49,6 @@ class Cell:
             return len((self.folder / "metrics.csv").read_text().splitlines()) - 1
         except OSError:
             return 0
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One ablation a folder: a second one would train the same cells into the same files."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(
-                f"{out} is in use by process {file.read() or '?'}: wait for it, or choose another --out"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def run_cells(
@@ -133,20 +113,20 @@ def run_cells(
 
 
 def _start(cell: Cell, threads: int, wandb: bool, devices: str, command: str) -> None:
-    cell.folder.mkdir(parents=True, exist_ok=True)
     stored = cell.folder / "run.json"
-    if stored.exists() and Run.from_config(json.loads(stored.read_text())).hash != cell.run.hash:
+    if stored.exists() and _hash(stored) != cell.run.hash:
         _set_aside(cell.folder)
-        cell.folder.mkdir(parents=True)
     write_json(stored, cell.run.config())
     # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     # Keeps freed memory for the next step instead of giving it back to the system at each.
     environment |= {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
     if torch.cuda.device_count() > 1 and devices == "auto":
-        environment["CUDA_VISIBLE_DEVICES"] = str(cell.slot % torch.cuda.device_count())
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        device = cell.slot % torch.cuda.device_count()
+        environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
     arguments = [sys.executable, "-m", "experiments.run", str(cell.folder), "--devices", devices]
-    arguments += ["--command", command, *(["--wandb"] if wandb else [])]
+    arguments += ["--parent", str(os.getpid()), "--command", command, *(["--wandb"] if wandb else [])]
     with (cell.folder / "log.txt").open("ab") as log:
         cell.process = subprocess.Popen(
             arguments,
@@ -157,6 +137,14 @@ def _start(cell: Cell, threads: int, wandb: bool, devices: str, command: str) ->
             start_new_session=True,
         )
     cell.started = time.monotonic()
+
+
+def _hash(stored: Path) -> str | None:
+    """Of the run in a run.json; None where it cannot be read."""
+    try:
+        return Run.from_config(json.loads(stored.read_text())).hash
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _set_aside(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -37,12 +38,12 @@ def git_commit() -> str:
 def command_line() -> str:
     """The command as a person would type it again."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {spec.name}" if spec else f"python {os.path.basename(sys.argv[0])}"
-    return " ".join([program, *sys.argv[1:]])
+    program = ["python", "-m", spec.name] if spec else ["python", sys.argv[0]]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def environment(command: str | None = None) -> dict[str, Any]:
-    """What environment.json holds; no host name, user or path of this machine."""
+    """What environment.json holds; no host name or user; paths as the command has them."""
     return {
         "command": command or command_line(),
         "commit": git_commit(),

@@ -1,9 +1,11 @@
 """Every file of a run is written whole: a killed process leaves the old file or the new one, never half of one."""
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +39,15 @@ def write_json(path: Path, obj: Any) -> None:
     write_atomic(path, json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; a ValueError that names the file where it cannot be read."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): delete its folder, or run it again") from error
+    return content
+
+
 def _plain(obj: Any) -> Any:
     if isinstance(obj, dict):
         return {str(key): _plain(value) for key, value in obj.items()}
@@ -45,3 +56,25 @@ def _plain(obj: Any) -> Any:
     if isinstance(obj, float) and obj - obj != 0:
         return None
     return obj
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process a folder: a second one would write the same files. The lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is in use by process {file.read() or '?'}: wait for it, or choose another folder with --out"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -5,7 +5,6 @@
 Writes table.md, table.csv, table.tex, figures/*.png, figures/*.pdf and report.html into the experiment's folder.
 """
 
-import argparse
 import base64
 import csv
 import io
@@ -23,6 +22,7 @@ from rich.text import Text
 
 from experiments.figures import write_figures
 from experiments.files import write_atomic
+from experiments.flags import Parser, refuse
 from experiments.statistics import (
     PERCENT,
     SCORES,
@@ -401,12 +401,12 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of an experiment, such as outputs/ablate_upsampling")
     try:
         write_report(parser.parse_args().folder)
     except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+        refuse(str(error))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,20 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from torch.nn import SyncBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import SegmentationDataModule
 from experiments.callbacks import (
@@ -33,7 +38,7 @@ from experiments.callbacks import (
     last_checkpoint,
 )
 from experiments.environment import environment
-from experiments.files import write_json
+from experiments.files import locked, read_json, write_json
 from lightning_modules.base import SegmentationModule
 
 
@@ -85,14 +90,16 @@ class Run:
         config = self.config()
         config["hparams"] = {**defaults(self.module), **config["hparams"]}
         config["data"] = {**defaults(self.datamodule), **config["data"]}
-        # The number of worker processes changes no number: see datamodules/base.py.
-        config["data"].pop("num_workers", None)
+        config["data"].pop("num_workers", None)  # changes no number: see datamodules/base.py
+        if "root" in config["data"]:
+            config["data"]["root"] = os.path.realpath(config["data"]["root"])  # however it was spelled
         flat = {f"{part}.{key}": config[part][key] for part in ("hparams", "data", "trainer") for key in config[part]}
         return flat | {key: config[key] for key in ("module", "datamodule", "seed")}
 
     @property
     def hash(self) -> str:
-        """A name for the numbers: two runs with the same hash train to the same result."""
+        """A name for the settings. With the same code, versions and threads (see environment.json) the same hash trains
+        to the same result."""
         return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()[:16]
 
     @staticmethod
@@ -103,7 +110,10 @@ class Run:
             path, _, name = str(config[part]).rpartition(".")
             if path.split(".")[0] != package:
                 raise ValueError(f"{part} must be a class of the package {package}, got {config[part]!r}")
-            classes[part] = getattr(import_module(path), name)
+            try:
+                classes[part] = getattr(import_module(path), name)
+            except (ImportError, AttributeError) as error:
+                raise ValueError(f"{part} {config[part]!r} is no class of this version of the project") from error
         return Run(**classes, **{part: config[part] for part in ("hparams", "data", "trainer", "seed")})
 
 
@@ -131,9 +141,9 @@ def train(
     run: Run,
     out: Path,
     *,
-    loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
+    wandb: bool = False,
     command: str | None = None,
     **where: Any,
 ) -> dict[str, Any]:
@@ -141,53 +151,96 @@ def train(
 
     Returns what result.json holds. The last epoch is reported, not the best: choosing by validation mIoU and
     reporting it flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced.
+    Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`.
     """
-    started = time.monotonic()
     out = Path(out)
+    _check_length(run.trainer)
     seed_everything(run.seed, workers=True, verbose=False)
     module, datamodule = build(run)
     datamodule.verify()
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # the other processes of one machine find what the first has made
-        _claim(run, out, resume)
-    trainer = Trainer(
-        **{"max_epochs": 1, "log_every_n_steps": 10, **run.trainer},
-        **{"enable_progress_bar": sys.stderr.isatty(), "enable_model_summary": False, **where},
-        default_root_dir=out,
-        logger=list(loggers),
-        plugins=[AtomicCheckpoints()],
-        callbacks=[
-            SeedSteps(run.seed),
-            StopOnNonFinite(),
-            MetricsFile(out),
-            PerImage(out),
-            Samples(out),
-            last_checkpoint(out),
-            *callbacks,
-        ],
-        use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
-        enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
-        inference_mode=False,  # a metric updated in inference mode cannot be trained beside
-    )
-    if trainer.is_global_zero:
-        write_json(out / "environment.json", environment(command) | {"device": device_name(trainer)})
-    last = out / "checkpoints" / "last.ckpt"
-    trainer.fit(module, datamodule, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
-    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    trainer.test(module, datamodule, verbose=False)
-    values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    result = {
-        "hash": run.hash,
-        "status": "done",
-        **{
-            s: {k.removeprefix(f"{s}/"): v for k, v in values.items() if k.startswith(f"{s}/")} for s in ("val", "test")
-        },
-        "seconds": time.monotonic() - started,
-        "epochs": trainer.current_epoch,
-        "params": sum(p.numel() for p in module.parameters()),
-    }
-    if trainer.is_global_zero:
-        write_json(out / "result.json", result)
+    with locked(out) if first_process() else nullcontext():
+        if first_process() and (finished := _check_folder(run, out, resume)):
+            return finished
+        extra: dict[str, Any] = {}
+        if wandb:
+            from experiments.tracking import tracking  # slow to import, and most runs do without
+
+            extra = tracking(run, out)
+        trainer = _trainer(run, out, [*callbacks, *extra.get("callbacks", ())], extra.get("loggers", []), where)
+        _synchronise_batch_norm(trainer, module)
+        if trainer.is_global_zero:
+            write_json(out / "run.json", run.config())
+            write_json(out / "environment.json", environment(command) | {"device": device_name(trainer)})
+        last = out / "checkpoints" / "last.ckpt"
+        trainer.fit(module, datamodule, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
+        fitted = time.monotonic()
+        trainer.test(module, datamodule, verbose=False)
+        test = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        validated, seconds = MetricsFile(out).summary()
+        result = {
+            "hash": run.hash,
+            "status": "done",
+            "val": {name.removeprefix("val/"): value for name, value in validated.items()},
+            "test": {name.removeprefix("test/"): value for name, value in test.items() if name.startswith("test/")},
+            "seconds": seconds + time.monotonic() - fitted,
+            "epochs": trainer.current_epoch,
+            "params": sum(p.numel() for p in module.parameters()),
+        }
+        if trainer.is_global_zero:
+            write_json(out / "result.json", result)
     return result
+
+
+def _check_length(arguments: Mapping[str, Any]) -> None:
+    if arguments.get("max_epochs") is None and arguments.get("max_steps", -1) < 1:
+        raise ValueError("state how long to train: --trainer.max_epochs or --trainer.max_steps")
+    for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = arguments.get(name)
+        if value is not None and value < 1:
+            raise ValueError(f"--trainer.{name} must be at least 1, got {value}")
+    for name in ("limit_train_batches", "gradient_clip_val"):
+        value = arguments.get(name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--trainer.{name} must be more than 0, got {value}")
+
+
+def _trainer(
+    run: Run, out: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger], where: Mapping[str, Any]
+) -> Trainer:
+    own = [SeedSteps(run.seed), StopOnNonFinite(), MetricsFile(out), PerImage(out), Samples(out), last_checkpoint(out)]
+    try:
+        return Trainer(
+            **{"log_every_n_steps": 10, "enable_progress_bar": sys.stderr.isatty(), **run.trainer, **where},
+            default_root_dir=out,
+            enable_model_summary=False,
+            logger=list(loggers),
+            plugins=[AtomicCheckpoints()],
+            callbacks=[*own, *callbacks],
+            use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
+            enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
+            inference_mode=False,  # a metric updated in inference mode cannot be trained beside
+        )
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(f"Lightning refuses these --trainer flags: {error}") from error
+
+
+def _synchronise_batch_norm(trainer: Trainer, module: SegmentationModule) -> None:
+    """Batch statistics over all devices, so that their number does not change what is normalised."""
+    if trainer.world_size == 1 or not any(isinstance(m, _BatchNorm) for m in module.modules()):
+        return
+    if trainer.strategy.root_device.type == "cuda":
+        module.network = SyncBatchNorm.convert_sync_batchnorm(module.network)  # type: ignore[no-untyped-call]
+    else:
+        warnings.warn(
+            "batch norm cannot be synchronised over CPU processes: each normalises its own share of the batch, so the "
+            "result depends on --trainer.devices; use one device, or --model.norm group",
+            stacklevel=2,
+        )
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that train one run on this machine; the others find what it has made."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def device_name(trainer: Trainer) -> str:
@@ -196,53 +249,47 @@ def device_name(trainer: Trainer) -> str:
     return f"{trainer.world_size} x {name}"
 
 
-def _claim(run: Run, out: Path, resume: bool) -> None:
-    """Refuses a folder that holds something else, before anything in it is touched."""
-    stored, started = out / "run.json", (out / "result.json").exists() or any(out.glob("checkpoints/*"))
-    if started and not stored.exists():
-        raise ValueError(f"{out} holds checkpoints but no run.json: choose another folder with --out")
-    if started:
-        before, now = Run.from_config(json.loads(stored.read_text())), run
-        if before.hash != now.hash:
-            old, new = (json.loads(json.dumps(r.resolved())) for r in (before, now))
-            changed = [
-                f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
-            ]
-            raise ValueError(f"{out} holds another run ({'; '.join(changed)}): choose another folder with --out")
-        if not resume:
-            raise ValueError(
-                f"{out} already holds this run: continue it with --resume, or choose another folder with --out"
-            )
+def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
+    """Refuses a folder that holds something else; returns the result of this very run if it is there already."""
+    stored, result, last = out / "run.json", out / "result.json", out / "checkpoints" / "last.ckpt"
+    if not result.exists() and not last.exists():
+        return None
+    if not stored.exists():
+        raise ValueError(f"{out} holds results but no run.json: choose another folder with --out")
+    before = Run.from_config(read_json(stored))
+    if before.hash != run.hash:
+        old, new = (json.loads(json.dumps(r.resolved())) for r in (before, run))
+        changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        raise ValueError(f"{out} holds another run ({'; '.join(changed)}): choose another folder with --out")
+    if not resume:
+        raise ValueError(f"{out} already holds this run: continue it with --resume, or choose another --out")
+    if result.exists() and read_json(result).get("hash") == run.hash:
+        return read_json(result)
     try:
-        write_json(stored, run.config())
-    except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}. Choose another folder with --out") from error
+        torch.load(last, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises five kinds by what is broken
+        raise ValueError(f"{last} is damaged ({error}): delete {out} to train it from the start") from error
+    return None
 
 
 def main() -> None:
     """One cell of an ablation, in a process of its own."""
-    _die_with_parent()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--wandb", action="store_true")
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
+    parser.add_argument("--parent", type=int, help="process to end with")
     args = parser.parse_args()
-    run = Run.from_config(json.loads((args.folder / "run.json").read_text()))
-    extra: dict[str, Any] = {}
-    if args.wandb:
-        from experiments.tracking import tracking  # wandb is slow to import, and most cells do without
-
-        extra = tracking(run, args.folder)
-    train(run, args.folder, resume=True, command=args.command, devices=args.devices, **extra)
-
-
-def _die_with_parent() -> None:
-    """No cell goes on writing when the ablation that started it was killed."""
-    if sys.platform == "linux":
+    if args.parent is not None and sys.platform == "linux":  # no cell goes on when its ablation was killed
         ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() == 1:
-            sys.exit("the process that started this one is gone")
+        if os.getppid() != args.parent:
+            sys.exit("the ablation that started this cell is gone")
+    try:
+        run = Run.from_config(read_json(args.folder / "run.json"))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    train(run, args.folder, resume=True, wandb=args.wandb, command=args.command, devices=args.devices)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from experiments.files import read_json
 from lightning_modules.components.metrics import scores
 
 CONFIDENCE = 0.95
@@ -44,6 +45,7 @@ class Cell:
     folder: Path
     run: dict[str, Any]
     result: dict[str, Any]
+    environment: dict[str, Any]
     class_names: list[str]
     image_names: list[str]
     confusion: NDArray[np.int64]  # (n, C, C), rows are the truth
@@ -188,7 +190,7 @@ def load(folder: Path) -> Experiment:
             f"{folder} holds no experiment: expected {folder / 'plan.json'}, {here}. "
             "An experiment writes it when it starts, for example python -m experiments.ablate_upsampling"
         )
-    plan = _json(folder / "plan.json")
+    plan = read_json(folder / "plan.json")
     absent = [key for key in PLAN_KEYS if key not in plan]
     if absent or plan["baseline"] not in plan["variants"]:
         wrong = f"lacks {', '.join(absent)}" if absent else f"names no variant {plan['baseline']!r}, its baseline"
@@ -219,12 +221,12 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, str]:
 def _state(folder: Path, cell: Path, plan: dict[str, Any], variant: str) -> str:
     """Why a cell has no result of this plan; empty for a finished one."""
     if (cell / "result.json").is_file():
-        status = _json(cell / "result.json").get("status")
+        status = read_json(cell / "result.json").get("status")
         if status != "done":
             return f"status {status}"
         # A folder can hold cells of an earlier call with other settings, say fewer epochs: never mix the two.
         levels = {f"hparams.{factor}": level for factor, level in plan["variants"][variant]["levels"].items()}
-        planned, own = flatten(plan["common"] | levels), flatten(_json(cell / "run.json"))
+        planned, own = flatten(plan["common"] | levels), flatten(read_json(cell / "run.json"))
         other = [f"{key} {own[key]}, planned {planned[key]}" for key in own if planned.get(key, own[key]) != own[key]]
         return f"trained with other settings ({'; '.join(other)})" if other else ""
     log = cell / "log.txt"
@@ -252,7 +254,8 @@ def _load_cell(folder: Path, variant: str, seed: int, class_names: list[str]) ->
                 f"delete {folder} and run the experiment again"
             )
     return Cell(
-        *(variant, seed, folder, _json(folder / "run.json"), _json(folder / "result.json"), class_names),
+        *(variant, seed, folder, read_json(folder / "run.json"), read_json(folder / "result.json")),
+        *(read_json(folder / "environment.json"), class_names),
         image_names=[str(name) for name in arrays["names"]],
         confusion=arrays["confusion"],
         boundary_f1=arrays["boundary_f1"],
@@ -264,6 +267,14 @@ def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, C
     found = []
     if len({tuple(cell.image_names) for of_variant in cells.values() for cell in of_variant.values()}) > 1:
         found.append("Not all cells were scored on the same test images: their differences are not only the variants'.")
+    for key in ("commit", "versions", "python", "torch_threads", "device"):
+        values = {
+            json.dumps(cell.environment.get(key)) for of_variant in cells.values() for cell in of_variant.values()
+        }
+        if len(values) > 1:
+            found.append(
+                f"Cells were trained with different {key} ({', '.join(sorted(values))}): their last digits may differ."
+            )
     planned = {folder / variant / f"seed{seed}" for variant in plan["variants"] for seed in plan["seeds"]}
     stored = {path.parent for path in folder.glob("*/seed*/result.json") if path.parent.name[4:].isdigit()}
     stray = [str(path.relative_to(folder)) for path in sorted(stored - planned)]
@@ -271,14 +282,6 @@ def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, C
         more = f" and {len(stray) - 6} more" if len(stray) > 6 else ""
         found.append(f"Finished cells that the plan does not name are left out: {', '.join(stray[:6])}{more}.")
     return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): run the experiment again to rewrite it") from error
-    return content
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

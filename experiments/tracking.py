@@ -5,6 +5,7 @@ Local files are the source of truth and W&B a copy: nothing that W&B does can st
 
 import logging
 import os
+import shlex
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -17,19 +18,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from experiments.callbacks import sample_positions, to_rgb
+from experiments.callbacks import predict, sample_positions, to_rgb
 from experiments.run import Run
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.metrics import predict_labels, scores
 
 PROJECT = "seglab"
+MODES = ("online", "offline", "disabled", "shared")
 LONGEST_SIDE = 512  # of a logged image: full-size masks took seconds an epoch
 log = logging.getLogger("lightning.pytorch")
 
 
 def tracking(run: Run, out: Path) -> dict[str, Any]:
     """The logger and the callback for `train`: group = experiment, name = variant and seed, from the folder `out`."""
-    group, variant = out.absolute().parent.parent.name, out.absolute().parent.name
+    group, variant = out.absolute().parent.parent.name or PROJECT, out.absolute().parent.name
     attempt = 1 + len(
         list(out.glob("wandb/*run-*"))
     )  # a resumed run writes a new record: W&B cannot continue one offline
@@ -47,15 +49,21 @@ def tracking(run: Run, out: Path) -> dict[str, Any]:
         config=config,
         mode=mode(),
         # A killed offline run would otherwise lose all that W&B buffers for 15 s.
-        settings=wandb.Settings(x_transaction_log_flush_interval=1.0, init_timeout=15, silent=True, console="off"),
+        settings=wandb.Settings(
+            x_transaction_log_flush_interval=1.0, init_timeout=15, silent=True, console="off", x_disable_meta=True
+        ),
     )
     return {"loggers": [logger], "callbacks": [Panels()]}
 
 
 def mode() -> str:
     """What WANDB_MODE says; else offline where there is no key or the server cannot be reached within 3 s."""
-    if "WANDB_MODE" in os.environ:
-        return os.environ["WANDB_MODE"]
+    if wanted := os.environ.get("WANDB_MODE"):
+        if wanted in MODES:
+            return wanted
+        log.warning("WANDB_MODE must be one of %s, got %r: logging offline", ", ".join(MODES), wanted)
+        os.environ["WANDB_MODE"] = "offline"  # wandb reads it too
+        return "offline"
     server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     if not wandb.api.api_key:
         return "offline"
@@ -72,7 +80,8 @@ def sync_line(out: Path) -> str | None:
     if not folders:
         return None
     depth = {"/".join("*" for _ in folder.relative_to(out).parts[:-1]) for folder in folders}
-    return "wandb sync " + " ".join(f"{(out / d / 'wandb').as_posix()}/offline-run-*" for d in sorted(depth))
+    patterns = [f"{shlex.quote(out.as_posix())}/{d}/wandb/offline-run-*" for d in sorted(depth)]
+    return "wandb sync " + " ".join(pattern.replace("//", "/") for pattern in patterns)
 
 
 def patient(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,7 +162,7 @@ def samples(module: SegmentationModule, dataset: Any) -> list[wandb.Image]:
     images = []
     for position in sample_positions(len(dataset)):
         image, mask = dataset[position]
-        prediction = predict_labels(module(image[None].to(module.device)).float())[0].cpu()
+        prediction = predict_labels(predict(module, image)[None])[0]
         step = max(1, -(-max(mask.shape) // LONGEST_SIDE))  # every step-th pixel keeps labels labels
         masks = {
             name: {"mask_data": np.asarray(label[::step, ::step].byte()), "class_labels": labels}

@@ -6,7 +6,6 @@ python -m experiments.train --model UNetModule --model.upsample nearest --data C
 import argparse
 import difflib
 import inspect
-import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -20,7 +19,8 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.run import Run, train
+from experiments.flags import refuse, with_nearest
+from experiments.run import Run, first_process, train
 from lightning_modules.base import SegmentationModule
 from lightning_modules.smp import SmpModule
 from lightning_modules.unet import UNetModule
@@ -34,7 +34,10 @@ DATAMODULES: dict[str, type[SegmentationDataModule]] = {
 }
 
 # Arguments of Lightning's Trainer that say where a run computes; the hash of a `Run` leaves them out.
-WHERE = {"accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "benchmark", "detect_anomaly"}
+WHERE = {
+    *("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "benchmark", "detect_anomaly"),
+    *("log_every_n_steps", "num_sanity_val_steps"),
+}
 # Those that `train` sets itself, or that are objects which a flag cannot name.
 NOT_FLAGS = {
     "barebones",
@@ -46,9 +49,11 @@ NOT_FLAGS = {
     "fast_dev_run",
     "inference_mode",
     "limit_predict_batches",
+    "limit_test_batches",
     "logger",
     "max_time",
     "model_registry",
+    "overfit_batches",
     "plugins",
     "profiler",
     "reload_dataloaders_every_n_epochs",
@@ -63,15 +68,14 @@ class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFo
 
 
 class Parser(jsonargparse.ArgumentParser):
-    """Names the nearest right flag beside a misspelt one."""
+    """Names the nearest right flag beside a misspelt one, and says how to write a pair."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
-        for flag in re.findall(r"--[\w.-]+", message) if "nrecognized" in message else []:
-            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
-            message += f"\ndid you mean {near[0]}?" if near else ""
-        sys.stderr.write(f"error: {message}\n(every flag: {self.prog} --help, with the --model and --data you want)\n")
-        sys.exit(2)
+        if "tuple" in message or "Sequence" in message:  # eight lines on each type of the union
+            message = message.splitlines()[0] + ' Write a pair or a list as "[24, 32]".'
+        near = with_nearest(message, known)
+        refuse(f"{near} (every flag: {self.prog} --help, with the --model and --data you want)")
 
 
 def load(checkpoint: Path) -> SegmentationModule:
@@ -97,8 +101,7 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         module = _lookup("--model", chosen.model, ARCHITECTURES)
         datamodule = _lookup("--data", chosen.data, DATAMODULES)
     except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        refuse(str(error))
 
     parser = Parser(
         prog="python -m experiments.train",
@@ -108,7 +111,12 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         formatter_class=Formatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation, order, augmentation and dropout")
+    parser.add_argument(
+        "--seed",
+        type=jsonargparse.typing.NonNegativeInt,
+        default=0,
+        help="of initialisation, order, augmentation and dropout",
+    )
     parser.add_argument("--out", type=Path | None, default=None, help="folder of the run (default: outputs/train/...)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, offline without key or network")
@@ -163,19 +171,26 @@ def _lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
 
 def main(argv: list[str] | None = None) -> None:
     run, args = parse(sys.argv[1:] if argv is None else argv)
-    extra: dict[str, Any] = {}
-    if args.wandb:
-        from experiments.tracking import sync_line, tracking  # wandb is slow to import, and a run may do without
-
-        extra = tracking(run, args.out)
+    if args.resume and not (args.out / "checkpoints" / "last.ckpt").exists():
+        refuse(
+            f"there is nothing to resume in {args.out}: leave out --resume, or name the folder of the run with --out"
+        )
     try:
-        result = train(run, args.out, resume=args.resume, **extra, **args.where)
+        result = train(run, args.out, resume=args.resume, wandb=args.wandb, **args.where)
     except (ValueError, FileNotFoundError) as error:  # what a person can mend; anything else keeps its traceback
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        refuse(str(error))
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C
+        if (args.out / "checkpoints" / "last.ckpt").exists() and first_process():
+            sys.stderr.write(f"stopped; the same command with --resume --out {args.out} continues\n")
+        sys.exit(stop.code)
+    if not first_process():
+        return
     print(f"{args.out}: test/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s")
-    if args.wandb and (line := sync_line(args.out)):
-        print(f"W&B logged offline; upload with: {line}")
+    if args.wandb:
+        from experiments.tracking import sync_line
+
+        if line := sync_line(args.out):
+            print(f"W&B logged offline; upload with: {line}")
 
 
 if __name__ == "__main__":

@@ -70,6 +70,14 @@ class SegmentationModule(LightningModule):
             raise ValueError(
                 f"class_weights must hold one weight for each of the {num_classes} classes, got {class_weights}"
             )
+        if class_weights is not None and not (min(class_weights) >= 0 and max(class_weights) > 0):
+            raise ValueError(f"class_weights must be at least 0 and one of them more, got {list(class_weights)}")
+        for key, number in (("lr", lr), ("weight_decay", weight_decay)):
+            if not number >= 0:
+                raise ValueError(f"{key} must be at least 0, got {number}")
+        for key, share in (("momentum", momentum), ("warmup", warmup)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{key} must be at least 0 and less than 1, got {share}")
         self.save_hyperparameters()  # the subclass's too: a checkpoint rebuilds itself, the logger records them
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.class_names = [str(index) for index in range(num_classes)]

@@ -50,13 +50,15 @@ class SmpModule(SegmentationModule):
                 f"encoder={encoder!r}: {error.args[0]}; any timm encoder works as 'tu-<its name>'"
             ) from None
         except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"could not get the {weights!r} weights of {encoder}: {error}. Without a network pass weights=None, or "
-                f"the path of a state dict file"
-            ) from error
+            way = "any timm encoder is 'tu-<its name>'" if weights is None or is_file else "without a network pass "
+            way += "" if weights is None or is_file else "weights=None, or the path of a state dict file"
+            raise ValueError(f"could not make encoder={encoder!r} with weights={weights!r} ({error}): {way}") from error
         if is_file:
             encoder_module: Any = self.network.encoder
-            encoder_module.load_state_dict(torch.load(str(weights), map_location="cpu", weights_only=True))
+            try:
+                encoder_module.load_state_dict(torch.load(str(weights), map_location="cpu", weights_only=True))
+            except Exception as error:  # torch raises five kinds for files that are not a state dict of this encoder
+                raise ValueError(f"weights={weights!r} is no state dict of the encoder {encoder}: {error}") from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Images of any size: smp's decoders take multiples of the encoder's deepest stride, 32."""

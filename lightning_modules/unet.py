@@ -196,7 +196,7 @@ def _matched_widths(
     if abs(gap) > 0.01:
         raise ValueError(
             f"match_parameters cannot come within 1 % of {target:,} parameters: the nearest decoder_widths {best} miss "
-            f"it by {gap:+.1%}. Use a larger width, or state decoder_widths and report the difference"
+            f"it by {gap:+.1%}. Use a larger width, or match_parameters=False, and report the difference"
         )
     return best
 

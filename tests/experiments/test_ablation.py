@@ -1,5 +1,4 @@
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -12,8 +11,7 @@ import torch
 
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, check_fair, crossed, main
-from experiments.cells import locked
-from experiments.files import write_atomic
+from experiments.files import locked, write_atomic
 from experiments.run import Run
 from lightning_modules.unet import UNetModule
 
@@ -93,11 +91,17 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
     assert finished.stat().st_mtime_ns == before
     assert (tmp_path / "nearest" / "seed0" / "result.json").exists()
 
-    # A cell of another configuration is trained anew, and the old one is set aside, not deleted.
+    # Another grid does not replace these results, and a run.json that cannot be read is set aside.
     longer = crossed(BASE.but(trainer={"max_epochs": 2}), **FACTORS)
-    assert main(grid(**longer), arguments(*flags)) == 0
-    assert json.loads(finished.read_text())["epochs"] == 2
-    assert json.loads((tmp_path / "nearest" / "seed0.old1" / "result.json").read_text())["epochs"] == 1
+    capsys.readouterr()
+    assert main(grid(**longer), arguments(*flags)) == 2
+    assert "holds the results of another grid (trainer.max_epochs: 1 -> 2)" in capsys.readouterr().out
+    assert finished.stat().st_mtime_ns == before
+    (tmp_path / "nearest" / "seed0" / "result.json").unlink()
+    (tmp_path / "nearest" / "seed0" / "run.json").write_text("{")
+    assert main(grid(), arguments(*flags)) == 0
+    assert (tmp_path / "nearest" / "seed0.old1" / "run.json").read_text() == "{"
+    assert finished.stat().st_mtime_ns == before
 
 
 SCRIPT = """

@@ -87,6 +87,7 @@ def write_cell(folder: Path, upsample: str, skips: str, seed: int, percent: int)
     write_atomic(folder / "metrics.csv", "\n".join(rows) + "\n")
     hparams = {"width": 4, "upsample": upsample, "skips": skips}
     write_json(folder / "run.json", {"hparams": hparams, "trainer": {"max_epochs": 2}, "seed": seed})
+    write_json(folder / "environment.json", {"commit": "0123abc", "torch_threads": 1, "device": "1 x CPU"})
     write_json(folder / "result.json", {"hash": "0", "status": "done", "seconds": 3.2, "epochs": 2})
 
 
@@ -258,6 +259,16 @@ def test_other_test_images_are_named(tmp_path: Path) -> None:
     assert "same test images" in load(tmp_path).deviations[0]
 
 
+def test_cells_of_another_commit_or_machine_are_named(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    assert load(tmp_path).deviations == []
+    path = tmp_path / "nearest+none" / "seed1" / "environment.json"
+    write_json(path, {"commit": "4567def", "torch_threads": 1, "device": "1 x CPU"})
+    assert load(tmp_path).deviations == [
+        'Cells were trained with different commit ("0123abc", "4567def"): their last digits may differ.'
+    ]
+
+
 def test_errors_name_the_folder_or_file_and_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere holds no experiment.*expected .*plan\.json"):
         write_report(tmp_path / "nowhere")
@@ -265,7 +276,7 @@ def test_errors_name_the_folder_or_file_and_the_way_out(tmp_path: Path, monkeypa
     with pytest.raises(FileNotFoundError, match=r"experiments below it: .*one"):
         write_report(tmp_path)
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"error: .* holds no experiment"):
+    with pytest.raises(SystemExit, match="2"):
         main()
 
     damaged = tmp_path / "one" / "nearest+none" / "seed0" / "per_image.npz"

@@ -73,7 +73,7 @@ def cell(confusion: list[list[list[int]]], boundary_f1: list[list[float]], check
     names = ["background", "grey", "never seen"]
     images = [str(index) for index in range(len(confusion))]
     arrays = (np.array(confusion), np.array(boundary_f1), np.array(checkerboard))
-    return Cell("variant", 0, Path(), {}, {}, names, images, *arrays)
+    return Cell("variant", 0, Path(), {}, {}, {}, names, images, *arrays)
 
 
 def test_scores_come_from_the_sum_over_images() -> None:

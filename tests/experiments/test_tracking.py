@@ -14,7 +14,7 @@ from wandb.proto import wandb_internal_pb2 as pb
 
 from datamodules.shapes import ShapesDataModule
 from experiments.run import Run, train
-from experiments.tracking import PatientLogger, mode, sync_line, tracking
+from experiments.tracking import mode, sync_line
 from lightning_modules.unet import UNetModule
 
 RUN = Run(
@@ -63,7 +63,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         run = RUN.but(seed=3)
-        train(run, out, accelerator="cpu", enable_progress_bar=False, **tracking(run, out))
+        train(run, out, accelerator="cpu", enable_progress_bar=False, wandb=True)
     return out
 
 
@@ -132,6 +132,9 @@ def test_without_key_or_network_it_is_offline_by_itself(monkeypatch: pytest.Monk
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert mode() == "offline"
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    assert mode() == "offline"
+    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens
     assert mode() == "offline"
@@ -141,11 +144,12 @@ def test_an_error_of_wandb_does_not_reach_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def crashed(*args: Any, **kwargs: Any) -> None:
+        raise BrokenPipeError("the W&B service is gone")
+
+    monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", crashed)
     out = tmp_path / "experiment" / "variant" / "seed0"
-    extra = tracking(RUN, out)
-    (logger,) = extra["loggers"]
-    assert isinstance(logger, PatientLogger)
-    logger.experiment.finish()  # what a crashed W&B service looks like: every later call raises
-    result = train(RUN, out, accelerator="cpu", enable_progress_bar=False, **extra)
+    result = train(RUN, out, accelerator="cpu", enable_progress_bar=False, wandb=True)
     assert result["status"] == "done"
     assert "training goes on" in caplog.text

@@ -18,7 +18,8 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from datamodules.shapes import ShapesDataModule
-from experiments.run import Run, train
+from experiments.callbacks import sample_positions
+from experiments.run import Run, build, train
 from experiments.train import ARCHITECTURES, DATAMODULES, load, main, parse
 from lightning_modules.components.metrics import confusion_matrix, scores
 from lightning_modules.unet import UNetModule
@@ -77,6 +78,8 @@ def test_flags_become_the_run_they_describe() -> None:
         (["--data", "cityscape"], r"--data must be one of BrainDataModule \(brain\), CamVidDataModule \(camvid\)"),
         (["--model.width", "wide"], "wide"),
         (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
+        (["--data.crop", "24,32"], r'Write a pair or a list as "\[24, 32\]"'),
+        (["--seed", "-1"], "seed"),
     ],
 )
 def test_a_wrong_flag_names_the_right_one(
@@ -88,12 +91,33 @@ def test_a_wrong_flag_names_the_right_one(
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_value_that_no_layer_has_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--data", "shapes", "--model.width", "2", "--model.upsample", "nearst", "--out", str(tmp_path / "run")]
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--model.upsample nearst", "nearest"),
+        ("--model.class_weights [0,0,0]", "class_weights must be at least 0"),
+        ("--model.momentum 1.5", "momentum must be at least 0 and less than 1, got 1.5"),
+        ("--trainer.max_epochs 0", "max_epochs must be at least 1, got 0"),
+        ("--trainer.max_epochs null", "state how long to train"),
+        ("--trainer.accumulate_grad_batches 0", "accumulate_grad_batches must be at least 1"),
+        ("--trainer.devices foo", "--trainer flags"),
+        ("--trainer.gradient_clip_algorithm foo", "--trainer flags"),
+        ("--data.length 0", "length must be at least 1|length at least 1"),
+        ("--data.crop 0", "crop must be at least 1"),
+        ("--model smp --model.encoder tu-nope", "encoder='tu-nope'"),
+        ("--resume", "nothing to resume"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_in_one_line(
+    flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        main(["--data", "shapes", "--out", str(tmp_path / "run"), *flags.split()])
     assert stop.value.code == 2
-    assert "nearest" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert re.search(message, printed)
+    assert "Traceback" not in printed
+    assert not list((tmp_path / "run").glob("[!.]*"))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +160,12 @@ def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
     samples = np.load(out / "samples.npz")
     assert samples["image_3"].shape == (32, 32, 3)
     assert samples["logits"].shape == samples["initial_logits"].shape == (3, 32, 32)
+    torch.manual_seed(TINY.seed)
+    untrained, _ = build(TINY)
+    first, _ = ShapesDataModule(**TINY.data).dataset("test")[sample_positions(7)[0]]
+    expected = untrained.eval()(first[None])[0].detach()
+    torch.testing.assert_close(torch.from_numpy(samples["initial_logits"]).float(), expected, rtol=1e-2, atol=1e-3)
+    assert (samples["logits"].argmax(0) == samples["prediction_0"]).mean() > 0.99  # the logits are stored in float16
     environment = json.loads((out / "environment.json").read_text())
     assert {"command", "commit", "versions", "device"} <= set(environment)
     assert not list(out.rglob("*.tmp"))
@@ -191,9 +221,14 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, workers: int) 
     train(run, tmp_path / "cut", resume=True, **QUIET)
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "cut")[name]), name
-    rows = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "cut")]
+    rows = [pd.read_csv(tmp_path / name / "metrics.csv").drop(columns="seconds") for name in ("whole", "cut")]
     pd.testing.assert_frame_equal(rows[0], rows[1])
-    assert np.array_equal(*(np.load(tmp_path / n / "per_image.npz")["confusion"] for n in ("whole", "cut")))
+    results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("whole", "cut")]
+    assert results[0]["val"] == results[1]["val"] != {}
+    for file, names in (("per_image.npz", ["confusion"]), ("samples.npz", ["logits", "initial_logits"])):
+        stored = [np.load(tmp_path / n / file) for n in ("whole", "cut")]
+        assert all(np.array_equal(stored[0][name], stored[1][name]) for name in names)
+    assert train(run, tmp_path / "cut", resume=True, **QUIET) == results[1]  # what is done stays as it is
 
 
 def test_a_folder_with_a_run_is_not_written_to_by_accident(tmp_path: Path) -> None:
@@ -204,6 +239,19 @@ def test_a_folder_with_a_run_is_not_written_to_by_accident(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"holds another run \(hparams.lr: .*\): choose another folder with --out"):
         train(TINY.but(lr=0.5, trainer={"max_epochs": 1}), tmp_path / "run", resume=True, **QUIET)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("checkpoints/last.ckpt", 1000), ("metrics.csv", 0), ("run.json", 5), ("checkpoints/last.ckpt", 0)],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: int) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(TINY, tmp_path / "run", callbacks=[Kill()], **QUIET)
+    path = tmp_path / "run" / name
+    path.write_bytes(path.read_bytes()[:damage])
+    with pytest.raises(ValueError, match=f"{path.name}.*delete"):
+        train(TINY, tmp_path / "run", resume=True, **QUIET)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""What every command line here does with a wrong flag: one line that names the right one, and exit status 2."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+
+def refuse(message: str) -> NoReturn:
+    """Ends the command for something that a person can mend."""
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(2)
+
+
+def with_nearest(message: str, known: Iterable[str]) -> str:
+    """The message of a parser, with the nearest known flag beside a misspelt one."""
+    flags = list(known)
+    for flag in re.findall(r"--[\w.-]+", message) if "nrecognized" in message else []:
+        near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
+        message += f"; did you mean {near[0]}?" if near else ""
+    return message
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` without abbreviations that names the nearest flag."""
+
+    def __init__(self, *, description: str | None) -> None:
+        super().__init__(
+            prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        known = [flag for action in self._actions for flag in action.option_strings]
+        refuse(f"{with_nearest(message, known)} (every flag: {self.prog} --help)")
+
+
+def positive(text: str) -> int:
+    """A flag's value that must be an integer of at least 1."""
+    return _integer(text, 1)
+
+
+def natural(text: str) -> int:
+    """A flag's value that must be an integer of at least 0."""
+    return _integer(text, 0)
+
+
+def _integer(text: str, least: int) -> int:
+    if not re.fullmatch(r"-?\d+", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+    return int(text)
