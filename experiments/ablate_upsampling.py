@@ -42,7 +42,7 @@ BASES = {
         # CSF is 2 % of the pixels, one or two pixels wide, and lost without its weight.
         hparams={**RECIPE, "width": 8, "depth": 3, "lr": 5e-3, "class_weights": (0.5, 3.0, 1.0, 1.0)},
         data={"crop": 96, "zoom": (0.75, 1.5), "jitter": 0.1, "batch_size": 4},
-        trainer={"max_epochs": 20, "check_val_every_n_epoch": 5},
+        trainer={"max_epochs": 12, "check_val_every_n_epoch": 2},
     ),
     "camvid": Run(
         module=UNetModule,
