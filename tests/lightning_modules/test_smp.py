@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 
 from lightning_modules.smp import SmpModule
@@ -33,3 +34,13 @@ def test_errors_name_the_choices_and_the_missing_file() -> None:
         SmpModule(2, 255, weights="no/such.pth")
     with pytest.raises(ValueError, match="resnet1000"):
         SmpModule(2, 255, encoder="resnet1000")
+
+
+def test_is_the_network_of_smp_after_normalisation() -> None:
+    module = SmpModule(3, 255, encoder="resnet18").eval()
+    reference = smp.create_model("Unet", "resnet18", None, classes=3).eval()
+    reference.load_state_dict(module.network.state_dict())
+    images = torch.rand(1, 3, 64, 96)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = reference((images - mean[:, None, None]) / std[:, None, None])
+    torch.testing.assert_close(module(images), expected)
