@@ -165,7 +165,7 @@ def train(
         if wandb:
             from experiments.tracking import tracking  # slow to import, and most runs do without
 
-            extra = tracking(run, out)
+            extra = tracking(run.resolved() | {"hash": run.hash}, out)
         trainer = _trainer(run, out, [*callbacks, *extra.get("callbacks", ())], extra.get("loggers", []), where)
         _synchronise_batch_norm(trainer, module)
         if trainer.is_global_zero:

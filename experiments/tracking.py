@@ -19,7 +19,6 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.callbacks import predict, sample_positions, to_rgb
-from experiments.run import Run
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.metrics import predict_labels, scores
 
@@ -29,14 +28,17 @@ LONGEST_SIDE = 512  # of a logged image: full-size masks took seconds an epoch
 log = logging.getLogger("lightning.pytorch")
 
 
-def tracking(run: Run, out: Path) -> dict[str, Any]:
-    """The logger and the callback for `train`: group = experiment, name = variant and seed, from the folder `out`."""
+def tracking(settings: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The logger and the callback for `train`: group = experiment, name = variant and seed, from the folder `out`.
+
+    `settings` are those of a `Run`, flat, with its hash.
+    """
     group, variant = out.absolute().parent.parent.name or PROJECT, out.absolute().parent.name
     attempt = 1 + len(
         list(out.glob("wandb/*run-*"))
     )  # a resumed run writes a new record: W&B cannot continue one offline
-    name = f"{variant}-s{run.seed}" + (f"-a{attempt}" if attempt > 1 else "")
-    config = run.resolved() | {"experiment": group, "variant": variant, "attempt": attempt, "hash": run.hash}
+    name = f"{variant}-s{settings['seed']}" + (f"-a{attempt}" if attempt > 1 else "")
+    config = settings | {"experiment": group, "variant": variant, "attempt": attempt}
     if "data.root" in config:
         config["data.root"] = Path(config["data.root"]).name  # where it lies on this machine is nobody's business
     logger = PatientLogger(
@@ -44,7 +46,7 @@ def tracking(run: Run, out: Path) -> dict[str, Any]:
         name=name,
         group=group,
         job_type="train",
-        tags=[run.module.__name__, run.datamodule.__name__, variant],
+        tags=[*(settings[part].split(".")[-1] for part in ("module", "datamodule")), variant],
         save_dir=out,
         config=config,
         mode=mode(),
