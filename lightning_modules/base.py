@@ -125,9 +125,13 @@ class SegmentationModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_scores("test", self.test_scores)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser trains, the first group at `lr`; a paper with more than one rate overrides this."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
     def configure_optimizers(self) -> Any:
         h = self.hparams
-        optimizer = OPTIMIZERS[h["optimizer"]](self.parameters(), h["lr"], h["momentum"], h["weight_decay"])
+        optimizer = OPTIMIZERS[h["optimizer"]](self.parameter_groups(), h["lr"], h["momentum"], h["weight_decay"])
         steps = int(self.trainer.estimated_stepping_batches)
         schedules = schedule(optimizer, h["schedule"], steps, h["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
