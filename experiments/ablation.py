@@ -43,12 +43,17 @@ class Ablation:
     scale_note: str = ""  # what was made smaller than a full-size run
 
 
-def crossed(base: Run, **factors: Sequence[Any]) -> dict[str, Run]:
-    """Every combination of the levels, named by them: {"nearest+none": base.but(upsample="nearest", skips="none"), ...}."""
+def crossed(**factors: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Every combination of the levels, named by them: {"nearest+none": {"upsample": "nearest", "skips": "none"}, ...}."""
     return {
-        "+".join(str(level) for level in levels): base.but(**dict(zip(factors, levels, strict=True)))
+        "+".join(str(level) for level in levels): dict(zip(factors, levels, strict=True))
         for levels in product(*factors.values())
     }
+
+
+def variants(base: Run, hparams: Mapping[str, Mapping[str, Any]]) -> dict[str, Run]:
+    """The run with each of these sets of hyperparameters instead of its own."""
+    return {name: base.but(**changed) for name, changed in hparams.items()}
 
 
 def check_fair(ablation: Ablation) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules.shapes import ShapesDataModule
-from experiments.ablation import Ablation, add_arguments, check_fair, crossed, main
+from experiments.ablation import Ablation, add_arguments, check_fair, crossed, main, variants
 from experiments.files import locked, write_atomic
 from experiments.run import Run
 from lightning_modules.unet import UNetModule
@@ -29,7 +29,7 @@ def grid(**runs: Run) -> Ablation:
     return Ablation(
         name="tiny",
         question="?",
-        runs=runs or crossed(BASE, **FACTORS),
+        runs=runs or variants(BASE, crossed(**FACTORS)),
         factors=FACTORS,
         baseline=next(iter(runs), "transposed-2"),
     )
@@ -42,7 +42,7 @@ def arguments(*argv: str) -> argparse.Namespace:
 
 
 def test_crossed_names_every_combination() -> None:
-    runs = crossed(BASE, upsample=("nearest", "bilinear"), skips=("concat", "none"))
+    runs = variants(BASE, crossed(upsample=("nearest", "bilinear"), skips=("concat", "none")))
     assert list(runs) == ["nearest+concat", "nearest+none", "bilinear+concat", "bilinear+none"]
     assert runs["bilinear+none"].hparams["skips"] == "none"
 
@@ -92,7 +92,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
     assert (tmp_path / "nearest" / "seed0" / "result.json").exists()
 
     # Another grid does not replace these results, and a run.json that cannot be read is set aside.
-    longer = crossed(BASE.but(trainer={"max_epochs": 2}), **FACTORS)
+    longer = variants(BASE.but(trainer={"max_epochs": 2}), crossed(**FACTORS))
     capsys.readouterr()
     assert main(grid(**longer), arguments(*flags)) == 2
     assert "holds the results of another grid (trainer.max_epochs: 1 -> 2)" in capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
 SCRIPT = """
 import sys
 from datamodules.shapes import ShapesDataModule
-from experiments.ablation import Ablation, add_arguments, crossed, main
+from experiments.ablation import Ablation, add_arguments, crossed, main, variants
 from experiments.run import Run
 from lightning_modules.unet import UNetModule
 import argparse
@@ -115,7 +115,7 @@ import argparse
 base = Run(module=UNetModule, datamodule=ShapesDataModule, hparams={"width": 2, "depth": 1},
            data={"size": 24, "length": 4, "batch_size": 2}, trainer={"max_epochs": 4000})
 factors = {"upsample": ("transposed-2", "nearest")}
-grid = Ablation(name="tiny", question="?", runs=crossed(base, **factors), factors=factors, baseline="nearest")
+grid = Ablation(name="tiny", question="?", runs=variants(base, crossed(**factors)), factors=factors, baseline="nearest")
 parser = argparse.ArgumentParser()
 add_arguments(parser)
 if __name__ == "__main__":

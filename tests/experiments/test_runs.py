@@ -16,12 +16,18 @@ from datamodules.brain import BrainDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import check_fair
 from experiments.run import Run, build, defaults
+from experiments.study import Study
 from lightning_modules.unet import UNetModule
 
 RUNS = [
     pytest.param(run, id=f"{info.name}:{name}")
     for info in pkgutil.iter_modules(experiments.__path__)
     for name, run in getattr(import_module(f"experiments.{info.name}"), "RUNS", {}).items()
+]
+STUDIES: list[Study] = [
+    module.STUDY
+    for info in pkgutil.iter_modules(experiments.__path__)
+    if hasattr(module := import_module(f"experiments.{info.name}"), "STUDY")
 ]
 SHAPES = Run(
     module=UNetModule, datamodule=ShapesDataModule, hparams={"width": 4, "depth": 2}, trainer={"max_epochs": 2}
@@ -76,17 +82,22 @@ def test_a_config_cannot_name_a_class_outside_the_project() -> None:
         Run.from_config(config)
 
 
-@pytest.mark.parametrize("data", ["brain", "camvid", "shapes"])
-@pytest.mark.parametrize("full_size", [False, True])
-def test_the_upsampling_grid_is_fair_on_every_data_set(data: str, full_size: bool, camvid_root: Path) -> None:
-    from experiments.ablate_upsampling import FULL_SIZE, ablation
-
-    if full_size and data not in FULL_SIZE:
-        return
-    root = str(camvid_root) if data == "camvid" else None
-    grid = ablation(data, root, epochs=3, scale=0.5, full_size=full_size)
+@pytest.mark.parametrize(
+    ("study", "data", "full_size"),
+    [
+        pytest.param(study, data, full_size, id=f"{study.name}:{data}{':full_size' * full_size}")
+        for study in STUDIES
+        for full_size in (False, True)
+        for data in (study.full_size if full_size else study.bases)
+    ],
+)
+def test_every_study_is_fair_on_every_data_set(
+    study: Study, data: str, full_size: bool, request: pytest.FixtureRequest
+) -> None:
+    root = str(request.getfixturevalue("camvid_root")) if data == "camvid" else None
+    grid = study.ablation(data, root, epochs=3, scale=0.5, full_size=full_size)
     check_fair(grid)
-    assert len(grid.runs) == 8
+    assert list(grid.runs) == list(study.variants)
     for run in grid.runs.values():
         assert run.trainer["max_epochs"] == 3
         with torch.device("meta"):

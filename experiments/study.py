@@ -1,0 +1,120 @@
+"""A question asked on several data sets: what an `ablate_<factor>.py` declares, and the command line it gets for it."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from datamodules.shapes import ShapesDataModule
+from experiments.ablation import Ablation, add_arguments, main, variants
+from experiments.flags import Parser, positive, refuse
+from experiments.run import Run
+
+DATA_NOTES = {
+    "brain": "One averaged brain (MNI152): the numbers rank designs on its anatomy, they do not measure generalisation to "
+    "people. Training and test slices are at least 5 mm apart.",
+    "camvid": "Road scenes of the usual 367/101/233 split; validation frames are video neighbours of training frames, so "
+    "the test split is the honest one.",
+    "shapes": "Discs and squares on noise: shows that the experiment runs, and nothing about segmentation.",
+}
+# Of the brain: CSF is 2 % of the pixels, one or two pixels wide, and lost without its weight.
+BRAIN_WEIGHTS = (0.5, 3.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Variants of a run on each data set, small enough for two CPU cores, and at the paper's size for a GPU.
+
+    `variants`: the hyperparameters by which each differs from the run of the data set. `bases` and `full_size`: those
+    runs, by the name of the data set.
+    """
+
+    name: str
+    question: str
+    baseline: str
+    variants: Mapping[str, Mapping[str, Any]]
+    bases: Mapping[str, Run]
+    full_size: Mapping[str, Run]
+
+    def runs(self, data: str = "brain", *, full_size: bool = False) -> dict[str, Run]:
+        return variants((self.full_size if full_size else self.bases)[data], self.variants)
+
+    def ablation(
+        self,
+        data: str,
+        root: str | None = None,
+        *,
+        epochs: int | None = None,
+        scale: float | None = None,
+        full_size: bool = False,
+    ) -> Ablation:
+        """The grid on the data set `data`; `epochs` and `scale` (of the images' sides, and of the crop) set its cost."""
+        bases = self.full_size if full_size else self.bases
+        if data not in bases:
+            raise ValueError(f"--full-size has settings for {', '.join(bases)}, got --data {data}")
+        base = bases[data]
+        if data != "camvid" and root is not None:
+            raise ValueError(f"--root belongs to --data camvid, got --data {data}")
+        if data == "camvid":
+            if root is None:
+                raise ValueError(
+                    "--data camvid needs --root DIR, a folder with images/, masks/, classes.txt and splits/"
+                )
+            base = base.but(data={"root": root})
+        if epochs is not None:
+            # The largest interval that is not longer than the default and ends with the last epoch.
+            most = base.resolved()["trainer.check_val_every_n_epoch"]
+            every = max(n for n in range(1, most + 1) if epochs % n == 0)
+            base = base.but(trainer={"max_epochs": epochs, "check_val_every_n_epoch": every})
+        if scale is not None:
+            if not 0 < scale <= 8:
+                raise ValueError(f"--scale must be more than 0 and at most 8, got {scale}")
+            base = base.but(data=_scaled(base, scale))
+        return self._described(base, data, full_size)
+
+    def _described(self, base: Run, data: str, full_size: bool) -> Ablation:
+        runs = variants(base, self.variants)
+        factors: dict[str, list[Any]] = {}  # each hyperparameter that a variant sets, and its levels in their order
+        for name in dict.fromkeys(key for hparams in self.variants.values() for key in hparams):
+            levels = [run.resolved()[f"hparams.{name}"] for run in runs.values()]
+            factors[name] = [level for i, level in enumerate(levels) if level not in levels[:i]]
+        r = base.resolved()
+        widths = [f"{key.removeprefix('hparams.')} {r[key]}" for key in r if key.endswith("width") and r[key]]
+        size = [*widths, f"crop {r['data.crop']}", f"batch {r['data.batch_size']}", f"{r['trainer.max_epochs']} epochs"]
+        return Ablation(
+            name=self.name + f"_{data}" * (data != "brain") + "_full_size" * full_size,
+            question=self.question,
+            runs=runs,
+            factors=factors,
+            baseline=self.baseline,
+            data=data,
+            data_note=DATA_NOTES[data],
+            scale_note=f"{'Full size' if full_size else 'CPU scale'}: {', '.join(size)}.",
+        )
+
+    def command_line(self, description: str | None) -> NoReturn:
+        """What `python -m experiments.<name>` does; `description` is the docstring of the file."""
+        parser = Parser(description=description)
+        parser.add_argument("--data", choices=self.bases, default=next(iter(self.bases)))
+        parser.add_argument("--root", help="folder of the CamVid images, masks, classes.txt and splits")
+        parser.add_argument("--epochs", type=positive, help="of each cell")
+        parser.add_argument("--scale", type=float, help="of the images' sides, relative to the default")
+        parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
+        add_arguments(parser)
+        args = parser.parse_args()
+        try:
+            grid = self.ablation(args.data, args.root, epochs=args.epochs, scale=args.scale, full_size=args.full_size)
+        except (ValueError, FileNotFoundError) as error:
+            refuse(str(error))
+        sys.exit(main(grid, args))
+
+
+def _scaled(base: Run, scale: float) -> dict[str, Any]:
+    """Arguments of the data for images whose sides are `scale` times those of `base`."""
+    r = base.resolved()
+    crop = [round(scale * side) for side in base.datamodule(**base.data).transform.crop]
+    if min(crop) < 16:
+        raise ValueError(f"--scale {scale} leaves a crop of {crop[0]} x {crop[1]} pixels; at least 16 x 16 are needed")
+    if base.datamodule is ShapesDataModule:
+        return {"size": round(scale * r["data.size"]), "crop": tuple(crop)}
+    return {"scale": scale * r["data.scale"], "crop": tuple(crop)}
