@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from datamodules.brain import BrainDataModule
+from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, main, variants
 from experiments.flags import Parser, positive, refuse
 from experiments.run import Run
+from lightning_modules.base import SegmentationModule
 
 DATA_NOTES = {
     "brain": "One averaged brain (MNI152): the numbers rank designs on its anatomy, they do not measure generalisation to "
@@ -19,6 +22,56 @@ DATA_NOTES = {
 }
 # Of the brain: CSF is 2 % of the pixels, one or two pixels wide, and lost without its weight.
 BRAIN_WEIGHTS = (0.5, 3.0, 1.0, 1.0)
+
+
+def cpu_scale(module: type[SegmentationModule], **hparams: Any) -> dict[str, Run]:
+    """Runs of `module` on each data set that two CPU cores train in a minute or so, from scratch by AdamW and poly.
+
+    The papers' own recipes fine-tune ImageNet weights over days; they belong to the full-size runs.
+    """
+    recipe = {"optimizer": "adamw", "momentum": 0.9, "weight_decay": 1e-4, "schedule": "poly", "lr": 2e-3, **hparams}
+    return {
+        "brain": Run(
+            module=module,
+            datamodule=BrainDataModule,
+            hparams={**recipe, "class_weights": BRAIN_WEIGHTS},
+            data={"crop": 96, "zoom": (0.75, 1.5), "jitter": 0.1, "batch_size": 4},
+            trainer={"max_epochs": 12, "check_val_every_n_epoch": 4},
+        ),
+        "camvid": Run(
+            module=module,
+            datamodule=CamVidDataModule,
+            hparams=recipe,
+            data={"scale": 0.25, "crop": (80, 112), "zoom": (0.75, 1.5), "batch_size": 4},
+            trainer={"max_epochs": 12, "check_val_every_n_epoch": 6},
+        ),
+        "shapes": Run(
+            module=module,
+            datamodule=ShapesDataModule,
+            hparams=recipe,
+            trainer={"max_epochs": 2, "check_val_every_n_epoch": 1},
+        ),
+    }
+
+
+def full_size(module: type[SegmentationModule], **hparams: Any) -> dict[str, Run]:
+    """Runs of `module` by its paper's recipe, the defaults of the module, on the images' own size, for a GPU."""
+    return {
+        "brain": Run(
+            module=module,
+            datamodule=BrainDataModule,
+            hparams={"class_weights": BRAIN_WEIGHTS, **hparams},
+            data={"crop": 192, "zoom": (0.75, 1.5), "jitter": 0.1, "batch_size": 16},
+            trainer={"max_epochs": 200, "check_val_every_n_epoch": 10},
+        ),
+        "camvid": Run(
+            module=module,
+            datamodule=CamVidDataModule,
+            hparams=hparams,
+            data={"crop": (352, 480), "batch_size": 16, "num_workers": 8},
+            trainer={"max_epochs": 200, "check_val_every_n_epoch": 10},
+        ),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
