@@ -71,10 +71,11 @@ class BrainDataModule(SegmentationDataModule):
         zoom: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         jitter: float = 0.2,
+        elastic: float = 0.0,
         batch_size: int = 8,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, num_workers, JointTransform(crop, zoom, flip, jitter))
+        super().__init__(batch_size, num_workers, JointTransform(crop, zoom, flip, jitter, elastic=elastic))
         self.scale = scale
         self.class_names = ["background", "CSF", "grey matter", "white matter"]
         self.palette = [(0, 0, 0), (0, 114, 178), (230, 159, 0), (240, 228, 66)]  # told apart by colour-blind eyes

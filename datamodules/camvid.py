@@ -38,6 +38,7 @@ class CamVidDataModule(FolderDataModule):
         zoom: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         jitter: float = 0.2,
+        elastic: float = 0.0,
         batch_size: int = 8,
         num_workers: int = 0,
     ) -> None:
@@ -48,6 +49,7 @@ class CamVidDataModule(FolderDataModule):
             zoom=zoom,
             flip=flip,
             jitter=jitter,
+            elastic=elastic,
             batch_size=batch_size,
             num_workers=num_workers,
         )

@@ -78,10 +78,11 @@ class FolderDataModule(SegmentationDataModule):
         zoom: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         jitter: float = 0.2,
+        elastic: float = 0.0,
         batch_size: int = 8,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(batch_size, num_workers, JointTransform(crop, zoom, flip, jitter))
+        super().__init__(batch_size, num_workers, JointTransform(crop, zoom, flip, jitter, elastic=elastic))
         self.root, self.scale = Path(root), scale
         check_layout(self.root)
         self.class_names = read_classes(self.root / "classes.txt", self.ignore_index)

@@ -42,12 +42,14 @@ class ShapesDataModule(SegmentationDataModule):
         zoom: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         jitter: float = 0.2,
+        elastic: float = 0.0,
         batch_size: int = 4,
         num_workers: int = 0,
     ) -> None:
         if size < 8 or length < 1:
             raise ValueError(f"size must be at least 8 and length at least 1, got size={size} and length={length}")
-        super().__init__(batch_size, num_workers, JointTransform(size if crop is None else crop, zoom, flip, jitter))
+        transform = JointTransform(size if crop is None else crop, zoom, flip, jitter, elastic=elastic)
+        super().__init__(batch_size, num_workers, transform)
         self.size, self.length = size, length
         self.class_names = ["background", "disc", "square"]
         self.palette = [(0, 0, 0), (230, 159, 0), (86, 180, 233)]

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.flags import Parser, positive, refuse
 from experiments.run import Run, build
+from lightning_modules.base import MEDIAN_FREQUENCY
 
 STEPS = 4  # timed in each round, after WARMUP that are not: the first steps allocate and choose algorithms
 WARMUP = 2
@@ -77,6 +78,8 @@ def _steps(config: dict[str, Any], threads: int) -> tuple[list[float], float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     before = _resident_mb()
     module, datamodule = build(Run.from_config(config))
+    if module.hparams["class_weights"] == MEDIAN_FREQUENCY:  # what they are changes no time
+        module.set_class_weights(torch.ones(module.num_classes))
     module.to(device).train()
     height, width = datamodule.transform.crop
     images = torch.rand(datamodule.batch_size, module.hparams["in_channels"], height, width, device=device)

@@ -39,7 +39,8 @@ from experiments.callbacks import (
 )
 from experiments.environment import environment
 from experiments.files import locked, read_json, write_json
-from lightning_modules.base import SegmentationModule
+from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
+from lightning_modules.components.losses import median_frequency_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,8 @@ def train(
             extra = tracking(run.resolved() | {"hash": run.hash}, out)
         trainer = _trainer(run, out, [*callbacks, *extra.get("callbacks", ())], extra.get("loggers", []), where)
         _synchronise_batch_norm(trainer, module)
+        if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
+            module.set_class_weights(count_class_weights(datamodule))
         if trainer.is_global_zero:
             write_json(out / "run.json", run.config())
             write_json(out / "environment.json", environment(command) | {"device": device_name(trainer)})
@@ -189,6 +192,15 @@ def train(
         if trainer.is_global_zero:
             write_json(out / "result.json", result)
     return result
+
+
+def count_class_weights(datamodule: SegmentationDataModule) -> torch.Tensor:
+    """The median-frequency weights (C,) of the training masks as they are on the disk, without augmentation."""
+    dataset, classes = datamodule.dataset("train"), datamodule.num_classes
+    masks = (dataset[index][1] for index in range(len(dataset)))
+    pixels = torch.stack([torch.bincount(m[m != datamodule.ignore_index], minlength=classes) for m in masks])
+    of_images = (pixels > 0) * pixels.sum(1, keepdim=True)  # (images, C): the labelled pixels of an image that holds it
+    return median_frequency_weights(pixels.sum(0), of_images.sum(0))
 
 
 def _check_length(arguments: Mapping[str, Any]) -> None:

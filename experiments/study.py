@@ -41,9 +41,9 @@ def cpu_scale(module: type[SegmentationModule], **hparams: Any) -> dict[str, Run
         "camvid": Run(
             module=module,
             datamodule=CamVidDataModule,
-            hparams=recipe,
+            hparams={**recipe, "class_weights": "median-frequency"},
             data={"scale": 0.25, "crop": (80, 112), "zoom": (0.75, 1.5), "batch_size": 4},
-            trainer={"max_epochs": 12, "check_val_every_n_epoch": 6},
+            trainer={"max_epochs": 6, "check_val_every_n_epoch": 3},
         ),
         "shapes": Run(
             module=module,
@@ -67,7 +67,7 @@ def full_size(module: type[SegmentationModule], **hparams: Any) -> dict[str, Run
         "camvid": Run(
             module=module,
             datamodule=CamVidDataModule,
-            hparams=hparams,
+            hparams={"class_weights": "median-frequency", **hparams},
             data={"crop": (352, 480), "batch_size": 16, "num_workers": 8},
             trainer={"max_epochs": 200, "check_val_every_n_epoch": 10},
         ),
@@ -100,6 +100,7 @@ class Study:
         epochs: int | None = None,
         scale: float | None = None,
         full_size: bool = False,
+        weights: str | None = None,
     ) -> Ablation:
         """The grid on the data set `data`; `epochs` and `scale` (of the images' sides, and of the crop) set its cost."""
         bases = self.full_size if full_size else self.bases
@@ -123,6 +124,10 @@ class Study:
             if not 0 < scale <= 8:
                 raise ValueError(f"--scale must be more than 0 and at most 8, got {scale}")
             base = base.but(data=_scaled(base, scale))
+        if weights is not None:
+            if "hparams.weights" not in base.resolved():
+                raise ValueError(f"--weights is for networks on an encoder, and {base.module.__name__} has none")
+            base = base.but(weights=weights)
         return self._described(base, data, full_size)
 
     def _described(self, base: Run, data: str, full_size: bool) -> Ablation:
@@ -153,10 +158,20 @@ class Study:
         parser.add_argument("--epochs", type=positive, help="of each cell")
         parser.add_argument("--scale", type=float, help="of the images' sides, relative to the default")
         parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
+        parser.add_argument(
+            "--weights", help="of the encoder: a name that is downloaded (imagenet), a file or a folder"
+        )
         add_arguments(parser)
         args = parser.parse_args()
         try:
-            grid = self.ablation(args.data, args.root, epochs=args.epochs, scale=args.scale, full_size=args.full_size)
+            grid = self.ablation(
+                args.data,
+                args.root,
+                epochs=args.epochs,
+                scale=args.scale,
+                full_size=args.full_size,
+                weights=args.weights,
+            )
         except (ValueError, FileNotFoundError) as error:
             refuse(str(error))
         sys.exit(main(grid, args))

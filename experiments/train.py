@@ -22,10 +22,35 @@ from datamodules.shapes import ShapesDataModule
 from experiments.flags import refuse, with_nearest
 from experiments.run import Run, first_process, train
 from lightning_modules.base import SegmentationModule
+from lightning_modules.deconvnet import DeconvNetModule
+from lightning_modules.deeplabv1 import DeepLabV1Module
+from lightning_modules.deeplabv2 import DeepLabV2Module
+from lightning_modules.deeplabv3 import DeepLabV3Module
+from lightning_modules.deeplabv3plus import DeepLabV3PlusModule
+from lightning_modules.fcn import FCNModule
+from lightning_modules.hypercolumn import HypercolumnModule
+from lightning_modules.inverted_net import InvertedNetModule
+from lightning_modules.pointrend import PointRendModule
+from lightning_modules.pspnet import PSPNetModule
+from lightning_modules.segnet import SegNetModule
 from lightning_modules.smp import SmpModule
 from lightning_modules.unet import UNetModule
 
-ARCHITECTURES: dict[str, type[SegmentationModule]] = {"smp": SmpModule, "unet": UNetModule}
+ARCHITECTURES: dict[str, type[SegmentationModule]] = {
+    "fcn": FCNModule,
+    "hypercolumn": HypercolumnModule,
+    "unet": UNetModule,
+    "segnet": SegNetModule,
+    "deconvnet": DeconvNetModule,
+    "deeplabv1": DeepLabV1Module,
+    "deeplabv2": DeepLabV2Module,
+    "deeplabv3": DeepLabV3Module,
+    "deeplabv3plus": DeepLabV3PlusModule,
+    "pspnet": PSPNetModule,
+    "pointrend": PointRendModule,
+    "inverted_net": InvertedNetModule,
+    "smp": SmpModule,
+}
 DATAMODULES: dict[str, type[SegmentationDataModule]] = {
     "brain": BrainDataModule,
     "camvid": CamVidDataModule,
@@ -70,12 +95,14 @@ class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFo
 class Parser(jsonargparse.ArgumentParser):
     """Names the nearest right flag beside a misspelt one, and says how to write a pair."""
 
+    chosen = "with the --model and --data you want"  # before the flags that belong to them are known
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
         if "tuple" in message or "Sequence" in message:  # eight lines on each type of the union
             message = message.splitlines()[0] + ' Write a pair or a list as "[24, 32]".'
-        near = with_nearest(message, known)
-        refuse(f"{near} (every flag: {self.prog} --help, with the --model and --data you want)")
+        near = " ".join(with_nearest(message, known).split())  # jsonargparse breaks lines
+        refuse(f"{near} (every flag: {self.prog} --help, {self.chosen})")
 
 
 def load(checkpoint: Path) -> SegmentationModule:
@@ -87,7 +114,7 @@ def load(checkpoint: Path) -> SegmentationModule:
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if "segmentation" not in stored:
         raise ValueError(f"{checkpoint} is not a checkpoint of experiments.train")
-    architecture = _lookup("architecture", stored["segmentation"]["architecture"], ARCHITECTURES)
+    architecture = lookup("architecture", stored["segmentation"]["architecture"], ARCHITECTURES)
     return architecture.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
 
 
@@ -98,16 +125,16 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     choice.add_argument("--data", default="brain")
     chosen, rest = choice.parse_known_args(argv)
     try:
-        module = _lookup("--model", chosen.model, ARCHITECTURES)
-        datamodule = _lookup("--data", chosen.data, DATAMODULES)
+        module = lookup("--model", chosen.model, ARCHITECTURES)
+        datamodule = lookup("--data", chosen.data, DATAMODULES)
     except ValueError as error:
         refuse(str(error))
 
     parser = Parser(
         prog="python -m experiments.train",
         usage="%(prog)s [--model NAME] [--model.FLAG ...] [--data NAME] [--data.FLAG ...] [--trainer.FLAG ...] [options]",
-        description=f"{__doc__}\narchitectures (--model): {_listed(ARCHITECTURES)}\ndata sets (--data): "
-        f"{_listed(DATAMODULES)}\n\nThe flags below are those of {module.__name__} on {datamodule.__name__}.",
+        description=f"{__doc__}\narchitectures (--model): {listed(ARCHITECTURES)}\ndata sets (--data): "
+        f"{listed(DATAMODULES)}\n\nThe flags below are those of {module.__name__} on {datamodule.__name__}.",
         formatter_class=Formatter,
         allow_abbrev=False,
     )
@@ -152,7 +179,8 @@ def _signature(function: Any) -> dict[str, Any]:
     return dict(inspect.signature(function).parameters)
 
 
-def _listed(table: dict[str, Any]) -> str:
+def listed(table: dict[str, Any]) -> str:
+    """The classes of a table, each with its short name."""
     return ", ".join(f"{cls.__name__} ({name})" for name, cls in table.items())
 
 
@@ -160,12 +188,13 @@ def _key(cls: type, table: dict[str, Any]) -> str:
     return next(name for name, entry in table.items() if entry is cls)
 
 
-def _lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
+def lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
+    """The entry of `table` with this short name or class name; `flag` is what an error calls it."""
     by_name = {**table, **{cls.__name__: cls for cls in table.values()}}
     if name not in by_name:
         near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{flag} must be one of {_listed(table)}, got {name!r}{hint}")
+        raise ValueError(f"{flag} must be one of {listed(table)}, got {name!r}{hint}")
     return by_name[name]
 
 

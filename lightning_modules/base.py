@@ -25,6 +25,8 @@ Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "m
 # Of ImageNet, which most encoders were trained on; a grey image takes their mean over the channels.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+MEDIAN_FREQUENCY = "median-frequency"  # class_weights that are counted: components.losses.median_frequency_weights
+
 
 class SegmentationModule(LightningModule):
     """Trains and scores `self.network`, which maps images (N, in_channels, H, W) to logits (N, num_classes, H, W).
@@ -34,14 +36,16 @@ class SegmentationModule(LightningModule):
     val and test, loss, miou, pixel_acc, macc, fwiou, boundary_f1, checkerboard and iou/<class>.
 
     `optimizer`, `lr`, `momentum`, `weight_decay`: see `components.schedules`; `schedule` falls over all steps after a
-    linear rise over the share `warmup` of them. `class_weights` weigh each pixel by its true class. `mean` and `std`,
-    one value a channel for images in [0, 1], belong to the weights, so the checkpoint carries them.
+    linear rise over the share `warmup` of them. `loss` and `class_weights`: see `components.losses`; the weights are
+    one number a class, or "median-frequency" for what `experiments.run` counts in the training masks and the checkpoint
+    then carries. `mean` and `std`, one value a channel for images in [0, 1], belong to the weights, so the checkpoint
+    carries them.
     """
 
     network: nn.Module
     mean: Tensor
     std: Tensor
-    class_weights: Tensor | None
+    weight_of_class: Tensor | None
 
     def __init__(
         self,
@@ -50,7 +54,7 @@ class SegmentationModule(LightningModule):
         *,
         in_channels: int = 3,
         loss: str = "ce",
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | str | None = None,
         optimizer: str = "sgd",
         lr: float = 0.01,
         momentum: float = 0.9,
@@ -66,12 +70,7 @@ class SegmentationModule(LightningModule):
                 raise ValueError(f"{name} must be one of {', '.join(table)}, got {value!r}")
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-        if class_weights is not None and len(class_weights) != num_classes:
-            raise ValueError(
-                f"class_weights must hold one weight for each of the {num_classes} classes, got {class_weights}"
-            )
-        if class_weights is not None and not (min(class_weights) >= 0 and max(class_weights) > 0):
-            raise ValueError(f"class_weights must be at least 0 and one of them more, got {list(class_weights)}")
+        weight_of_class = _weight_of_class(class_weights, num_classes)
         for key, number in (("lr", lr), ("weight_decay", weight_decay)):
             if not number >= 0:
                 raise ValueError(f"{key} must be at least 0, got {number}")
@@ -85,8 +84,9 @@ class SegmentationModule(LightningModule):
         self.last_confusion: dict[str, np.ndarray] = {}  # of "val" and "test", rows the truth, for callbacks
         self.register_buffer("mean", _per_channel("mean", mean, IMAGENET_MEAN, in_channels))
         self.register_buffer("std", _per_channel("std", std, IMAGENET_STD, in_channels))
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)  # a hyperparameter, not a weight
+        self._weighed = class_weights != MEDIAN_FREQUENCY  # whether weight_of_class is known to hold numbers
+        # In the checkpoint where they were counted; given ones are hyperparameters and rebuilt from those.
+        self.register_buffer("weight_of_class", weight_of_class, persistent=class_weights == MEDIAN_FREQUENCY)
         self.loss_function = LOSSES[loss]
         self.val_scores = Scores(num_classes, ignore_index)
         self.test_scores = Scores(num_classes, ignore_index)
@@ -94,6 +94,23 @@ class SegmentationModule(LightningModule):
     def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
         """Names and colours of the classes, for logs and pictures; the checkpoint carries them."""
         self.class_names, self.palette = (list(class_names), [(r, g, b) for r, g, b in palette])
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        """The weight of each class (C,) for the loss; ValueError where it was to be counted and is not yet."""
+        if self.weight_of_class is not None and not self._weighed:
+            if self.weight_of_class.isnan().any():
+                raise ValueError(
+                    f"class_weights={MEDIAN_FREQUENCY!r} must be counted before the loss is computed: train with "
+                    f"experiments.train, or call set_class_weights (see components.losses.median_frequency_weights)"
+                )
+            self._weighed = True
+        return self.weight_of_class
+
+    def set_class_weights(self, weights: Tensor) -> None:
+        """The counted weights (C,) of class_weights="median-frequency"; the checkpoint carries them."""
+        assert self.weight_of_class is not None
+        self.weight_of_class.copy_(weights)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W)."""
@@ -195,6 +212,22 @@ class Scores(nn.Module):
     def reset(self) -> None:
         for metric in (self.confusion, *self.means.values()):
             metric.reset()
+
+
+def _weight_of_class(class_weights: Sequence[float] | str | None, num_classes: int) -> Tensor | None:
+    """(C,) float32; NaN where the training masks have to be counted first."""
+    if class_weights is None:
+        return None
+    if class_weights == MEDIAN_FREQUENCY:
+        return torch.full((num_classes,), torch.nan)
+    if isinstance(class_weights, str) or len(class_weights) != num_classes:
+        raise ValueError(
+            f"class_weights must hold one weight for each of the {num_classes} classes, or be {MEDIAN_FREQUENCY!r}, "
+            f"got {class_weights!r}"
+        )
+    if not (min(class_weights) >= 0 and max(class_weights) > 0):
+        raise ValueError(f"class_weights must be at least 0 and one of them more, got {list(class_weights)}")
+    return torch.tensor(class_weights, dtype=torch.float32)
 
 
 def _per_channel(name: str, values: Sequence[float] | None, imagenet: Sequence[float], in_channels: int) -> Tensor:

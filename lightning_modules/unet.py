@@ -1,13 +1,15 @@
 """U-Net, Ronneberger, Fischer, Brox 2015, https://arxiv.org/abs/1505.04597
 
 The network of Fig. 1 to the parameter (31,030,658 with 1 channel and 2 classes): `UNet(2, 1, padding="valid")`.
-Departs from the paper in the default `padding="same"`, so that the mask keeps the size of the image, and, where asked
-for, in normalisation, in the layer that upsamples and in what the skip connections carry.
+Departs from the paper in the default `padding="same"`, so that the mask keeps the size of the image, in the defaults of
+loss and augmentation, which suit more than cells (`UNetModule` names the paper's), and, where asked for, in
+normalisation, in the layer that upsamples and in what the skip connections carry.
 """
 
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -204,7 +206,10 @@ def _matched_widths(
 class UNetModule(SegmentationModule):
     """Trains `UNet` by the paper's recipe, Sec. 3: SGD with momentum 0.99 and a constant learning rate, batch of one.
 
-    `recipe` are the keyword arguments of `SegmentationModule`.
+    For cells, its loss is `loss="ce_border"` (Eq. 1 and 2, w0 = 10, sigma = 5), w_c `class_weights`, and its elastic
+    deformation (Sec. 3.1) the data module's `elastic=10`. With padding="valid" and a `tile` an image is evaluated in
+    squares of at least that many pixels (388 in Fig. 1), which bounds the memory and changes no logit, unless
+    norm="group" normalises over the tile. `recipe` are the keyword arguments of `SegmentationModule`.
     """
 
     network: UNet
@@ -221,6 +226,7 @@ class UNetModule(SegmentationModule):
         upsample: str = "transposed-2",
         skips: str = "concat",
         match_parameters: bool = False,
+        tile: int | None = None,
         in_channels: int = 3,
         lr: float = 1e-3,
         momentum: float = 0.99,
@@ -241,13 +247,35 @@ class UNetModule(SegmentationModule):
             skips=skips,
             match_parameters=match_parameters,
         )
+        if tile is not None and (padding != "valid" or tile < 2**depth):
+            raise ValueError(
+                f"tile takes padding='valid' and at least 2^depth = {2**depth} pixels, got tile={tile} with "
+                f"padding={padding!r}: leave it out to predict the image at once"
+            )
+        self.tile = tile
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, num_classes, H, W): valid convolutions see a mirrored border (Sec. 2, Fig. 2)."""
         if self.network.padding == "same":
             return super().forward(images)
         height, width = images.shape[-2:]
-        (in_h, out_h), (in_w, out_w) = (self.network.valid_input_size(height), self.network.valid_input_size(width))
-        border_h, border_w = (in_h - out_h) // 2, (in_w - out_w) // 2
-        padded = mirror_pad(images, border_h, in_h - border_h - height, border_w, in_w - border_w - width)
-        return super().forward(padded)[..., :height, :width]
+        rows, in_h, border = self._tiles(height)
+        columns, in_w, _ = self._tiles(width)
+        below, right = rows[-1] + in_h - border - height, columns[-1] + in_w - border - width
+        padded = mirror_pad(self.normalise(images), border, below, border, right)
+        bands = []
+        for top, bottom in pairwise([*rows, height]):
+            tiles = [
+                self.network(padded[..., top : top + in_h, left : left + in_w])[..., : bottom - top, : end - left]
+                for left, end in pairwise([*columns, width])
+            ]
+            bands.append(torch.cat(tiles, dim=-1))
+        return torch.cat(bands, dim=-2)
+
+    def _tiles(self, size: int) -> tuple[list[int], int, int]:
+        """Where along `size` pixels the tiles' outputs begin, the side of their inputs and the border in those."""
+        tile = size if self.tile is None or self.training else min(self.tile, size)
+        source, out = self.network.valid_input_size(tile)
+        step = out - out % 2**self.network.depth  # so that the windows of every pooling fall as in the whole image
+        starts = [0] if out >= size else list(range(0, size - out + step, step))
+        return starts, source, (source - out) // 2

@@ -1,8 +1,11 @@
-"""Blocks and padding that more than one paper is built of."""
+"""Blocks, padding and initialisation that more than one paper is built of."""
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -13,21 +16,97 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def conv_norm_relu(
-    in_channels: int, out_channels: int, kernel_size: int = 3, *, padding: int | None = None, norm: str = "batch"
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    *,
+    stride: int = 1,
+    rate: int = 1,
+    padding: int | None = None,
+    norm: str = "batch",
 ) -> nn.Sequential:
-    """(N, in_channels, H, W) -> (N, out_channels, H, W): convolution, normalisation, ReLU; kernel_size is odd.
+    """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)): convolution, norm, ReLU.
 
-    `padding` defaults to what keeps H and W; 0 makes the convolution valid. A bias only where no norm follows that
-    would take it away again.
+    `rate` is that of an atrous convolution. `padding` defaults to what keeps H and W at stride 1, for an odd
+    kernel_size; 0 makes the convolution valid. A bias only where no norm follows that would take it away again.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    padding = kernel_size // 2 if padding is None else padding
+    _check_norm(norm)
+    padding = rate * (kernel_size // 2) if padding is None else padding
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=norm == "none"),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, rate, bias=norm == "none"),
         NORMS[norm](out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def separable_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    *,
+    stride: int = 1,
+    rate: int = 1,
+    norm: str = "batch",
+    relu: bool = True,
+) -> nn.Sequential:
+    """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)): depthwise, then pointwise.
+
+    A kernel_size x kernel_size convolution of each channel by itself, then a 1x1 convolution across the channels: a
+    share 1 / out_channels + 1 / kernel_size^2 of the weights and multiply-adds of the full convolution. A norm follows
+    each of the two and then, with `relu`, a ReLU (MobileNet, Fig. 3); Xception's blocks have their ReLU in front.
+    """
+    _check_norm(norm)
+    bias, padding = norm == "none", rate * (kernel_size // 2)
+    layers: dict[str, nn.Module] = {
+        "depthwise": nn.Conv2d(
+            in_channels, in_channels, kernel_size, stride, padding, rate, groups=in_channels, bias=bias
+        ),
+        "depthwise_norm": NORMS[norm](in_channels),
+        "depthwise_relu": nn.ReLU(inplace=True),
+        "pointwise": nn.Conv2d(in_channels, out_channels, 1, bias=bias),
+        "pointwise_norm": NORMS[norm](out_channels),
+        "pointwise_relu": nn.ReLU(inplace=True),
+    }
+    return nn.Sequential(OrderedDict((name, layer) for name, layer in layers.items() if relu or "relu" not in name))
+
+
+def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """(N, C, h, w) -> (N, C, *size), bilinear, with pixel centres aligned rather than corners."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def norm_of_one(norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(x)`, by the running statistics where training has a single value a channel, of which there is no variance.
+
+    That is image pooling, (N, C, 1, 1), with a batch of one. A synchronised batch norm sees the other devices' values.
+    """
+    if type(norm) is nn.BatchNorm2d and norm.training and x.numel() == x.shape[1]:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+    normed: Tensor = norm(x)
+    return normed
+
+
+def set_batch_norms(module: nn.Module, *, eps: float | None = None, momentum: float | None = None) -> None:
+    """Sets eps, momentum or both of every batch norm of `module`; TensorFlow's decay is 1 - momentum."""
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.eps = norm.eps if eps is None else eps
+            norm.momentum = norm.momentum if momentum is None else momentum
+
+
+def he_(module: nn.Module) -> None:
+    """Draws every convolution of `module` with standard deviation sqrt(2 / N), where N inputs reach one output.
+
+    Biases become 0. He et al. 2015, https://arxiv.org/abs/1502.01852. A transposed convolution of stride s spreads its
+    k x k taps over s x s outputs. A layer with a rule of its own, such as `icnr_`, follows it afterwards.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            taps = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+            reach = taps / math.prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else taps
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / reach))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
@@ -47,3 +126,8 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """(N, C, H, W) -> the same mirrored below and to the right, until both sides divide by `multiple`."""
     return mirror_pad(x, 0, -x.shape[-2] % multiple, 0, -x.shape[-1] % multiple)
+
+
+def _check_norm(norm: str) -> None:
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")

@@ -70,6 +70,12 @@ def test_training_batches(datamodule: SegmentationDataModule) -> None:
         assert set(mask.unique().tolist()) <= {*datamodule.dataset("train")[index][1].unique().tolist(), 255}
 
 
+def test_every_data_set_can_be_deformed(datamodule: SegmentationDataModule) -> None:
+    assert datamodule.transform.elastic == 0
+    root = {"root": str(datamodule.root)} if isinstance(datamodule, FolderDataModule) else {}
+    assert type(datamodule)(**root, elastic=10).transform.elastic == 10
+
+
 def test_evaluation_sees_every_image_once_as_it_is(datamodule: SegmentationDataModule) -> None:
     for split, loader in (("val", datamodule.val_dataloader()), ("test", datamodule.test_dataloader())):
         dataset = datamodule.dataset(split)

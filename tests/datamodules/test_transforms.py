@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from datamodules.base import random_generator
-from datamodules.transforms import JointTransform, resize, scaled_size
+from datamodules.transforms import JointTransform, deform, resize, scaled_size
 
 
 def picture(height: int = 24, width: int = 32, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,6 +92,95 @@ def test_flip_mirrors_half_of_the_images() -> None:
     assert mirrored + sum(labels.equal(mask) for labels in flips) == 200
 
 
+WHOLE = (slice(None), slice(None))
+
+
+def test_a_constant_displacement_moves_the_picture_and_mirrors_it_at_the_border() -> None:
+    image, mask = picture()
+    vectors = torch.tensor([2.0, -3.0]).view(2, 1, 1).expand(2, 3, 3)  # each pixel shows what is 2 below, 3 to the left
+    moved, labels = deform(image, mask, vectors, *WHOLE)
+    rows = torch.tensor([*range(2, 24), 22, 21])  # 23, mirrored: 22, 21
+    columns = torch.tensor([3, 2, 1, *range(29)])
+    torch.testing.assert_close(moved, image[:, rows][:, :, columns], rtol=0, atol=1e-4)
+    assert labels.equal(mask[rows][:, columns])
+
+
+def test_displacements_between_the_grid_points_are_bicubic() -> None:
+    """The grid has a point in each corner, in the middle of each side and in the centre, the vectors down and right."""
+    y, x = torch.meshgrid(torch.arange(65.0), torch.arange(97.0), indexing="ij")
+    image, vectors = torch.stack([y / 64, x / 96]), torch.randn(2, 3, 3)
+    found, _ = deform(image, torch.zeros(65, 97, dtype=torch.int64), 2 * vectors, *WHOLE)
+    moved = found * torch.tensor([64, 96]).view(2, 1, 1) - torch.stack([y, x])
+    torch.testing.assert_close(moved[:, 32, 48], 2 * vectors[:, 1, 1], rtol=0, atol=1e-3)
+    smooth = torch.nn.functional.interpolate(2 * vectors[None], (65, 97), mode="bicubic", align_corners=True)[0]
+    inside = slice(16, -16)  # where nothing is mirrored
+    torch.testing.assert_close(moved[:, inside, inside], smooth[:, inside, inside], rtol=0, atol=1e-3)
+
+
+def test_a_window_of_the_deformed_picture_is_cut_from_it() -> None:
+    image, mask = picture()
+    vectors = 3 * torch.randn(2, 3, 3)
+    whole_image, whole_mask = deform(image, mask, vectors, *WHOLE)
+    rows, columns = slice(3, 20), slice(10, 31)
+    part_image, part_mask = deform(image, mask, vectors, rows, columns)
+    torch.testing.assert_close(part_image, whole_image[:, rows, columns], rtol=0, atol=1e-5)
+    assert part_mask.equal(whole_mask[rows, columns])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 3)])
+def test_the_smallest_pictures_are_deformed_too(height: int, width: int) -> None:
+    image, mask = torch.full((1, height, width), 0.5), torch.full((height, width), 255)
+    assert [t.tolist() for t in deform(image, mask, 30 * torch.randn(2, 3, 3), *WHOLE)] == [
+        image.tolist(),
+        mask.tolist(),
+    ]
+
+
+def test_deformed_labels_stay_under_the_deformed_image() -> None:
+    blocks = torch.randint(2, (8, 8)).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    seen = set()
+    for i in range(10):
+        transform = JointTransform(128, (1, 1), True, 0, elastic=10)
+        image, labels = transform(blocks[None].float(), blocks, random_generator(i))
+        away = (image[0] < 1e-3) | (image[0] > 1 - 1e-3)  # from the edges of the blocks, where bilinear is grey
+        assert away.float().mean() > 0.8
+        assert image[0].round()[away].equal(labels[away].float())
+        assert (image[0] - labels).abs().max() <= 0.75 + 1e-3  # the nearest of four pixels weighs at least a quarter
+        assert set(labels.unique().tolist()) == {0, 1}
+        assert 0.02 < (labels != blocks).float().mean()
+        seen.add(tuple(labels.flatten().tolist()))
+    assert len(seen) == 10
+
+
+def test_elastic_deformation_leaves_the_other_numbers_as_they_are() -> None:
+    """What is not the deformation, the window and the flip, is drawn alike with it and without."""
+    _, mask = picture(48, 64)
+    still = JointTransform((12, 16), (0.5, 2.0), True, 0.3)
+    barely = JointTransform((12, 16), (0.5, 2.0), True, 0.3, elastic=1e-6)
+    for i in range(20):
+        (image, labels), (other, moved) = (t(mask[None] / 4, mask, random_generator(i)) for t in (still, barely))
+        assert labels.equal(moved)
+        torch.testing.assert_close(image, other, rtol=0, atol=1e-4)
+
+
+def test_deformed_samples_follow_from_the_generator_alone() -> None:
+    image, mask = picture()
+    first, again, other = (
+        JointTransform(20, (0.5, 2.0), True, 0.2, elastic=4)(image, mask, random_generator(0, 1, i)) for i in (2, 2, 3)
+    )
+    assert first[0].equal(again[0]) and first[1].equal(again[1])
+    assert not first[0].equal(other[0])
+
+
+def test_displacements_have_the_stated_deviation() -> None:
+    """A ramp shows how far its centre, a point of the grid, has come."""
+    image, mask = torch.linspace(0, 1, 201).repeat(201, 1)[None], torch.zeros(201, 201, dtype=torch.int64)
+    transform = JointTransform(201, (1, 1), False, 0, elastic=10)
+    right = [200 * transform(image, mask, random_generator(i))[0][0, 100, 100].item() - 100 for i in range(400)]
+    assert torch.tensor(right).std().item() == pytest.approx(10, rel=0.1)
+    assert abs(sum(right) / 400) < 1.5
+
+
 def test_neighbouring_keys_give_unrelated_numbers() -> None:
     numbers = torch.stack([torch.rand(8, generator=random_generator(0, 0, i)) for i in range(2000)])
     assert torch.corrcoef(numbers.T).fill_diagonal_(0).abs().max() < 0.1
@@ -111,6 +200,11 @@ def test_neighbouring_keys_give_unrelated_numbers() -> None:
 def test_bad_arguments(arguments: tuple[int, tuple[float, float], bool, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         JointTransform(*arguments)
+
+
+def test_a_negative_deformation_is_refused() -> None:
+    with pytest.raises(ValueError, match="elastic must be at least 0 pixels, got -1"):
+        JointTransform(8, (0.5, 2.0), True, 0.2, elastic=-1)
 
 
 def test_scaled_size() -> None:

@@ -96,6 +96,13 @@ def test_a_wrong_flag_names_the_right_one(
     [
         ("--model.upsample nearst", "nearest"),
         ("--model.class_weights [0,0,0]", "class_weights must be at least 0"),
+        ("--model.class_weights [1,2]", r"for each of the 3 classes, or be 'median-frequency', got \[1.0, 2.0\]"),
+        ("--model.class_weights median", "or be 'median-frequency', got 'median'"),
+        (
+            "--model.loss border",
+            "loss must be one of ce, ce_sum, focal, dice, jaccard, lovasz, ce_border, got 'border'",
+        ),
+        ("--data.elastic -1", "elastic must be at least 0 pixels, got -1.0"),
         ("--model.momentum 1.5", "momentum must be at least 0 and less than 1, got 1.5"),
         ("--trainer.max_epochs 0", "max_epochs must be at least 1, got 0"),
         ("--trainer.max_epochs null", "state how long to train"),
@@ -189,6 +196,54 @@ def test_the_same_run_gives_the_same_numbers_with_any_number_of_workers(tmp_path
             assert torch.equal(value, weights(tmp_path / "a")[key]), key
     other = train(TINY.but(seed=1), tmp_path / "d", **QUIET)
     assert other["test"]["miou"] != results[0]["test"]["miou"]
+
+
+def test_class_weights_are_a_list_or_the_name_of_a_rule() -> None:
+    for value, expected in (("median-frequency", "median-frequency"), ("[1,2,0.5]", [1, 2, 0.5]), ("null", None)):
+        run, _ = parse(["--data", "shapes", "--model.class_weights", value])
+        assert run.hparams["class_weights"] == expected
+        assert run.hash == Run.from_config(json.loads(json.dumps(run.config()))).hash
+    assert len({TINY.but(class_weights=w).hash for w in ("median-frequency", [1, 2, 3], [3, 2, 1], None)}) == 4
+
+
+def test_median_frequencies_are_counted_before_training_and_live_in_the_checkpoint(tmp_path: Path) -> None:
+    run = TINY.but(class_weights="median-frequency")
+    module, data = build(run)
+    with pytest.raises(ValueError, match="must be counted before the loss is computed"):
+        module.loss(torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.int64))
+
+    train(run, tmp_path / "whole", **QUIET)
+    masks = [data.dataset("train")[i][1] for i in range(7)]
+    labelled = 32 * 31  # the first row of each mask is ignored
+    frequencies = [
+        sum(int((m == c).sum()) for m in masks) / (labelled * sum(bool((m == c).any()) for m in masks))
+        for c in range(3)
+    ]
+    expected = [sorted(frequencies)[1] / f for f in frequencies]
+    loaded = load(tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    assert loaded.class_weights.tolist() == pytest.approx(expected, rel=1e-5)
+    assert torch.isfinite(loaded.loss(torch.rand(1, 3, 32, 32), masks[0][None]))
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(run, tmp_path / "cut", callbacks=[Kill()], **QUIET)
+    train(run, tmp_path / "cut", resume=True, **QUIET)
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[name]), name
+
+    train(TINY.but(class_weights=loaded.class_weights.tolist()), tmp_path / "given", **QUIET)  # the same, by hand
+    for name, value in weights(tmp_path / "given").items():
+        assert torch.equal(value, weights(tmp_path / "whole")[name]), name
+    assert set(weights(tmp_path / "whole")) - set(weights(tmp_path / "given")) == {"weight_of_class"}
+
+
+def test_the_loss_of_cells_trains_on_deformed_images(tmp_path: Path) -> None:
+    run = TINY.but(
+        loss="ce_border", padding="valid", tile=24, data={"elastic": 3.0, "flip": False}, trainer={"max_epochs": 1}
+    )
+    result = train(run, tmp_path / "run", **QUIET)
+    assert 0 < result["test"]["miou"] < 1
+    other = train(run.but(data={"elastic": 0.0}), tmp_path / "other", **QUIET)
+    assert other["test"]["loss"] != result["test"]["loss"]
 
 
 def test_accumulated_batches_share_the_batch_size(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What every architecture promises, whatever its paper."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,22 @@ from datamodules.shapes import ShapesDataModule
 from experiments.train import ARCHITECTURES, load
 from lightning_modules.base import SegmentationModule
 
-SMALL = {"unet": {"width": 4, "depth": 2}, "smp": {"encoder": "resnet18"}}
+TINY_RESNET = {"encoder": "resnet50", "encoder_width": 0.0625}
+SMALL: dict[str, dict[str, Any]] = {
+    "fcn": {"encoder_width": 0.0625, "fc_width": 8, "lr": 1e-3},
+    "hypercolumn": {"encoder_width": 0.0625},
+    "unet": {"width": 4, "depth": 2},
+    "segnet": {"width": 4, "class_weights": None},
+    "deconvnet": {"width": 2, "fc_width": 4},
+    "deeplabv1": {"encoder_width": 0.0625, "fc_width": 8},
+    "deeplabv2": TINY_RESNET,
+    "deeplabv3": {**TINY_RESNET, "decoder_width": 8},
+    "deeplabv3plus": {**TINY_RESNET, "decoder_width": 8, "low_level_width": 4},
+    "pspnet": {**TINY_RESNET, "decoder_width": 8},
+    "pointrend": {"network": "unet", "network_options": {"width": 4, "depth": 2}, "head_width": 8, "points": 32},
+    "inverted_net": {"width": 8, "depth": 2, "class_weights": None},
+    "smp": {"encoder": "resnet18"},
+}
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -113,6 +113,49 @@ def test_overlap_tile_equals_the_network_inside_a_larger_image() -> None:
     torch.testing.assert_close(tile[..., away, away], whole[..., :76, :76][..., away, away], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(75, 131), (20, 64), (3, 40)])
+def test_prediction_in_tiles_is_prediction_at_once(height: int, width: int) -> None:
+    module = UNetModule(2, 255, in_channels=1, width=4, depth=2, padding="valid", norm="batch", tile=21).eval()
+    image, seen = torch.rand(2, 1, height, width), []
+    module.network.register_forward_hook(lambda network, args, logits: seen.append(tuple(args[0].shape[-2:])))
+    with torch.no_grad():
+        tiles = module(image)
+        module.tile = None
+        whole = module(image)
+    assert tiles.shape == whole.shape == (2, 2, height, width)
+    torch.testing.assert_close(tiles, whole, rtol=1e-5, atol=1e-5)
+    largest = module.network.valid_input_size(21)[0]
+    assert max(max(shape) for shape in seen[:-1]) <= largest  # what bounds the memory
+    assert len(seen) - 1 == -(-height // 24) * -(-width // 24)  # 21 is rounded up to 24 pixels, and 24 divides by 4
+
+
+def test_training_sees_the_whole_image_whatever_the_tile() -> None:
+    module = UNetModule(2, 255, in_channels=1, width=4, depth=2, padding="valid", norm="batch", tile=20)
+    seen = []
+    module.network.register_forward_hook(lambda network, args, logits: seen.append(args[0].shape[-1]))
+    module(torch.rand(1, 1, 60, 60))
+    assert seen == [module.network.valid_input_size(60)[0]]
+
+
+@pytest.mark.parametrize(("tile", "padding"), [(64, "same"), (15, "valid")])
+def test_a_tile_that_cannot_be_is_refused(tile: int, padding: str) -> None:
+    with pytest.raises(ValueError, match=r"padding='valid' and at least 2\^depth = 16 pixels, got tile="):
+        UNetModule(2, 255, width=1, tile=tile, padding=padding)
+
+
+def test_the_border_loss_weighs_the_gap_between_two_cells_and_reaches_every_parameter() -> None:
+    mask = torch.ones(1, 16, 16, dtype=torch.int64)
+    mask[:, :, 8] = mask[:, :3] = mask[:, -3:] = 0
+    losses = {}
+    for name in ("ce", "ce_border"):
+        torch.manual_seed(0)
+        module = UNetModule(2, 255, in_channels=1, width=4, depth=2, padding="valid", loss=name, class_weights=[1, 1])
+        losses[name] = module.loss(0.5 + 0.3 * mask[:, None], mask)
+    losses["ce_border"].backward()
+    assert losses["ce_border"] > 2 * losses["ce"]
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

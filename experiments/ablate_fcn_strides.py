@@ -1,0 +1,27 @@
+"""What do the finer streams of FCN buy: 32s, 16s or 8s?
+
+    python -m experiments.ablate_fcn_strides
+    python -m experiments.ablate_fcn_strides --data camvid --root DIR
+
+One encoder, and logits from stride 32 alone, or joined by scores at stride 16 and 8 before they are upsampled.
+Long, Shelhamer, Darrell 2015, Table 2: 59.4, 62.4 and 62.7 % mean IoU on a subset of PASCAL VOC 2011.
+Answer: experiments/results/ablate_fcn_strides.md
+"""
+
+from experiments.study import Study, cpu_scale, full_size
+from lightning_modules.fcn import FCNModule
+
+STUDY = Study(
+    name="ablate_fcn_strides",
+    question="What do the finer streams of FCN buy: 32s, 16s or 8s?",
+    baseline="fcn-8s",
+    variants={f"fcn-{stride}s": {"stride": stride} for stride in (32, 16, 8)},
+    # At CPU scale a narrow residual encoder with batch norm, which learns from scratch in minutes; VGG16 does not.
+    bases=cpu_scale(FCNModule, encoder="resnet50", encoder_width=0.25, loss="ce"),
+    # As published: VGG16, all at once, the loss summed over one image. Pass its weights with --weights.
+    full_size={data: run.but(data={"batch_size": 1}) for data, run in full_size(FCNModule).items()},
+)
+RUNS = STUDY.runs()
+
+if __name__ == "__main__":
+    STUDY.command_line(__doc__)

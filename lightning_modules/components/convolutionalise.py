@@ -1,0 +1,35 @@
+"""Fully connected layers of a classifier as convolutions: FCN, Long, Shelhamer, Darrell 2015, Sec. 3.1 and Fig. 2."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.components.encoders.weights import is_path, read_weights
+
+# Of fc6 and fc7 in the files of VGG16 of torchvision and of timm, which has them as convolutions already.
+NAMES = (("classifier.0", "classifier.3"), ("pre_logits.fc1", "pre_logits.fc2"))
+
+
+@torch.no_grad()
+def convolutionalise_(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
+    """Gives `conv`, in place, the weights (out, in * k * k) of a fully connected layer that sees a window of k x k.
+
+    The convolution then says at each position what the layer says of the window there.
+    """
+    if weight.shape != (conv.out_channels, conv.weight[0].numel()):
+        raise ValueError(
+            f"a fully connected layer of shape {tuple(weight.shape)} does not fit the convolution "
+            f"{tuple(conv.weight.shape)}: VGG16's own need fc_width=4096"
+        )
+    conv.weight.copy_(weight.view_as(conv.weight))
+    conv.bias.copy_(bias)  # type: ignore[union-attr]
+
+
+def load_fully_connected_(weights: str | None, fc6: nn.Conv2d, fc7: nn.Conv2d) -> None:
+    """Gives `fc6` and `fc7` what the file or folder `weights` of VGG16 holds of them; a name is of the encoder alone."""
+    if weights is None or not is_path(weights):
+        return
+    state = read_weights(weights)
+    for names in NAMES:
+        for conv, name in zip((fc6, fc7), names, strict=True):
+            if f"{name}.weight" in state:
+                convolutionalise_(conv, state[f"{name}.weight"].flatten(1), state[f"{name}.bias"])

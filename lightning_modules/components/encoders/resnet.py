@@ -1,0 +1,160 @@
+"""Deep residual learning, He, Zhang, Ren, Sun 2015, https://arxiv.org/abs/1512.03385: ResNet-18, 34, 50 and 101.
+
+With `output_stride` 8 or 16 the last stages are atrous: DeepLab v2 and v3 (Chen et al. 2017, arXiv:1706.05587).
+The names of the weights are torchvision's, so that its files load.
+
+Departs from the paper in that a bottleneck strides in its 3x3 convolution, not in the 1x1 before it, as the published
+PyTorch weights do. `rates="torchvision"` leaves the first block of an atrous stage at the rate of the stage before, which
+is what weights trained with strides expect; "paper" dilates every 3x3 convolution of the stage.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lightning_modules.components.blocks import he_
+from lightning_modules.components.encoders.base import Encoder, scaled
+
+RATES = ("paper", "torchvision")
+
+
+def conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int, rate: int) -> list[nn.Module]:
+    padding = rate * (kernel_size // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, rate, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels)]
+
+
+class Block(nn.Module):
+    """(N, in_channels, H, W) -> (N, expansion * width, H / stride, W / stride): Fig. 5, left.
+
+    `rate` is that of its first 3x3 convolution, and of the second one in a basic block.
+    """
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(self, in_channels: int, width: int, *, stride: int = 1, rate: int = 1) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+        self._branch(in_channels, width, stride, rate)
+        out_channels = self.expansion * width
+        self.downsample = (
+            nn.Sequential(*conv_norm(in_channels, out_channels, 1, stride, 1))
+            if stride != 1 or in_channels != out_channels
+            else nn.Identity()
+        )
+
+    def _branch(self, in_channels: int, width: int, stride: int, rate: int) -> None:
+        self.conv1, self.bn1 = conv_norm(in_channels, width, 3, stride, rate)
+        self.conv2, self.bn2 = conv_norm(width, width, 3, 1, rate)
+
+    def residual(self, x: Tensor) -> Tensor:
+        out: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.residual(x) + self.downsample(x))
+        return out
+
+
+class Bottleneck(Block):
+    """Fig. 5, right: 1x1, 3x3 with the stride and the rate, 1x1 to four times the width."""
+
+    expansion = 4
+
+    def _branch(self, in_channels: int, width: int, stride: int, rate: int) -> None:
+        self.conv1, self.bn1 = conv_norm(in_channels, width, 1, 1, 1)
+        self.conv2, self.bn2 = conv_norm(width, width, 3, stride, rate)
+        self.conv3, self.bn3 = conv_norm(width, 4 * width, 1, 1, 1)
+
+    def residual(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        out: Tensor = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(x)))))
+        return out
+
+
+def stage(
+    block: type[Block], in_channels: int, width: int, *, stride: int = 1, rates: Sequence[int] = (1, 1, 1)
+) -> nn.Sequential:
+    """One block for each of `rates`, the first with the stride: (N, in_channels, H, W) -> (N, expansion * width, ...)."""
+    channels = [in_channels] + [block.expansion * width] * len(rates)
+    return nn.Sequential(
+        *(
+            block(below, width, stride=stride if index == 0 else 1, rate=rate)
+            for index, (below, rate) in enumerate(zip(channels, rates, strict=False))
+        )
+    )
+
+
+class ResNet(Encoder):
+    """Maps: the image, the 7x7 convolution after its ReLU, and the outputs of the four stages.
+
+    `multi_grid` multiplies the rates of the blocks of the last stage, one value a block (DeepLab v3, Sec. 3.2.1).
+    """
+
+    block: ClassVar[type[Block]] = Bottleneck
+    blocks: ClassVar[tuple[int, ...]]  # of each stage, Table 1
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        *,
+        depth: int = 5,
+        output_stride: int = 32,
+        width: float = 1.0,
+        multi_grid: Sequence[int] | None = None,
+        rates: str = "paper",
+    ) -> None:
+        super().__init__()
+        if rates not in RATES:
+            raise ValueError(f"rates must be one of {', '.join(RATES)}, got {rates!r}")
+        if rates == "torchvision" and self.block is not Bottleneck:
+            raise ValueError("rates='torchvision' is of resnet50 and resnet101: torchvision has no other atrous ones")
+        grid = list(multi_grid) if multi_grid is not None else [1] * self.blocks[-1]
+        if len(grid) != self.blocks[-1]:
+            raise ValueError(
+                f"multi_grid must hold one factor for each of the {self.blocks[-1]} blocks of the last stage, got {grid}"
+            )
+        self.depth, self.output_stride = depth, min(output_stride, 2**depth)
+        wide = [scaled(channels, width) for channels in (64, 64, 128, 256, 512)]  # Table 1
+        self.conv1, self.bn1 = conv_norm(in_channels, wide[0], 7, 2, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.out_channels = (in_channels, wide[0])
+        self.layers = [f"layer{index}" for index in range(1, depth)]
+        if self.layers:
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        rate = 1
+        for index, name in enumerate(self.layers):
+            stride = 2 if 0 < index and 2 ** (index + 2) <= output_stride else 1
+            before, rate = rate, rate if stride == 2 or index == 0 else 2 * rate
+            of_blocks = [before if rates == "torchvision" else rate] + [rate] * (self.blocks[index] - 1)
+            if name == "layer4":
+                of_blocks = [factor * rate for factor, rate in zip(grid, of_blocks, strict=True)]
+            made = stage(self.block, self.out_channels[-1], wide[index + 1], stride=stride, rates=of_blocks)
+            setattr(self, name, made)
+            self.out_channels += (self.block.expansion * wide[index + 1],)
+        he_(self)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [x, self.relu(self.bn1(self.conv1(x)))]  # strides 1, 2
+        x = self.maxpool(maps[-1]) if self.layers else x  # stride 4
+        for name in self.layers:
+            x = getattr(self, name)(x)
+            maps.append(x)
+        return maps
+
+
+class ResNet18(ResNet):
+    block, blocks, pretrained = Block, (2, 2, 2, 2), "resnet18.tv_in1k"
+
+
+class ResNet34(ResNet):
+    block, blocks, pretrained = Block, (3, 4, 6, 3), "resnet34.tv_in1k"
+
+
+class ResNet50(ResNet):
+    blocks, pretrained = (3, 4, 6, 3), "resnet50.tv_in1k"
+
+
+class ResNet101(ResNet):
+    blocks, pretrained = (3, 4, 23, 3), "resnet101.tv_in1k"

@@ -1,0 +1,121 @@
+"""DeconvNet, Noh, Hong, Han 2015, https://arxiv.org/abs/1505.04366
+
+The network of Fig. 2, 251,805,653 parameters with 21 classes, as the authors' stage_2_train.prototxt spells it out,
+https://github.com/HyeonwooNoh/DeconvNet.
+
+Departs from the paper in what it sees: whole images of any size in one stage, where the paper crops boxes around objects
+and object proposals to 224 x 224, in two stages, and joins their scores with FCN's and a CRF (Sec. 4 and 5). Where 224
+pixels make one window of 7x7 for fc6, larger images make several, which overlap and add up; a map smaller than the window
+gets zeros around it, and loses them after the layer that mirrors fc6.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import norm_of_one
+from lightning_modules.components.convolutionalise import load_fully_connected_
+from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.schedules import caffe_groups
+from lightning_modules.components.unpooling import pool, unpool
+
+WINDOW = 7  # of fc6, in pixels of pool5: 224 / 32
+
+
+def deconv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """(N, in_channels, H, W) -> (N, out_channels, H, W): transposed convolution, batch norm, ReLU (Sec. 3.2.2)."""
+    up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=3, padding=1)
+    return nn.Sequential(up, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+class DeconvNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
+
+    `width` is the number of maps at full resolution, of which the encoder's and decoder's others are multiples;
+    `fc_width` that of fc6 and fc7. `weights` are the encoder's, VGG16 with batch norm; the file of the whole classifier
+    gives fc6 and fc7 theirs too, a name leaves them random.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        width: int = 64,
+        fc_width: int = 4096,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = build_encoder("vgg16", in_channels, weights=weights, width=width / 64, norm="batch")
+        *widths, deepest = self.encoder.out_channels  # 64, 128, 256, 512, 512; 512
+        self.fc6, self.bn6 = nn.Conv2d(deepest, fc_width, WINDOW), nn.BatchNorm2d(fc_width)
+        self.fc7, self.bn7 = nn.Conv2d(fc_width, fc_width, 1), nn.BatchNorm2d(fc_width)
+        self.fc6_deconv = nn.Sequential(
+            nn.ConvTranspose2d(fc_width, deepest, WINDOW), nn.BatchNorm2d(deepest), nn.ReLU(inplace=True)
+        )
+        self.decoder = nn.ModuleList()
+        for level, convs in ((4, 3), (3, 3), (2, 3), (1, 2), (0, 2)):  # the encoder mirrored
+            channels = [widths[level]] * convs + [widths[max(level - 1, 0)]]
+            self.decoder.append(nn.Sequential(*(deconv(i, o) for i, o in pairwise(channels))))
+        self.score = nn.Conv2d(widths[0], num_classes, kernel_size=1)
+        for module in (self.fc6, self.fc7, *self.fc6_deconv.modules(), *self.decoder.modules(), self.score):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, std=0.01)  # Sec. 6.1: zero-mean Gaussians
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        load_fully_connected_(weights, self.fc6, self.fc7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *maps, x = self.encoder(x)  # the last one is pool5
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, max(WINDOW - width, 0), 0, max(WINDOW - height, 0)))
+        x = F.relu(norm_of_one(self.bn6, self.fc6(x)))  # H - 6, W - 6
+        x = F.relu(norm_of_one(self.bn7, self.fc7(x)))
+        x = self.fc6_deconv(x)[..., :height, :width]
+        for decode, map_ in zip(self.decoder, reversed(maps), strict=True):
+            _, indices = pool(map_)  # again: the encoder pooled without saying where the maxima were
+            x = decode(unpool(x, indices, map_.shape[-2:]))  # stride halves
+        logits: Tensor = self.score(x)
+        return logits
+
+
+class DeconvNetModule(SegmentationModule):
+    """Trains `DeconvNet` by the authors' solvers: SGD at 0.01 in steps, a bias at twice that and without decay.
+
+    The rate falls to a tenth after each third of the steps; theirs does after 9,000 of 20,000 and after each 10,000 of
+    40,000. The published batch is 64 images. `recipe` are the keyword arguments of `SegmentationModule`.
+    """
+
+    network: DeconvNet
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        width: int = 64,
+        fc_width: int = 4096,
+        weights: str | None = None,
+        in_channels: int = 3,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        schedule: str = "step",
+        **recipe: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ignore_index,
+            in_channels=in_channels,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            **recipe,
+        )
+        self.network = DeconvNet(num_classes, in_channels, width=width, fc_width=fc_width, weights=weights)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])

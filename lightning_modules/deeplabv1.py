@@ -1,0 +1,183 @@
+"""DeepLab, Chen, Papandreou, Kokkinos, Murphy, Yuille 2015, https://arxiv.org/abs/1412.7062
+
+VGG16 at output stride 8, with fc6 and fc7 as atrous convolutions of a wide field of view: 134,346,581, 65,140,565 or
+20,505,429 parameters (7x7, 4x4 and 3x3 kernel of fc6) with 21 classes. Any other encoder takes VGG16's place.
+
+Departs from the paper in that the loss compares the logits, resized, with the mask at full resolution (Sec. 3.1: with a
+mask at an eighth of it), in resizing with align_corners=False (the authors' Caffe code: True), in that fc6 and fc7 start
+from random weights, not from those of a classifier (Sec. 3.2), and in that the multi-scale features are trained together
+with the rest, not after it (Sec. 4.3). The LargeFOV network that the authors released also averages pool5 over 3x3
+before fc6; neither the paper nor this network does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import he_, resize
+from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.schedules import caffe_groups
+
+# Kernel, rate ("input stride") and filters of fc6, Table 2. From end to end it spans 25 positions, 13 in the second row.
+FIELDS_OF_VIEW: dict[str, tuple[int, int, int]] = {
+    "7x7-rate4": (7, 4, 4096),
+    "4x4-rate4": (4, 4, 4096),
+    "4x4-rate8": (4, 8, 4096),
+    "3x3-rate12": (3, 12, 1024),  # LargeFOV
+}
+
+# Class probabilities (N, num_classes, H, W) and images (N, in_channels, H, W) in [0, 1] -> better probabilities.
+Refinement = Callable[[Tensor, Tensor], Tensor]
+
+
+def fully_connected(in_channels: int, width: int, kernel_size: int, rate: int, dropout: float) -> nn.Sequential:
+    """(N, in_channels, H, W) -> (N, width, H, W): two layers such as VGG's fc6 and fc7, as convolutions.
+
+    A kernel of even size keeps H and W too, if its rate is even.
+    """
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, kernel_size, padding=rate * (kernel_size - 1) // 2, dilation=rate),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Conv2d(width, width, kernel_size=1),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+    )
+
+
+def small_(classifier: nn.Conv2d) -> nn.Conv2d:
+    """Draws a last layer with standard deviation 0.01, as the authors' networks do; returns it."""
+    nn.init.normal_(classifier.weight, std=0.01)
+    if classifier.bias is not None:
+        nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+class DeepLabV1(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W), resized from output stride 8 (Sec. 3.1).
+
+    `field_of_view` names a row of Table 2, whose number of filters `fc_width` replaces. With `multi_scale_features`
+    (Sec. 4.3) the image and the first four pooled maps each go through two convolutions of `branch_width` filters beside
+    the main path, and the last layer classifies all of them together, at full resolution as the authors do in testing.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        encoder: str = "vgg16",
+        weights: str | None = None,
+        field_of_view: str = "3x3-rate12",
+        multi_scale_features: bool = False,
+        dropout: float = 0.5,
+        fc_width: int | None = None,
+        branch_width: int = 128,
+        encoder_width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if field_of_view not in FIELDS_OF_VIEW:
+            raise ValueError(f"field_of_view must be one of {', '.join(FIELDS_OF_VIEW)}, got {field_of_view!r}")
+        kernel_size, rate, filters = FIELDS_OF_VIEW[field_of_view]
+        filters = filters if fc_width is None else fc_width
+        self.encoder = build_encoder(encoder, in_channels, output_stride=8, weights=weights, width=encoder_width)
+        below = self.encoder.out_channels
+        self.fc = fully_connected(below[-1], filters, kernel_size, rate, dropout)
+        self.fc8 = small_(nn.Conv2d(filters, num_classes, kernel_size=1))
+        sources = (in_channels, *below[:4]) if multi_scale_features else ()
+        self.branches = nn.ModuleList(fully_connected(c, branch_width, 3, 1, dropout) for c in sources)
+        self.branch_fc8 = nn.ModuleList(small_(nn.Conv2d(branch_width, num_classes, 1, bias=False)) for _ in sources)
+        he_(self.fc)
+        he_(self.branches)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes, H / 8, W / 8), or (.., H, W) with multi-scale features."""
+        features = self.encoder(x)
+        logits: Tensor = self.fc8(self.fc(features[-1]))
+        if not self.branches:
+            return logits
+        pooled = [F.max_pool2d(f, 3, stride, padding=1) for f, stride in zip(features, (2, 2, 2, 1), strict=False)]
+        # To classify the concatenation of the resized maps is to classify each of them, resize and add.
+        logits = resize(logits, x.shape[-2:])
+        for branch, fc8, source in zip(self.branches, self.branch_fc8, [x, *pooled], strict=True):
+            logits = logits + resize(fc8(branch(source)), x.shape[-2:])
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.logits(x), x.shape[-2:])
+
+
+def refined(logits: Tensor, images: Tensor, refine: Refinement | None) -> Tensor:
+    """The logarithm of the refined class probabilities, which are logits again; without `refine` the logits given."""
+    if refine is None:
+        return logits
+    probabilities = refine(logits.float().softmax(1), images)
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+class DeepLabV1Module(SegmentationModule):
+    """Trains `DeepLabV1` by the paper's recipe, Sec. 5: the last layer at ten times the rate; 6,000 batches of 20.
+
+    `refine` is what follows the network, in the paper a fully connected CRF (Sec. 4.2): None until someone assigns, to the
+    trained module, a function or module from class probabilities and images in [0, 1] to better probabilities.
+    Predictions and scores are then of its output; training does not see it, since the paper trains the two one after
+    the other. `recipe` are the keyword arguments of `SegmentationModule`.
+    """
+
+    network: DeepLabV1
+    refine: Refinement | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        encoder: str = "vgg16",
+        weights: str | None = None,
+        field_of_view: str = "3x3-rate12",
+        multi_scale_features: bool = False,
+        dropout: float = 0.5,
+        fc_width: int | None = None,
+        branch_width: int = 128,
+        encoder_width: float = 1.0,
+        in_channels: int = 3,
+        lr: float = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        schedule: str = "step",
+        **recipe: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ignore_index,
+            in_channels=in_channels,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            **recipe,
+        )
+        self.refine = None
+        self.network = DeepLabV1(
+            num_classes,
+            in_channels,
+            encoder=encoder,
+            weights=weights,
+            field_of_view=field_of_view,
+            multi_scale_features=multi_scale_features,
+            dropout=dropout,
+            fc_width=fc_width,
+            branch_width=branch_width,
+            encoder_width=encoder_width,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return refined(super().forward(images), images, None if self.training else self.refine)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        factors = {"fc8": 10, "branch_fc8": 10}
+        return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"], factors=factors)

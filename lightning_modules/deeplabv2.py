@@ -1,0 +1,156 @@
+"""DeepLab v2, Chen, Papandreou, Kokkinos, Murphy, Yuille 2018, https://arxiv.org/abs/1606.00915
+
+Atrous spatial pyramid pooling on an encoder at output stride 8: 44,048,532 parameters on ResNet-101 and 37,877,652 on
+VGG16 with 21 classes. Any other encoder takes their place.
+
+Departs from the paper in that the loss compares the logits, resized, with the mask at full resolution (Sec. 4: with a
+mask at an eighth of it), in resizing with align_corners=False (the authors' Caffe code: True), in that fc6 and fc7 start
+from random weights, not from those of a classifier (Sec. 4.1.1), and in that the batch norms of ResNet-101 are trained,
+where the released network keeps the statistics of its pretraining.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import he_, resize
+from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.schedules import caffe_groups
+from lightning_modules.deeplabv1 import Refinement, fully_connected, refined, small_
+
+SCALES = (0.5, 0.75, 1.0)  # of the image, Sec. 4.1.2
+
+
+class DeepLabV2(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W), resized from output stride 8 (Sec. 3.1).
+
+    Atrous spatial pyramid pooling (Sec. 3.2): one branch for each of `rates`, and the sum of their logits. The rates of
+    ASPP-L are 6, 12, 18, 24, those of ASPP-S 2, 4, 8, 12, and LargeFOV has 12 alone (Table 3). A branch is fc6, fc7 and
+    fc8, as Fig. 7 draws it for VGG16, with `fc_width` filters and `dropout`; or with `fc_width=0` one 3x3 convolution to
+    the classes, as on ResNet-101. None means 1024 on VGG16 and 0 on any other encoder.
+
+    With `multi_scale` the image goes through the network at three scales, 0.5, 0.75 and 1, which costs 1.8 times as much
+    as one, in training and in testing; at each position the largest logit of each class counts (Sec. 4.1.2).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        encoder: str = "resnet101",
+        weights: str | None = None,
+        rates: Sequence[int] = (6, 12, 18, 24),
+        multi_scale: bool = True,
+        dropout: float = 0.5,
+        fc_width: int | None = None,
+        encoder_width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not rates or min(rates) < 1:
+            raise ValueError(f"rates must hold one rate of at least 1 for each branch, got {list(rates)}")
+        if fc_width is None:
+            fc_width = 1024 if encoder == "vgg16" else 0
+        self.scales = SCALES if multi_scale else (1.0,)
+        self.encoder = build_encoder(encoder, in_channels, output_stride=8, weights=weights, width=encoder_width)
+        below = self.encoder.out_channels[-1]
+        self.branches, self.fc8 = nn.ModuleList(), nn.ModuleList()
+        for rate in rates:
+            if fc_width:
+                self.branches.append(fully_connected(below, fc_width, 3, rate, dropout))
+                self.fc8.append(small_(nn.Conv2d(fc_width, num_classes, kernel_size=1)))
+            else:
+                self.branches.append(nn.Identity())
+                self.fc8.append(small_(nn.Conv2d(below, num_classes, kernel_size=3, padding=rate, dilation=rate)))
+        he_(self.branches)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes, H / 8, W / 8), the largest over the scales."""
+        return self.with_scales(x)[0]
+
+    def with_scales(self, x: Tensor) -> list[Tensor]:
+        """The fused logits at stride 8 of the image, then those of each scale at its own, if there is more than one."""
+        height, width = x.shape[-2:]
+        sizes = [(max(1, round(scale * height)), max(1, round(scale * width))) for scale in self.scales]
+        each = [self._one_scale(resize(x, size)) for size in sizes]
+        if len(each) == 1:
+            return each
+        # Fused at stride 8, as in the released network; Sec. 3.2 resizes to the image first.
+        fused = torch.stack([resize(logits, each[-1].shape[-2:]) for logits in each]).amax(0)
+        return [fused, *each]
+
+    def _one_scale(self, x: Tensor) -> Tensor:
+        top = self.encoder(x)[-1]
+        return torch.stack([fc8(branch(top)) for branch, fc8 in zip(self.branches, self.fc8, strict=True)]).sum(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.logits(x), x.shape[-2:])
+
+
+class DeepLabV2Module(SegmentationModule):
+    """Trains `DeepLabV2` by the paper's recipe, Sec. 4.1: the last layer at ten times the rate; 20,000 batches of 10.
+
+    The rate is that of ResNet-101 in the authors' code; VGG16 takes lr=1e-3 (Sec. 4.1.1). With several scales the loss
+    adds up that of the fused logits and that of each scale, as in the authors' code. `refine` is what follows the network
+    (Sec. 3.3), as in `DeepLabV1Module`. `recipe` are the keyword arguments of `SegmentationModule`.
+    """
+
+    network: DeepLabV2
+    refine: Refinement | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        encoder: str = "resnet101",
+        weights: str | None = None,
+        rates: Sequence[int] = (6, 12, 18, 24),
+        multi_scale: bool = True,
+        dropout: float = 0.5,
+        fc_width: int | None = None,
+        encoder_width: float = 1.0,
+        in_channels: int = 3,
+        lr: float = 2.5e-4,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        schedule: str = "poly",
+        **recipe: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ignore_index,
+            in_channels=in_channels,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            **recipe,
+        )
+        self.refine = None
+        self.network = DeepLabV2(
+            num_classes,
+            in_channels,
+            encoder=encoder,
+            weights=weights,
+            rates=rates,
+            multi_scale=multi_scale,
+            dropout=dropout,
+            fc_width=fc_width,
+            encoder_width=encoder_width,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return refined(super().forward(images), images, None if self.training else self.refine)
+
+    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        scales = self.network.with_scales(self.normalise(images))
+        weights, ignored = self.class_weights, self.ignore_index
+        losses = [self.loss_function(resize(logits, masks.shape[-2:]), masks, ignored, weights) for logits in scales]
+        return torch.stack(losses).sum()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"], factors={"fc8": 10})

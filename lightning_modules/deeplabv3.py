@@ -1,0 +1,219 @@
+"""DeepLab v3, Chen, Papandreou, Schroff, Adam 2017, https://arxiv.org/abs/1706.05587
+
+The network of Fig. 5, ResNet-101 with ASPP: 58,040,661 parameters with 21 classes. The cascade of Fig. 3 (b), blocks 5 to
+7 behind block 4: `DeepLabV3(21, cascade=7, context="none")`.
+Departs from the paper in that maps are resized with align_corners=False (the authors' TensorFlow code: True) and that
+an output stride beyond 32 (Table 1) is not offered. `form="torchvision"` is torchvision's `deeplabv3_resnet50` and `101`,
+whose weights it takes: they have one more 3x3 convolution before the classifier, no multi-grid, and an atrous stage
+whose first block keeps the rate of the stage before.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import conv_norm_relu, he_, resize, set_batch_norms
+from lightning_modules.components.encoders import NATIVE, build_encoder
+from lightning_modules.components.encoders.resnet import ResNet, stage
+from lightning_modules.components.pyramid import ASPP, PyramidPooling, atrous_rates
+
+CONTEXTS = ("aspp", "pyramid", "none")
+FORMS = ("paper", "torchvision")
+
+
+class DeepLabV3(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W).
+
+    `context` is what gathers context before the classifier: ASPP with `rates` (by default 6, 12, 18 at output stride 16)
+    and `image_pooling`; the pyramid pooling of PSPNet, brought to the same `decoder_width` channels; or nothing.
+    `cascade` is the number of the last ResNet block, 4 to 7. `multi_grid` multiplies the rates inside each of the
+    blocks 4 to 7, by default (1, 2, 4) for ResNets of the paper's form. `freeze_batch_norm` is for the second half of
+    the recipe, at output stride 8. `batch_norm_decay` 0.9997 wants tens of thousands of steps, or pretrained statistics:
+    after 1,000 steps, 74 % of the running statistics are still the initial ones.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        encoder: str = "resnet101",
+        encoder_width: float = 1.0,
+        weights: str | None = None,
+        output_stride: int = 16,
+        multi_grid: Sequence[int] | None = None,
+        cascade: int = 4,
+        context: str = "aspp",
+        rates: Sequence[int] | None = None,
+        image_pooling: bool = True,
+        decoder_width: int = 256,
+        dropout: float = 0.1,
+        form: str = "paper",
+        batch_norm_decay: float = 0.9997,
+        freeze_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if context not in CONTEXTS:
+            raise ValueError(f"context must be one of {', '.join(CONTEXTS)}, got {context!r}")
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        if not 4 <= cascade <= 7:
+            raise ValueError(f"cascade must be the last ResNet block, 4 to 7, got {cascade}")
+        native = NATIVE.get(encoder)
+        resnet = native if native is not None and issubclass(native, ResNet) else None
+        if resnet is None and (multi_grid is not None or cascade > 4):
+            raise ValueError(
+                f"multi_grid and cascade repeat and dilate blocks of a native ResNet: encoder={encoder!r} has none, "
+                "pass encoder='resnet50' or leave them at their defaults"
+            )
+        options: dict[str, Any] = {}
+        if resnet is not None:
+            if multi_grid is None:
+                multi_grid = (1, 2, 4) if form == "paper" and resnet.blocks[-1] == 3 else (1,) * resnet.blocks[-1]
+            options = {"multi_grid": multi_grid, "rates": form}
+        self.encoder = build_encoder(
+            encoder, in_channels, output_stride=output_stride, weights=weights, width=encoder_width, **options
+        )
+        channels = self.encoder.out_channels[-1]
+        self.cascade = nn.Sequential()
+        for block in range(5, cascade + 1):  # Sec. 3.2: copies of block 4, whose rate doubles where a stride would be
+            rate = 32 // output_stride * 2 ** (block - 4)
+            made: Any = resnet  # the check above
+            grid = [rate * factor for factor in multi_grid or ()]
+            self.cascade.append(stage(made.block, channels, channels // made.block.expansion, rates=grid))
+        he_(self.cascade)
+        rates = atrous_rates(output_stride) if rates is None else rates
+        self.context = _context(context, channels, decoder_width, rates, image_pooling, dropout)
+        channels = channels if context == "none" else decoder_width
+        extra = [conv_norm_relu(channels, channels)] if form == "torchvision" else []
+        self.head = nn.Sequential(*extra, nn.Conv2d(channels, num_classes, kernel_size=1))
+        set_batch_norm_decay(self, batch_norm_decay)
+        self.freeze_batch_norm = freeze_batch_norm
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.freeze_batch_norm:
+            freeze_batch_norms(self)
+        return self
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes, H / output_stride, W / output_stride)."""
+        logits: Tensor = self.head(self.context(self.cascade(self.encoder(x)[-1])))
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.logits(x), x.shape[-2:])  # Sec. 4.1, "Upsampling logits": the loss is at full resolution
+
+
+def _context(
+    kind: str, in_channels: int, width: int, rates: Sequence[int], image_pooling: bool, dropout: float
+) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    if kind == "aspp":
+        return ASPP(in_channels, width, rates, image_pooling=image_pooling, dropout=dropout)
+    pyramid = PyramidPooling(in_channels)
+    return nn.Sequential(pyramid, conv_norm_relu(pyramid.out_channels, width, kernel_size=1), nn.Dropout(dropout))
+
+
+def set_batch_norm_decay(network: nn.Module, decay: float) -> None:
+    """Sec. 4.1: at each step the running statistics keep the share `decay` of what they are."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"batch_norm_decay must be at least 0 and less than 1, got {decay}")
+    set_batch_norms(network, momentum=1 - decay)
+
+
+def freeze_batch_norms(network: nn.Module) -> None:
+    """Sec. 4.1: statistics, scale and shift stay as they are. `network.train()` would thaw the statistics."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval().requires_grad_(False)
+
+
+def start_from(module: SegmentationModule, checkpoint: str) -> None:
+    """Takes over all weights and the normalisation from `checkpoint`, one of the same network at any output stride."""
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"init_from={checkpoint!r} is not a file: give one such as .../checkpoints/last.ckpt")
+    try:
+        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    except Exception as error:  # torch raises five kinds for files that are not a checkpoint of this network
+        raise ValueError(
+            f"init_from={checkpoint!r} is no checkpoint of a {type(module).__name__} with the same arguments but for "
+            f"output_stride and freeze_batch_norm: {error}"
+        ) from error
+
+
+class DeepLabV3Module(SegmentationModule):
+    """Trains `DeepLabV3` by the recipe of Sec. 4.1: batches of 16 crops of 513 pixels, poly schedule from 0.007.
+
+    Weight decay 1e-4 is what the authors' code gives for ResNets (`deeplab/train.py`); the paper states none. The second
+    half of the recipe is another run: `init_from` a checkpoint of the first, with output_stride=8,
+    freeze_batch_norm=True and lr=0.001.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        encoder: str = "resnet101",
+        encoder_width: float = 1.0,
+        weights: str | None = None,
+        output_stride: int = 16,
+        multi_grid: Sequence[int] | None = None,
+        cascade: int = 4,
+        context: str = "aspp",
+        rates: Sequence[int] | None = None,
+        image_pooling: bool = True,
+        decoder_width: int = 256,
+        dropout: float = 0.1,
+        form: str = "paper",
+        batch_norm_decay: float = 0.9997,
+        freeze_batch_norm: bool = False,
+        init_from: str | None = None,
+        in_channels: int = 3,
+        lr: float = 0.007,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        schedule: str = "poly",
+        **recipe: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ignore_index,
+            in_channels=in_channels,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            **recipe,
+        )
+        self.network = DeepLabV3(
+            num_classes,
+            in_channels,
+            encoder=encoder,
+            encoder_width=encoder_width,
+            weights=weights,
+            output_stride=output_stride,
+            multi_grid=multi_grid,
+            cascade=cascade,
+            context=context,
+            rates=rates,
+            image_pooling=image_pooling,
+            decoder_width=decoder_width,
+            dropout=dropout,
+            form=form,
+            batch_norm_decay=batch_norm_decay,
+            freeze_batch_norm=freeze_batch_norm,
+        )
+        if init_from is not None:
+            start_from(self, init_from)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["init_from"] = None  # its weights are in here: the file need not be there again

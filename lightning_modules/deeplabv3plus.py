@@ -1,0 +1,160 @@
+"""DeepLab v3+, Chen, Zhu, Papandreou, Schroff, Adam 2018, https://arxiv.org/abs/1802.02611
+
+The network of Fig. 2 on the aligned Xception-65 with atrous separable convolutions in ASPP and decoder: 41,049,269
+parameters with 21 classes; 45,688,261 on ResNet-101.
+Departs from the paper in that maps are resized with align_corners=False (the authors' TensorFlow code: True), and from
+that code in the low-level features of Xception, of which the paper gives only the stride, 4: here the encoder's map at
+that stride, the 128 channels of its first block; the code takes 256 channels inside the second block, before its stride
+(6,144 parameters more).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import conv_norm_relu, resize, separable_conv
+from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.pyramid import ASPP, atrous_rates
+from lightning_modules.deeplabv3 import freeze_batch_norms, set_batch_norm_decay, start_from
+
+
+class DeepLabV3Plus(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W).
+
+    `separable` splits the 3x3 convolutions of ASPP and decoder into a depthwise and a pointwise one (Sec. 3.1).
+    Without `decoder` the output of ASPP is classified and resized from `output_stride` straight to the image, as in
+    DeepLab v3. `low_level_width` is how many channels of the encoder's map at stride 4 the decoder sees (Table 1).
+    `rates`, `image_pooling`, `batch_norm_decay` and `freeze_batch_norm` are those of DeepLab v3.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        encoder: str = "xception65",
+        encoder_width: float = 1.0,
+        weights: str | None = None,
+        output_stride: int = 16,
+        separable: bool = True,
+        decoder: bool = True,
+        rates: Sequence[int] | None = None,
+        image_pooling: bool = True,
+        decoder_width: int = 256,
+        low_level_width: int = 48,
+        dropout: float = 0.1,
+        batch_norm_decay: float = 0.9997,
+        freeze_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = build_encoder(
+            encoder, in_channels, output_stride=output_stride, weights=weights, width=encoder_width
+        )
+        channels, wide = self.encoder.out_channels, decoder_width
+        self.aspp = ASPP(
+            channels[-1],
+            wide,
+            atrous_rates(output_stride) if rates is None else rates,
+            image_pooling=image_pooling,
+            separable=separable,
+            dropout=dropout,
+        )
+        self.low_level, self.decoder = None, None
+        if decoder:
+            conv = separable_conv if separable else conv_norm_relu
+            self.low_level = conv_norm_relu(channels[2], low_level_width, kernel_size=1)
+            self.decoder = nn.Sequential(conv(low_level_width + wide, wide), conv(wide, wide))  # Table 2
+        self.head = nn.Conv2d(wide, num_classes, kernel_size=1)
+        set_batch_norm_decay(self, batch_norm_decay)
+        self.freeze_batch_norm = freeze_batch_norm
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.freeze_batch_norm:
+            freeze_batch_norms(self)
+        return self
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes, H / 4, W / 4), or at the output stride without a decoder."""
+        features = self.encoder(x)
+        x = self.aspp(features[-1])
+        if self.low_level is not None and self.decoder is not None:
+            low_level = self.low_level(features[2])
+            x = self.decoder(torch.cat([low_level, resize(x, low_level.shape[-2:])], dim=1))  # channels add up
+        logits: Tensor = self.head(x)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.logits(x), x.shape[-2:])
+
+
+class DeepLabV3PlusModule(SegmentationModule):
+    """Trains `DeepLabV3Plus` by the recipe of DeepLab v3 (Sec. 4), of which see there: poly schedule from 0.007.
+
+    Weight decay 4e-5 is what the authors' code gives for Xception (`deeplab/train.py`), and 1e-4 for ResNets; the paper
+    states none.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        encoder: str = "xception65",
+        encoder_width: float = 1.0,
+        weights: str | None = None,
+        output_stride: int = 16,
+        separable: bool = True,
+        decoder: bool = True,
+        rates: Sequence[int] | None = None,
+        image_pooling: bool = True,
+        decoder_width: int = 256,
+        low_level_width: int = 48,
+        dropout: float = 0.1,
+        batch_norm_decay: float = 0.9997,
+        freeze_batch_norm: bool = False,
+        init_from: str | None = None,
+        in_channels: int = 3,
+        lr: float = 0.007,
+        momentum: float = 0.9,
+        weight_decay: float = 4e-5,
+        schedule: str = "poly",
+        **recipe: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ignore_index,
+            in_channels=in_channels,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            **recipe,
+        )
+        self.network = DeepLabV3Plus(
+            num_classes,
+            in_channels,
+            encoder=encoder,
+            encoder_width=encoder_width,
+            weights=weights,
+            output_stride=output_stride,
+            separable=separable,
+            decoder=decoder,
+            rates=rates,
+            image_pooling=image_pooling,
+            decoder_width=decoder_width,
+            low_level_width=low_level_width,
+            dropout=dropout,
+            batch_norm_decay=batch_norm_decay,
+            freeze_batch_norm=freeze_batch_norm,
+        )
+        if init_from is not None:
+            start_from(self, init_from)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["init_from"] = None  # its weights are in here: the file need not be there again

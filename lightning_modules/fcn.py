@@ -1,0 +1,218 @@
+"""Fully convolutional networks, Long, Shelhamer, Darrell 2015, https://arxiv.org/abs/1411.4038
+
+FCN-32s, 16s and 8s on VGG16 as the authors released them, https://github.com/shelhamer/fcn.berkeleyvision.org, to the
+parameter: 136,152,917, 134,815,994 and 134,489,759 with 21 classes, of which the frozen bilinear kernels are 1,806,336,
+458,640 and 127,008.
+
+Departs from the paper in what the released networks changed: every bilinear kernel is frozen (Sec. 4.3 learns all but the
+last: `upsampling="inner"`), the loss is summed over the pixels of one image, and skips are trained all at once unless
+`init_from` names the next coarser network (Sec. 4.2 trains in stages). With another encoder than "vgg16" it is an
+extension: features of the encoder itself at strides 32, 16 and 8, without fc6, fc7 and the padding of 100.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import he_
+from lightning_modules.components.convolutionalise import load_fully_connected_
+from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.schedules import caffe_groups
+from lightning_modules.components.upsampling import bilinear_kernel
+
+STRIDES = (32, 16, 8)
+UPSAMPLINGS = ("frozen", "inner", "learned")
+LEARNING_RATES = {32: 1e-10, 16: 1e-12, 8: 1e-14}  # of each stage, for the unnormalised loss: voc-fcn*/solver.prototxt
+
+# Where the first pixel of a map lies in the map it is cropped from: Caffe's `crop` layers, derived from the positions of
+# pixels in the image. With 100 pixels of padding, pixel i of pool3 is centred on pixel 8i - 95.5 of the image, of pool4 on
+# 16i - 91.5, of fc7 on 32i + 12.5 (7x7 without padding). Pixel o of a transposed convolution of stride s and kernel 2s is
+# centred on (o - s + 0.5) / s of what it upsamples: o of upscore2 on 16o - 11.5, where pool4 is at i = o + 5; o of
+# upscore_pool4 on 8o - 23.5, where pool3 is at i = o + 9; o of the last layer on o - 31 (o - 27 in 16s, o - 19 in 32s).
+POOL_OFFSETS = (5, 9)
+IMAGE_OFFSETS = {32: 19, 16: 27, 8: 31}
+POOL_SCALES = (0.01, 0.0001)  # of pool4 and pool3, voc-fcn8s-atonce/net.py
+
+
+class FCN(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
+
+    `stride` is that of the finest map that is scored: 32, 16 or 8. `upsampling`: bilinear kernels are "frozen", "inner"
+    ones learned but the last, or all "learned". `at_once` multiplies VGG16's pool4 by .01 and pool3 by .0001, to even out
+    the activations of ImageNet's weights. `weights` are the encoder's; the file of a whole VGG16 gives fc6 and fc7 theirs
+    too, as published, where a name leaves them random.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        stride: int = 8,
+        encoder: str = "vgg16",
+        weights: str | None = None,
+        encoder_width: float = 1.0,
+        fc_width: int = 4096,
+        upsampling: str = "frozen",
+        at_once: bool = True,
+    ) -> None:
+        super().__init__()
+        if stride not in STRIDES:
+            raise ValueError(f"stride must be one of {', '.join(map(str, STRIDES))}, got {stride}")
+        if upsampling not in UPSAMPLINGS:
+            raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLINGS)}, got {upsampling!r}")
+        if fc_width < 1:
+            raise ValueError(f"fc_width must be at least 1, got {fc_width}")
+        self.published = encoder == "vgg16"
+        self.encoder = build_encoder(encoder, in_channels, weights=weights, width=encoder_width)
+        maps = self.encoder.out_channels
+        skips = STRIDES.index(stride)
+        if self.published:
+            self.fc6, self.fc7 = nn.Conv2d(maps[5], fc_width, 7), nn.Conv2d(fc_width, fc_width, 1)
+            self.dropout = nn.Dropout(0.5)
+            for conv in (self.fc6, self.fc7):
+                he_(conv)
+            load_fully_connected_(weights, self.fc6, self.fc7)
+            scored = [fc_width, maps[3], maps[2]]  # fc7, pool4, pool3
+            self.pool_offsets, self.image_offset = POOL_OFFSETS, IMAGE_OFFSETS[stride]
+        else:
+            scored = [maps[5], maps[4], maps[3]]
+            self.pool_offsets, self.image_offset = (0, 0), 0
+        self.scales = POOL_SCALES if self.published and at_once else (1.0, 1.0)
+        self.scores = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for channels in scored[: skips + 1])
+        for score in self.scores.parameters():  # Sec. 4.3: random scores learn no better and no faster
+            nn.init.zeros_(score)
+        self.up = nn.ModuleList(self._upsampling(num_classes, 2, upsampling != "frozen") for _ in range(skips))
+        self.upscore = self._upsampling(num_classes, stride, upsampling == "learned")
+
+    def _upsampling(self, channels: int, stride: int, learned: bool) -> nn.ConvTranspose2d:
+        """Sec. 3.3. (N, C, h, w) -> (N, C, stride * h, stride * w); as published it keeps a border of stride / 2 more."""
+        padding = 0 if self.published else stride // 2
+        up = nn.ConvTranspose2d(channels, channels, 2 * stride, stride, padding, bias=False)
+        up.weight = nn.Parameter(bilinear_kernel(channels, stride), requires_grad=learned)
+        return up
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        """What is scored, coarsest first: fc7, pool4 and pool3 of VGG16, otherwise the encoder's last maps."""
+        if not self.published:
+            return self.encoder(x)[:2:-1]
+        maps = self.encoder(F.pad(x, [99] * 4))  # conv1_1 pads the 100th pixel itself
+        pools = [F.max_pool2d(map_, 2, ceil_mode=True) for map_ in (maps[3], maps[2])[: len(self.up)]]
+        top = self.dropout(F.relu(self.fc6(maps[5])))  # H - 6, W - 6
+        top = self.dropout(F.relu(self.fc7(top)))
+        return [top, *pools]
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self._maps(x)
+        fused: Tensor = self.scores[0](maps[0])
+        for score, up, map_, scale, offset in zip(
+            self.scores[1:], self.up, maps[1:], self.scales, self.pool_offsets, strict=False
+        ):
+            upsampled, skip = up(fused), score(scale * map_)[..., offset:, offset:]  # stride halves
+            # As published the padded skip is the larger one for every image; other encoders round odd sizes up.
+            height, width = (min(pair) for pair in zip(upsampled.shape[-2:], skip.shape[-2:], strict=True))
+            fused = upsampled[..., :height, :width] + skip[..., :height, :width]
+        height, width = x.shape[-2:]
+        logits: Tensor = self.upscore(fused)
+        return logits[..., self.image_offset :, self.image_offset :][..., :height, :width]
+
+
+class FCNModule(SegmentationModule):
+    """Trains `FCN` as released: unnormalised loss, momentum 0.99, a bias at twice the rate and without decay.
+
+    The published batch is one image. `lr` defaults to 1e-10 `at_once`, and else to 1e-10, 1e-12 and 1e-14 at stride 32, 16
+    and 8; it belongs to a sum over images of about 500 x 500, so smaller images need more. `init_from` is a checkpoint of
+    the same network at twice the stride, for training in stages (`at_once=False`). `recipe` are the keyword arguments of
+    `SegmentationModule`.
+    """
+
+    network: FCN
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        stride: int = 8,
+        encoder: str = "vgg16",
+        weights: str | None = None,
+        encoder_width: float = 1.0,
+        fc_width: int = 4096,
+        upsampling: str = "frozen",
+        at_once: bool = True,
+        init_from: str | None = None,
+        in_channels: int = 3,
+        loss: str = "ce_sum",
+        lr: float | None = None,
+        momentum: float = 0.99,
+        weight_decay: float = 5e-4,
+        schedule: str = "constant",
+        **recipe: Any,
+    ) -> None:
+        if lr is None:
+            lr = LEARNING_RATES[32] if at_once else LEARNING_RATES.get(stride, 0.0)  # FCN refuses other strides
+        super().__init__(
+            num_classes,
+            ignore_index,
+            in_channels=in_channels,
+            loss=loss,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            **recipe,
+        )
+        self.network = FCN(
+            num_classes,
+            in_channels,
+            stride=stride,
+            encoder=encoder,
+            weights=weights,
+            encoder_width=encoder_width,
+            fc_width=fc_width,
+            upsampling=upsampling,
+            at_once=at_once,
+        )
+        if init_from is not None:
+            self._start_from(init_from)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])
+
+    def _start_from(self, checkpoint: str) -> None:
+        """Takes over every weight, and the normalisation, but the last upsampling: that one starts bilinear again."""
+        own = self.hparams
+        if own["stride"] == 32 or own["at_once"]:
+            raise ValueError(
+                f"init_from is for stride 16 or 8 and at_once=False, the later stages, got stride={own['stride']} and "
+                f"at_once={own['at_once']}: FCN-32s, and all of FCN at once, start from VGG16"
+            )
+        needed = {"stride": 2 * own["stride"]}
+        needed |= {name: own[name] for name in ("num_classes", "in_channels", "encoder", "encoder_width", "fc_width")}
+        if own["stride"] == 8:
+            needed["at_once"] = False  # or the score of pool4 belongs to a scaled pool4
+        if not Path(checkpoint).is_file():
+            raise FileNotFoundError(
+                f"init_from={checkpoint!r} is not a file: give a checkpoint of FCN-{needed['stride']}s, such as "
+                "outputs/.../checkpoints/last.ckpt"
+            )
+        try:
+            stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
+        except Exception as error:  # torch raises five kinds for files that are not a checkpoint
+            raise ValueError(f"init_from={checkpoint!r} is not a checkpoint of experiments.train: {error!r}") from error
+        wrong = [f"{name}={found.get(name)}, not {value}" for name, value in needed.items() if found.get(name) != value]
+        if architecture != type(self).__name__ or wrong:
+            raise ValueError(
+                f"init_from={checkpoint!r} holds a {architecture} with {', '.join(wrong) or 'other layers'}"
+            )
+        state = {name: w for name, w in stored["state_dict"].items() if not name.startswith("network.upscore.")}
+        self.load_state_dict(state, strict=False)  # only what is new at this stride is missing
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"]["init_from"] = None  # its weights are in here: the file need not be there again

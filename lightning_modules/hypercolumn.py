@@ -1,0 +1,183 @@
+"""Hypercolumns, Hariharan, Arbelaez, Girshick, Malik 2015, https://arxiv.org/abs/1411.5752
+
+A hypercolumn is what all layers of interest say of one pixel: their maps, upsampled bilinearly and stacked.
+`HypercolumnBoxes` is the paper's use of it: the figure in a given box of a known category, 3,457,500 parameters with 20
+categories. `Hypercolumn` classifies every pixel of a whole image: an adaptation, which the paper does not have.
+
+The box form is the network of the code that the authors released, which classifies the maps of the whole image once for
+all its boxes; the paper's first system runs VGG16 on each box. It starts from the maps of an encoder, given to it.
+The whole-image form departs from both in a softmax over all classes, in no grid of classifiers (a position in an image
+says less than one in a box), in maps taken before their pooling and the deepest one in place of fc7, in no factor before
+each, and in training the encoder, which that code holds fixed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import resize
+from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.schedules import caffe_groups
+
+
+def small_(module: nn.Module) -> None:
+    """Draws every classifier of `module` with standard deviation 0.01 and biases of 0, as the authors' code does."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class Hypercolumn(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W), resized from the finest of `levels`.
+
+    `levels` are numbers of maps of the encoder; map i is at stride 2 ** i. The default is conv3_3, conv4_3 and pool5 of
+    VGG16. A linear classifier of hypercolumns is a 1x1 convolution of each map, upsampled, and then their sum: the paper's
+    way to evaluate it.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        encoder: str = "vgg16",
+        weights: str | None = None,
+        levels: Sequence[int] = (2, 3, 5),
+        encoder_width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if sorted(set(levels)) != list(levels) or not set(levels) <= set(range(6)) or max(levels, default=0) < 1:
+            raise ValueError(f"levels must be numbers from 0 to 5 in rising order, the last not 0, got {list(levels)}")
+        self.levels = tuple(levels)
+        self.encoder = build_encoder(encoder, in_channels, depth=levels[-1], weights=weights, width=encoder_width)
+        channels = self.encoder.out_channels
+        self.classifiers = nn.ModuleList(nn.Conv2d(channels[i], num_classes, kernel_size=1) for i in levels)
+        small_(self.classifiers)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes, h, w) at the stride of the finest level."""
+        features = self.encoder(x)
+        scores = [classify(features[i]) for classify, i in zip(self.classifiers, self.levels, strict=True)]
+        return torch.stack([resize(score, scores[0].shape[-2:]) for score in scores]).sum(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.logits(x), x.shape[-2:])
+
+
+class HypercolumnModule(SegmentationModule):
+    """Trains `Hypercolumn`, which is the whole-image form, by the authors' recipe for boxes, in batches of 20.
+
+    A constant rate, twice as high for biases. `recipe` are the keyword arguments of `SegmentationModule`.
+    """
+
+    network: Hypercolumn
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        encoder: str = "vgg16",
+        weights: str | None = None,
+        levels: Sequence[int] = (2, 3, 5),
+        encoder_width: float = 1.0,
+        in_channels: int = 3,
+        lr: float = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-3,
+        schedule: str = "constant",
+        **recipe: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            ignore_index,
+            in_channels=in_channels,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            **recipe,
+        )
+        self.network = Hypercolumn(
+            num_classes, in_channels, encoder=encoder, weights=weights, levels=levels, encoder_width=encoder_width
+        )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])
+
+
+class HypercolumnBoxes(nn.Module):
+    """pool3 (N, 256, h, w), pool4 (N, 512, h', w'), fc7 (R, 4096), R boxes and their categories -> (R, 50, 50).
+
+    The log odds that a pixel of a box belongs to its object: the logits of `F.binary_cross_entropy_with_logits`. `boxes`
+    (R, 5) hold the number of the image, then left, top, right and bottom as shares of its sides; `categories` (R,) are
+    below `num_classes`. The maps are of whole images, fc7 is of the boxes: VGG16's on conv5_3, pooled to 7x7 in each box.
+
+    Each category has grid x grid classifiers, one for each part of the box; between their centres a pixel's probability
+    is the bilinear mean of theirs. `scales` multiply pool3 and pool4 first: the factors are those of the authors' network,
+    for the weights of their VGG16. Their recipe is that of `HypercolumnModule`, with fc7's classifiers at a tenth of the
+    rate, and the loss added up over the pixels of a box.
+    """
+
+    blend_weights: Tensor
+
+    def __init__(
+        self,
+        num_classes: int = 20,
+        channels: tuple[int, int, int] = (256, 512, 4096),
+        *,
+        scales: tuple[float, float] = (0.0027, 0.063),
+        grid: int = 5,
+        size: int = 50,
+    ) -> None:
+        super().__init__()
+        self.scales, self.cells, self.size = scales, grid**2, size
+        self.pool3 = nn.Conv2d(channels[0], num_classes * self.cells, kernel_size=3, padding=1)
+        self.pool4 = nn.Conv2d(channels[1], num_classes * self.cells, kernel_size=1)
+        self.fc7 = nn.Linear(channels[2], num_classes * self.cells)
+        small_(self)
+        taps = bilinear_taps(torch.tensor([[0.0, 1.0]]), size, grid)[0]  # of each pixel of one side, on the grid
+        blend = torch.einsum("yi,xj->ijyx", taps, taps).flatten(0, 1)  # (cells, size, size)
+        self.register_buffer("blend_weights", blend, persistent=False)
+
+    def forward(self, pool3: Tensor, pool4: Tensor, fc7: Tensor, boxes: Tensor, categories: Tensor) -> Tensor:
+        scores = self.fc7(fc7).unflatten(1, (-1, self.cells))[torch.arange(len(boxes), device=fc7.device), categories]
+        scores = scores[..., None, None]
+        for conv, maps, scale in ((self.pool3, pool3, self.scales[0]), (self.pool4, pool4, self.scales[1])):
+            classified = conv(scale * maps).unflatten(1, (-1, self.cells))  # (N, num_classes, cells, h, w)
+            scores = scores + crop(classified[boxes[:, 0].long(), categories], boxes[:, 1:], self.size)
+        return self.blend(scores)
+
+    def blend(self, scores: Tensor) -> Tensor:
+        """Log odds of each cell's classifier (R, cells, size, size) -> those of the mean probability (R, size, size)."""
+        share = self.blend_weights.log()
+        figure = (share + F.logsigmoid(scores)).logsumexp(1)
+        ground = (share + F.logsigmoid(-scores)).logsumexp(1)
+        return figure - ground
+
+
+def crop(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Maps (R, C, h, w), one for each box, and boxes (R, 4) as shares of their sides -> (R, C, size, size), bilinear.
+
+    The whole map as a box is `resize(maps, (size, size))`. Beyond the border a map repeats its edge.
+    """
+    rows = bilinear_taps(boxes[:, [1, 3]], size, maps.shape[-2])
+    columns = bilinear_taps(boxes[:, [0, 2]], size, maps.shape[-1])
+    return torch.einsum("ryh,rchw,rxw->rcyx", rows.to(maps), maps, columns.to(maps))
+
+
+def bilinear_taps(intervals: Tensor, size: int, extent: int) -> Tensor:
+    """Intervals (R, 2) of an axis, from 0 to 1, -> (R, size, extent): the weights of its `extent` pixels, which add up to 1.
+
+    They interpolate linearly, between the centres of pixels, at the centres of `size` equal parts of each interval.
+    """
+    steps = (torch.arange(size, device=intervals.device) + 0.5) / size
+    low, high = intervals[:, :1], intervals[:, 1:]
+    positions = ((low + steps * (high - low)) * extent - 0.5).clamp(0, extent - 1)
+    return (1 - (positions[..., None] - torch.arange(extent, device=intervals.device)).abs()).clamp(min=0)

@@ -1,0 +1,328 @@
+"""PointRend, Kirillov, Wu, He, Girshick 2020, https://arxiv.org/abs/1912.08193
+
+Its form for semantic segmentation, Sec. 5: where a coarse segmentation is least certain, a point head predicts anew, from
+fine features and the coarse logits at that point. Here it stands on any network of this project.
+Departs from the paper in that a network without logits at low resolution, such as U-Net, has its own averaged over
+blocks of 4x4 pixels, so that there is something to render (an adaptation); that the image is mirrored up to
+a multiple of 32 pixels, where the grids of all strides fit, and cut to size again; that maps are sampled as resizing
+does, repeating the border, where the authors' code fades to zero; and in the recipe, `SegmentationModule`'s.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.blocks import pad_to_multiple, resize
+from lightning_modules.components.losses import cross_entropy
+from lightning_modules.deconvnet import DeconvNet
+from lightning_modules.deeplabv1 import DeepLabV1
+from lightning_modules.deeplabv2 import DeepLabV2
+from lightning_modules.deeplabv3 import DeepLabV3
+from lightning_modules.deeplabv3plus import DeepLabV3Plus
+from lightning_modules.fcn import FCN
+from lightning_modules.hypercolumn import Hypercolumn
+from lightning_modules.inverted_net import InvertedNet
+from lightning_modules.pspnet import PSPNet
+from lightning_modules.segnet import SegNet
+from lightning_modules.unet import UNet
+
+
+class Base(NamedTuple):
+    """A network, the map at stride 4 in it, as `PointRend` reads it, and what is not to be its default there."""
+
+    network: type[nn.Module]
+    features: str = "encoder[2]"  # of a ResNet the paper's "res2"
+    options: Mapping[str, Any] = {}
+
+
+NETWORKS: dict[str, Base] = {
+    "deconvnet": Base(DeconvNet),
+    "deeplabv1": Base(DeepLabV1),
+    "deeplabv2": Base(DeepLabV2),
+    "deeplabv3": Base(DeepLabV3),
+    "deeplabv3plus": Base(DeepLabV3Plus),
+    "fcn": Base(FCN),
+    "hypercolumn": Base(Hypercolumn),
+    "inverted_net": Base(InvertedNet, "encoder.2"),
+    "pspnet": Base(PSPNet, options={"aux": False}),  # a head that no logits come from
+    "segnet": Base(SegNet),
+    "unet": Base(UNet, "encoder.2"),
+}
+MULTIPLE = 32  # pixels, the largest stride of these networks
+COARSE = 4  # pixels, of a network with finer logits: they are rendered in two steps, as in the paper
+
+
+class Grid(NamedTuple):
+    """A map (N, C, h, w): cell (i, j) lies on the square of `stride` pixels whose corner is (i, j) * stride - margin."""
+
+    maps: Tensor
+    stride: float
+    margin: int = 0
+
+
+def point_sample(grid: Grid, points: Tensor) -> Tensor:
+    """(N, C, h, w) at points (N, P, 2), x and y in pixels from the image's corner -> (N, C, P) float32.
+
+    Bilinear between the centres of cells and constant beyond the outermost, as in resizing. Not `F.grid_sample`, whose
+    backward on CUDA raises under deterministic algorithms.
+    """
+    channels, height, width = grid.maps.shape[1:]
+    x, y = ((points + grid.margin) / grid.stride - 0.5).unbind(-1)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    left, top = x.floor().long(), y.floor().long()
+    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    flat = grid.maps.float().flatten(2)
+
+    def at(row: Tensor, column: Tensor) -> Tensor:
+        return flat.gather(2, (row * width + column)[:, None].expand(-1, channels, -1))
+
+    dx, dy = (x - left)[:, None], (y - top)[:, None]
+    above = (1 - dx) * at(top, left) + dx * at(top, right)
+    below = (1 - dx) * at(bottom, left) + dx * at(bottom, right)
+    return (1 - dy) * above + dy * below
+
+
+def point_labels(masks: Tensor, points: Tensor) -> Tensor:
+    """The labels (N, P) of the pixels of masks (N, H, W) in which points (N, P, 2) lie."""
+    height, width = masks.shape[1:]
+    column, row = points.long().unbind(-1)
+    # A uniform number below 1 times the width can be rounded up to the width.
+    index = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
+    return masks.flatten(1).gather(1, index)
+
+
+def uncertainty(logits: Tensor) -> Tensor:
+    """(N, num_classes, ...) -> (N, ...): the second best logit less the best, so at most 0 (Sec. 5)."""
+    best, second = logits.topk(2, dim=1).values.unbind(1)
+    return second - best
+
+
+class PointHead(nn.Module):
+    """Features (N, channels, P) and coarse logits (N, num_classes, P) -> logits (N, num_classes, P).
+
+    Three layers and a classifier that all points share; each gets the coarse logits again (Sec. 5). They start as in the
+    authors' code (`point_head.py`): He et al. by the number of outputs, and a classifier of nearly zero.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, width: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv1d(c + num_classes, width, kernel_size=1) for c in (channels, width, width))
+        self.classifier = nn.Conv1d(width + num_classes, num_classes, kernel_size=1)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name.startswith("layers"):
+                nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+            else:
+                nn.init.normal_(parameter, std=0.001)
+
+    def forward(self, features: Tensor, coarse: Tensor) -> Tensor:
+        x = features
+        for layer in self.layers:
+            x = F.relu(layer(torch.cat([x, coarse], dim=1)))  # channels add up
+        logits: Tensor = self.classifier(torch.cat([x, coarse], dim=1))
+        return logits
+
+
+class PointRend(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes, H, W).
+
+    `network` is one of `NETWORKS`, built with `network_options`. `features` are the maps that the point head sees, side
+    by side: "encoder[2]" is item 2 of what the module `encoder` returns, "encoder.2" what the module of that name
+    returns; the default is the encoder's map at stride 4. `head_width` counts the channels of the head's layers.
+    In training, of `oversample` * `points` uniform candidates in each image those where the coarse logits are least
+    certain are taken, until they are the share `importance` of `points`; the rest is uniform (Sec. 3.1). In inference
+    the coarse logits are doubled in size until they have the image's, and each time the `subdivision_points` least
+    certain are predicted anew.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        network: str = "deeplabv3",
+        network_options: Mapping[str, Any] | None = None,
+        features: Sequence[str] | None = None,
+        head_width: int = 256,
+        points: int = 2048,
+        oversample: float = 3.0,
+        importance: float = 0.75,
+        subdivision_points: int = 8192,
+    ) -> None:
+        super().__init__()
+        if network not in NETWORKS:
+            raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
+        if min(points, subdivision_points, head_width) < 1:
+            raise ValueError(
+                f"points, subdivision_points and head_width must be at least 1, got {points}, {subdivision_points} and "
+                f"{head_width}"
+            )
+        if oversample < 1 or not 0 <= importance <= 1:
+            raise ValueError(
+                f"oversample must be at least 1 and importance in [0, 1], got {oversample} and {importance}"
+            )
+        base = NETWORKS[network]
+        try:
+            self.network = base.network(num_classes, in_channels, **{**base.options, **(network_options or {})})
+        except TypeError as error:  # an argument that it does not have
+            raise ValueError(f"network_options do not fit {base.network.__name__}: {error}") from error
+        if 2 ** getattr(self.network, "depth", 0) > MULTIPLE:
+            raise ValueError(f"PointRend takes networks of stride up to {MULTIPLE}: use a depth of at most 5")
+        self.features = [base.features] if features is None else list(features)
+        self.points, self.oversample, self.importance = points, oversample, importance
+        self.subdivision_points = subdivision_points
+        self.head = PointHead(self._count_channels(in_channels), num_classes, width=head_width)
+
+    def _count_channels(self, in_channels: int) -> int:
+        """The channels of `features` together, from a run of the network on shapes alone."""
+        tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+        self.network.eval()  # in training, batch norm refuses the one value of a pooled image
+        try:
+            with caught(self.network, self.features) as maps, torch.no_grad():
+                torch.func.functional_call(
+                    self.network, shapes, torch.empty(1, in_channels, 2 * MULTIPLE, 2 * MULTIPLE, device="meta")
+                )
+        except (AttributeError, KeyError, IndexError) as error:
+            known = ", ".join(name for name, _ in self.network.named_children())
+            raise ValueError(
+                f"features must name modules that {type(self.network).__name__} runs, within {known}, or items of what "
+                f'they return, such as "encoder[2]"; got {self.features}: {error}'
+            ) from error
+        self.network.train()
+        return sum(fine.shape[1] for fine in maps)
+
+    def grids(self, x: Tensor) -> list[Grid]:
+        """(N, in_channels, H, W), sides that divide by 32 -> the coarse logits, then the maps `features`."""
+        with caught(self.network, self.features) as maps:
+            of_network: Any = getattr(self.network, "logits", self.network)
+            coarse: Tensor = of_network(x).float()
+        size = x.shape[-1]
+        if finer := COARSE * coarse.shape[-1] // size:
+            coarse = F.avg_pool2d(coarse, finer)
+        # FCN as published pads the image by 100 pixels, one of them in its first convolution.
+        margin = 99 if isinstance(self.network, FCN) and self.network.published else 0
+        strides = [2 ** round(math.log2((size + 2 * margin) / fine.shape[-1])) for fine in maps]
+        fine_grids = [Grid(fine, stride, margin) for fine, stride in zip(maps, strides, strict=True)]
+        return [Grid(coarse, size / coarse.shape[-1]), *fine_grids]
+
+    def at_points(self, grids: Sequence[Grid], points: Tensor) -> Tensor:
+        """The head's logits (N, num_classes, P) at points (N, P, 2) in pixels."""
+        coarse, *fine = [point_sample(grid, points) for grid in grids]
+        logits: Tensor = self.head(torch.cat(fine, dim=1), coarse)  # channels add up
+        return logits.float()
+
+    @torch.no_grad()
+    def training_points(self, coarse: Grid, height: int, width: int) -> Tensor:
+        """Points (N, points, 2) in the height x width pixels of the image.
+
+        Candidates get their logits first and their uncertainty from them: between two cells that are each certain of
+        another class it is high.
+        """
+        size = coarse.maps.new_tensor([width, height])
+        unsure = round(self.importance * self.points)
+        candidates = size * torch.rand(len(coarse.maps), round(self.oversample * self.points), 2, device=size.device)
+        index = uncertainty(point_sample(coarse, candidates)).topk(unsure, dim=1).indices
+        uniform = size * torch.rand(len(coarse.maps), self.points - unsure, 2, device=size.device)
+        return torch.cat([candidates.gather(1, index[..., None].expand(-1, -1, 2)), uniform], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = pad_to_multiple(x, MULTIPLE)
+        grids = self.grids(x)
+        logits, stride = grids[0].maps, grids[0].stride
+        while stride > 1:
+            stride = max(stride / 2, 1)
+            logits = resize(logits, (round(x.shape[-2] / stride), round(x.shape[-1] / stride)))
+            columns = logits.shape[-1]
+            unsure = uncertainty(logits.detach())
+            unsure[:, math.ceil(height / stride) :] = -torch.inf  # the mirrored border, which is cut off
+            unsure[..., math.ceil(width / stride) :] = -torch.inf
+            unsure = unsure.flatten(1)
+            index = unsure.topk(min(self.subdivision_points, unsure.shape[1]), dim=1).indices
+            points = stride * (torch.stack([index % columns, index // columns], dim=-1) + 0.5)
+            new = self.at_points(grids, points)
+            logits = logits.flatten(2).scatter(2, index[:, None].expand_as(new), new).view_as(logits)
+        return logits[..., :height, :width]
+
+
+@contextmanager
+def caught(network: nn.Module, features: Sequence[str]) -> Iterator[list[Tensor]]:
+    """A list which, after `network` has run within the block, holds the maps that `features` names, in their order.
+
+    Of a module that runs several times, on several scales of the image, the largest map.
+    """
+    maps: list[Tensor] = []
+    names = [feature.partition("[")[0] for feature in features]
+    returned: dict[str, list[Any]] = {name: [] for name in names}
+    hooks = [
+        network.get_submodule(name).register_forward_hook(lambda _, args, out, name=name: returned[name].append(out))
+        for name in returned
+    ]
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for feature, name in zip(features, names, strict=True):
+        item = feature.removeprefix(name).strip("[]")
+        runs = [out[int(item)] if item else out for out in returned[name]]
+        if not runs:
+            raise KeyError(f"{name} does not run")
+        maps.append(max(runs, key=lambda map_: map_.shape[-1]))
+
+
+class PointRendModule(SegmentationModule):
+    """Trains `PointRend`: the loss of the coarse logits at full size plus the cross-entropy at the points (Sec. 5).
+
+    `recipe` are the keyword arguments of `SegmentationModule`.
+    """
+
+    network: PointRend
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        network: str = "deeplabv3",
+        network_options: dict[str, Any] | None = None,
+        features: Sequence[str] | None = None,
+        head_width: int = 256,
+        points: int = 2048,
+        oversample: float = 3.0,
+        importance: float = 0.75,
+        subdivision_points: int = 8192,
+        in_channels: int = 3,
+        **recipe: Any,
+    ) -> None:
+        super().__init__(num_classes, ignore_index, in_channels=in_channels, **recipe)
+        self.network = PointRend(
+            num_classes,
+            in_channels,
+            network=network,
+            network_options=network_options,
+            features=features,
+            head_width=head_width,
+            points=points,
+            oversample=oversample,
+            importance=importance,
+            subdivision_points=subdivision_points,
+        )
+
+    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        height, width = masks.shape[-2:]
+        x = pad_to_multiple(self.normalise(images), MULTIPLE)
+        coarse, *fine = self.network.grids(x)
+        points = self.network.training_points(coarse, height, width)
+        logits, labels = self.network.at_points([coarse, *fine], points), point_labels(masks, points)
+        of_points = cross_entropy(logits, labels, self.ignore_index, self.class_weights)
+        whole = resize(coarse.maps, x.shape[-2:])[..., :height, :width]
+        return self.loss_function(whole, masks, self.ignore_index, self.class_weights) + of_points

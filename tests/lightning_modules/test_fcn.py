@@ -1,0 +1,271 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from datamodules.shapes import ShapesDataModule
+from lightning_modules.components.convolutionalise import convolutionalise_
+from lightning_modules.components.upsampling import bilinear_kernel
+from lightning_modules.fcn import FCN, IMAGE_OFFSETS, POOL_OFFSETS, FCNModule
+
+TINY: dict[str, Any] = {"encoder_width": 1 / 16, "fc_width": 8}
+
+
+def parameters(network: nn.Module, *, trained: bool = False) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad or not trained)
+
+
+def on_meta(**kwargs: Any) -> FCN:
+    with torch.device("meta"):
+        return FCN(21, **kwargs)
+
+
+def draw_scores_(network: FCN) -> None:
+    """Scores start at zero, and so do all logits."""
+    for parameter in network.scores.parameters():
+        nn.init.normal_(parameter)
+
+
+@pytest.mark.parametrize(
+    ("stride", "total", "trained"),
+    [(32, 136_152_917, 134_346_581), (16, 134_815_994, 134_357_354), (8, 134_489_759, 134_362_751)],
+)
+def test_published_parameter_counts(stride: int, total: int, trained: int) -> None:
+    network = on_meta(stride=stride)
+    assert parameters(network) == total
+    assert parameters(network, trained=True) == trained
+
+
+@pytest.mark.parametrize(
+    ("upsampling", "learned"),
+    # 21 x 21 kernels of 4 x 4 twice, and of 16 x 16
+    [("frozen", 0), ("inner", 2 * 21 * 21 * 4 * 4), ("learned", 2 * 21 * 21 * 4 * 4 + 21 * 21 * 16 * 16)],
+)
+def test_upsampling_decides_which_bilinear_kernels_are_learned(upsampling: str, learned: int) -> None:
+    assert parameters(on_meta(upsampling=upsampling), trained=True) == 134_362_751 + learned
+
+
+@pytest.mark.parametrize("stride", [32, 16, 8])
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 96), (25, 161)])
+def test_logits_have_the_size_of_the_image(stride: int, size: tuple[int, int]) -> None:
+    network = FCN(3, stride=stride, **TINY).eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, *size)).shape == (1, 3, *size)
+
+
+def published(x: Tensor, network: FCN, stride: int) -> Tensor:
+    """The authors' voc-fcn*/net.py spelled out, with the weights of `network`; voc-fcn8s-atonce/net.py has the scales."""
+    convs = [m for m in network.encoder.modules() if isinstance(m, nn.Conv2d)]
+    pools: list[Tensor] = []
+    for stage in (2, 2, 3, 3, 3):
+        for _ in range(stage):
+            conv = convs.pop(0)
+            x = F.relu(F.conv2d(x, conv.weight, conv.bias, padding=1 if pools or conv.in_channels != 3 else 100))
+        x = F.max_pool2d(x, 2, 2, ceil_mode=True)
+        pools.append(x)
+    x = F.relu(F.conv2d(x, network.fc6.weight, network.fc6.bias))
+    x = F.relu(F.conv2d(x, network.fc7.weight, network.fc7.bias))
+    score, *skips = ((s.weight, s.bias) for s in network.scores)
+    x = F.conv2d(x, *score)
+    for pool, skip, scale, offset in zip((pools[3], pools[2]), skips, (0.01, 0.0001), (5, 9), strict=False):
+        x = F.conv_transpose2d(x, bilinear_kernel(3, 2), stride=2)
+        height, width = x.shape[-2:]
+        x = x + F.conv2d(scale * pool, *skip)[..., offset : offset + height, offset : offset + width]
+    return F.conv_transpose2d(x, bilinear_kernel(3, stride), stride=stride)
+
+
+@pytest.mark.parametrize(("stride", "offset"), [(32, 19), (16, 27), (8, 31)])
+def test_equals_the_published_network_spelled_out(stride: int, offset: int) -> None:
+    network = FCN(3, stride=stride, **TINY).eval()
+    draw_scores_(network)
+    for score in network.scores[1:]:
+        nn.init.normal_(score.weight, std=1e3)  # to be seen behind the scales
+    image = torch.rand(1, 3, 45, 70)
+    with torch.no_grad():
+        expected = published(image, network, stride)[..., offset : offset + 45, offset : offset + 70]
+        torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_crop_offsets_follow_from_where_pixels_of_each_map_lie_in_the_image() -> None:
+    def conv(position: tuple[float, float], kernel: int, stride: int, pad: int) -> tuple[float, float]:
+        """Step and first centre, in image pixels, of a convolution's or pooling's output, from those of its input."""
+        step, first = position
+        return step * stride, first + step * ((kernel - 1) / 2 - pad)
+
+    def deconv(position: tuple[float, float], stride: int) -> tuple[float, float]:
+        step, first = position
+        return step / stride, first - step / stride * (2 * stride - 1) / 2
+
+    image = (1.0, 0.0)
+    x, pools = conv(image, 3, 1, 100), []
+    for _ in range(5):
+        x = conv(x, 2, 2, 0)
+        pools.append(x)
+    fc6 = conv(x, 7, 1, 0)
+    fused, found = fc6, [(deconv(fc6, 32), image)]
+    for pool, stride in ((pools[3], 16), (pools[2], 8)):
+        up = deconv(fused, 2)
+        found += [(pool, up), (deconv(up, stride), image)]
+        fused = up
+    assert all(of[0] == to[0] for of, to in found)  # both have one step
+    offsets = [(to[1] - of[1]) / of[0] for of, to in found]
+    assert offsets == [IMAGE_OFFSETS[32], POOL_OFFSETS[0], IMAGE_OFFSETS[16], POOL_OFFSETS[1], IMAGE_OFFSETS[8]]
+
+
+def test_fully_connected_layers_as_convolutions_give_the_same_at_every_window() -> None:
+    # A small VGG without padding: 2 x 2 convolutions and 2 poolings take 26 pixels to 2, and step by 4.
+    features = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.MaxPool2d(2)),
+    )
+    first, second, last = nn.Linear(6 * 3 * 3, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+    classifier = nn.Sequential(features, nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), last)
+    convs = (nn.Conv2d(6, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 5, 1))
+    for conv, linear in zip(convs, (first, second, last), strict=True):
+        convolutionalise_(conv, linear.weight, linear.bias)
+    network = nn.Sequential(features, convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+
+    image, window, step = torch.rand(1, 3, 44, 36), 24, 4
+    maps = network(image)
+    assert maps.shape == (1, 5, 6, 4)
+    for row in range(6):
+        for column in range(4):
+            crop = image[..., row * step : row * step + window, column * step : column * step + window]
+            torch.testing.assert_close(maps[..., row, column], classifier(crop))
+
+
+def test_a_fully_connected_layer_of_another_window_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \(8, 54\) does not fit the convolution \(8, 6, 5, 5\)"):
+        convolutionalise_(nn.Conv2d(6, 8, 5), torch.rand(8, 54), torch.rand(8))
+
+
+@pytest.mark.parametrize(
+    ("names", "dims"),
+    [(("classifier.0", "classifier.3", "classifier.6"), 1), (("pre_logits.fc1", "pre_logits.fc2", "head.fc"), 3)],
+    ids=["torchvision", "timm"],
+)
+def test_a_file_of_a_classifier_gives_fc6_and_fc7_too(names: tuple[str, str, str], dims: int, tmp_path: Path) -> None:
+    donor = FCN(3, **TINY)
+    state = donor.encoder.state_dict() | {f"{names[2]}.weight": torch.rand(10, 8), f"{names[2]}.bias": torch.rand(10)}
+    for name, conv in zip(names[:2], (donor.fc6, donor.fc7), strict=True):
+        weight = conv.weight.flatten(1) if dims == 1 else conv.weight  # a linear layer, or a convolution
+        state |= {f"{name}.weight": weight, f"{name}.bias": torch.rand(8)}
+    torch.save(state, tmp_path / "vgg16.pth")
+    network = FCN(3, weights=str(tmp_path / "vgg16.pth"), **TINY)
+    for name, conv, source in zip(names[:2], (network.fc6, network.fc7), (donor.fc6, donor.fc7), strict=True):
+        torch.testing.assert_close(conv.weight, source.weight)
+        torch.testing.assert_close(conv.bias, nn.Parameter(state[f"{name}.bias"]))
+    torch.testing.assert_close(network.encoder.state_dict(), donor.encoder.state_dict())
+    with pytest.raises(ValueError, match="VGG16's own need fc_width=4096"):
+        FCN(3, weights=str(tmp_path / "vgg16.pth"), encoder_width=1 / 16, fc_width=16)
+
+
+@pytest.mark.parametrize(("encoder", "width"), [("resnet18", 0.125), ("smp-resnet18", 1.0)])
+def test_another_encoder_is_scored_at_its_own_strides(encoder: str, width: float) -> None:
+    network = FCN(3, encoder=encoder, encoder_width=width).eval()
+    draw_scores_(network)
+    image = torch.rand(1, 3, 96, 64)
+    with torch.no_grad():
+        maps = network.encoder(image)
+        x = network.scores[0](maps[5])
+        for score, map_ in zip(network.scores[1:], (maps[4], maps[3]), strict=True):
+            x = score(map_) + F.conv_transpose2d(x, bilinear_kernel(3, 2), stride=2, padding=1)
+        inside = F.interpolate(x, scale_factor=8, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(network(image)[..., 4:-4, 4:-4], inside[..., 4:-4, 4:-4])
+        assert network(torch.rand(2, 3, 33, 47)).shape == (2, 3, 33, 47)
+
+
+def test_the_recipe_is_that_of_the_solver_files() -> None:
+    module = FCNModule(3, 255, **TINY)
+    (weights, biases) = sorted(module.parameter_groups(), key=lambda group: group["lr"])
+    assert (weights["lr"], weights["weight_decay"]) == (1e-10, 5e-4)
+    assert (biases["lr"], biases["weight_decay"]) == (2e-10, 0)
+    assert sum(p.numel() for g in (weights, biases) for p in g["params"]) == parameters(module, trained=True)
+    staged = {stride: FCNModule(3, 255, stride=stride, at_once=False, **TINY) for stride in (32, 16, 8)}
+    assert [module.hparams["lr"] for module in staged.values()] == [1e-10, 1e-12, 1e-14]
+
+
+def checkpoint(module: FCNModule, path: Path) -> str:
+    trainer = Trainer(
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        accelerator="cpu",
+        default_root_dir=path.parent,
+    )
+    trainer.fit(module, ShapesDataModule(length=2, batch_size=1))
+    trainer.save_checkpoint(path)
+    return str(path)
+
+
+def test_training_in_stages_takes_over_all_but_the_last_upsampling(tmp_path: Path) -> None:
+    classes = ShapesDataModule().num_classes
+    staged: dict[str, Any] = {**TINY, "at_once": False, "loss": "ce", "lr": 0.1}
+    coarse = FCNModule(classes, 255, stride=32, mean=(0.1, 0.2, 0.3), **staged)
+    first = checkpoint(coarse, tmp_path / "32s.ckpt")
+    middle = FCNModule(classes, 255, stride=16, init_from=first, **staged)
+    for name, weight in coarse.state_dict().items():
+        if name != "network.upscore.weight":
+            torch.testing.assert_close(middle.state_dict()[name], weight)
+    torch.testing.assert_close(middle.network.upscore.weight, bilinear_kernel(classes, 16))
+    assert coarse.network.scores[0].weight.any() and not middle.network.scores[1].weight.any()
+
+    second = checkpoint(middle, tmp_path / "16s.ckpt")
+    fine = FCNModule(classes, 255, stride=8, init_from=second, **staged)
+    torch.testing.assert_close(fine.network.scores[1].weight, middle.network.scores[1].weight)
+
+    Path(first).unlink()  # the second stage's checkpoint holds what it took from the first
+    loaded = FCNModule.load_from_checkpoint(second, weights_only=True).eval()
+    image = torch.rand(1, 3, 40, 40)
+    torch.testing.assert_close(loaded(image), middle.eval()(image))
+
+
+def test_a_checkpoint_that_does_not_fit_the_next_stage_is_refused(tmp_path: Path) -> None:
+    path = checkpoint(FCNModule(4, 255, stride=16, loss="ce", **TINY), tmp_path / "16s.ckpt")
+    for arguments, message in (
+        ({"stride": 8}, "at_once=True, not False"),
+        ({"stride": 16}, "stride=16, not 32"),
+        ({"stride": 8, "fc_width": 16}, "fc_width=8, not 16"),
+        ({"stride": 32}, "init_from is for stride 16 or 8"),
+        ({"stride": 8, "at_once": True}, "init_from is for stride 16 or 8 and at_once=False"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FCNModule(4, 255, init_from=path, **{"at_once": False, **TINY, **arguments})
+    (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        FCNModule(4, 255, init_from=str(tmp_path / "broken.ckpt"), at_once=False, **TINY)
+    with pytest.raises(FileNotFoundError, match="give a checkpoint of FCN-16s"):
+        FCNModule(4, 255, init_from=str(tmp_path / "none.ckpt"), at_once=False, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stride": 4}, "stride must be one of 32, 16, 8, got 4"),
+        ({"upsampling": "fixed"}, "upsampling must be one of frozen, inner, learned, got 'fixed'"),
+        ({"fc_width": 0}, "fc_width must be at least 1, got 0"),
+    ],
+)
+def test_errors_name_the_argument_and_the_choices(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        on_meta(**arguments)
+
+
+def test_one_batch_is_overfitted() -> None:
+    module = FCNModule(3, 255, encoder="resnet18", encoder_width=0.125, loss="ce")
+    images = torch.rand(2, 3, 64, 64)
+    masks = torch.randint(3, (2, 4, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    optimizer = torch.optim.Adam(module.parameters(), 2e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        module.loss(images, masks).backward()
+        optimizer.step()
+    assert (module(images).argmax(1) == masks).float().mean() > 0.9
