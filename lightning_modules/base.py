@@ -1,6 +1,6 @@
 """What every architecture shares: steps, scores, logged names, normalisation, optimiser, self-describing checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from lightning_modules.components.metrics import (
 )
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, schedule
 
+Refinement = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) probabilities, (N, in_channels, H, W) images in [0, 1]
 Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long
 
 # Of ImageNet, which most encoders were trained on; a grey image takes their mean over the channels.
@@ -40,9 +41,13 @@ class SegmentationModule(LightningModule):
     one number a class, or "median-frequency" for what `experiments.run` counts in the training masks and the checkpoint
     then carries. `mean` and `std`, one value a channel for images in [0, 1], belong to the weights, so the checkpoint
     carries them.
+
+    `refine` is what follows the network, such as the fully connected CRF of DeepLab (v1, Sec. 3): None until someone
+    assigns a function of class probabilities and images that returns probabilities. It works in evaluation only.
     """
 
     network: nn.Module
+    refine: Refinement | None
     mean: Tensor
     std: Tensor
     weight_of_class: Tensor | None
@@ -88,6 +93,7 @@ class SegmentationModule(LightningModule):
         # In the checkpoint where they were counted; given ones are hyperparameters and rebuilt from those.
         self.register_buffer("weight_of_class", weight_of_class, persistent=class_weights == MEDIAN_FREQUENCY)
         self.loss_function = LOSSES[loss]
+        self.refine = None
         self.val_scores = Scores(num_classes, ignore_index)
         self.test_scores = Scores(num_classes, ignore_index)
 
@@ -115,7 +121,16 @@ class SegmentationModule(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W)."""
         logits: Tensor = self.network(self.normalise(images))
-        return logits
+        if self.refine is None or self.training:
+            return logits
+        refined = self.refine(logits.float().softmax(1), images)
+        return refined.clamp(min=torch.finfo(torch.float32).tiny).log()  # logits again, finite where it is certain
+
+    def normalise_like(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+        """Takes over what an encoder's weights were trained with, where it is known and the user gave nothing else."""
+        for key, buffer, values in (("mean", self.mean, mean), ("std", self.std, std)):
+            if self.hparams[key] is None and values is not None:
+                buffer.copy_(torch.tensor(values).view(-1, 1, 1))
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
@@ -177,6 +192,7 @@ class SegmentationModule(LightningModule):
             "class_names": self.class_names,
             "palette": [list(colour) for colour in self.palette],
         }
+        checkpoint["hyper_parameters"] = _without_files(checkpoint["hyper_parameters"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         described = checkpoint["segmentation"]
@@ -212,6 +228,14 @@ class Scores(nn.Module):
     def reset(self) -> None:
         for metric in (self.confusion, *self.means.values()):
             metric.reset()
+
+
+def _without_files(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """`hparams` without the files that the module started from: a checkpoint holds their weights itself."""
+    return {
+        key: None if key in ("weights", "init_from") else _without_files(value) if isinstance(value, dict) else value
+        for key, value in hparams.items()
+    }
 
 
 def _weight_of_class(class_weights: Sequence[float] | str | None, num_classes: int) -> Tensor | None:

@@ -65,7 +65,7 @@ class DeconvNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.01)  # Sec. 6.1: zero-mean Gaussians
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        load_fully_connected_(weights, self.fc6, self.fc7)
+        load_fully_connected_(weights, self.encoder.pretrained, self.fc6, self.fc7)
 
     def forward(self, x: Tensor) -> Tensor:
         *maps, x = self.encoder(x)  # the last one is pool5

@@ -10,10 +10,8 @@ with the rest, not after it (Sec. 4.3). The LargeFOV network that the authors re
 before fc6; neither the paper nor this network does.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,9 +27,6 @@ FIELDS_OF_VIEW: dict[str, tuple[int, int, int]] = {
     "4x4-rate8": (4, 8, 4096),
     "3x3-rate12": (3, 12, 1024),  # LargeFOV
 }
-
-# Class probabilities (N, num_classes, H, W) and images (N, in_channels, H, W) in [0, 1] -> better probabilities.
-Refinement = Callable[[Tensor, Tensor], Tensor]
 
 
 def fully_connected(in_channels: int, width: int, kernel_size: int, rate: int, dropout: float) -> nn.Sequential:
@@ -111,25 +106,14 @@ class DeepLabV1(nn.Module):
         return resize(self.logits(x), x.shape[-2:])
 
 
-def refined(logits: Tensor, images: Tensor, refine: Refinement | None) -> Tensor:
-    """The logarithm of the refined class probabilities, which are logits again; without `refine` the logits given."""
-    if refine is None:
-        return logits
-    probabilities = refine(logits.float().softmax(1), images)
-    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
-
-
 class DeepLabV1Module(SegmentationModule):
     """Trains `DeepLabV1` by the paper's recipe, Sec. 5: the last layer at ten times the rate; 6,000 batches of 20.
 
-    `refine` is what follows the network, in the paper a fully connected CRF (Sec. 4.2): None until someone assigns, to the
-    trained module, a function or module from class probabilities and images in [0, 1] to better probabilities.
-    Predictions and scores are then of its output; training does not see it, since the paper trains the two one after
-    the other. `recipe` are the keyword arguments of `SegmentationModule`.
+    The fully connected CRF that follows the network in the paper (Sec. 4.2) goes to `refine` of the trained module: the
+    paper trains the two one after the other. `recipe` are the keyword arguments of `SegmentationModule`.
     """
 
     network: DeepLabV1
-    refine: Refinement | None
 
     def __init__(
         self,
@@ -161,7 +145,6 @@ class DeepLabV1Module(SegmentationModule):
             schedule=schedule,
             **recipe,
         )
-        self.refine = None
         self.network = DeepLabV1(
             num_classes,
             in_channels,
@@ -174,9 +157,7 @@ class DeepLabV1Module(SegmentationModule):
             branch_width=branch_width,
             encoder_width=encoder_width,
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return refined(super().forward(images), images, None if self.training else self.refine)
+        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         factors = {"fc8": 10, "branch_fc8": 10}

@@ -19,7 +19,7 @@ from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import he_, resize
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.deeplabv1 import Refinement, fully_connected, refined, small_
+from lightning_modules.deeplabv1 import fully_connected, small_
 
 SCALES = (0.5, 0.75, 1.0)  # of the image, Sec. 4.1.2
 
@@ -94,12 +94,11 @@ class DeepLabV2Module(SegmentationModule):
     """Trains `DeepLabV2` by the paper's recipe, Sec. 4.1: the last layer at ten times the rate; 20,000 batches of 10.
 
     The rate is that of ResNet-101 in the authors' code; VGG16 takes lr=1e-3 (Sec. 4.1.1). With several scales the loss
-    adds up that of the fused logits and that of each scale, as in the authors' code. `refine` is what follows the network
-    (Sec. 3.3), as in `DeepLabV1Module`. `recipe` are the keyword arguments of `SegmentationModule`.
+    adds up that of the fused logits and that of each scale, as in the authors' code. `refine` is
+    for the CRF of Sec. 3.3. `recipe` are the keyword arguments of `SegmentationModule`.
     """
 
     network: DeepLabV2
-    refine: Refinement | None
 
     def __init__(
         self,
@@ -130,7 +129,6 @@ class DeepLabV2Module(SegmentationModule):
             schedule=schedule,
             **recipe,
         )
-        self.refine = None
         self.network = DeepLabV2(
             num_classes,
             in_channels,
@@ -142,9 +140,7 @@ class DeepLabV2Module(SegmentationModule):
             fc_width=fc_width,
             encoder_width=encoder_width,
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return refined(super().forward(images), images, None if self.training else self.refine)
+        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         scales = self.network.with_scales(self.normalise(images))

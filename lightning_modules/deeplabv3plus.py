@@ -152,9 +152,6 @@ class DeepLabV3PlusModule(SegmentationModule):
             batch_norm_decay=batch_norm_decay,
             freeze_batch_norm=freeze_batch_norm,
         )
+        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
         if init_from is not None:
             start_from(self, init_from)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"]["init_from"] = None  # its weights are in here: the file need not be there again

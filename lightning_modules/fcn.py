@@ -43,8 +43,8 @@ class FCN(nn.Module):
 
     `stride` is that of the finest map that is scored: 32, 16 or 8. `upsampling`: bilinear kernels are "frozen", "inner"
     ones learned but the last, or all "learned". `at_once` multiplies VGG16's pool4 by .01 and pool3 by .0001, to even out
-    the activations of ImageNet's weights. `weights` are the encoder's; the file of a whole VGG16 gives fc6 and fc7 theirs
-    too, as published, where a name leaves them random.
+    the activations of ImageNet's weights. `weights` are the encoder's; "imagenet" and the file of a whole VGG16 give
+    fc6 and fc7 theirs too, as published.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FCN(nn.Module):
             self.dropout = nn.Dropout(0.5)
             for conv in (self.fc6, self.fc7):
                 he_(conv)
-            load_fully_connected_(weights, self.fc6, self.fc7)
+            load_fully_connected_(weights, self.encoder.pretrained, self.fc6, self.fc7)
             scored = [fc_width, maps[3], maps[2]]  # fc7, pool4, pool3
             self.pool_offsets, self.image_offset = POOL_OFFSETS, IMAGE_OFFSETS[stride]
         else:
@@ -177,6 +177,7 @@ class FCNModule(SegmentationModule):
             upsampling=upsampling,
             at_once=at_once,
         )
+        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
         if init_from is not None:
             self._start_from(init_from)
 
@@ -212,7 +213,3 @@ class FCNModule(SegmentationModule):
             )
         state = {name: w for name, w in stored["state_dict"].items() if not name.startswith("network.upscore.")}
         self.load_state_dict(state, strict=False)  # only what is new at this stride is missing
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"]["init_from"] = None  # its weights are in here: the file need not be there again

@@ -107,6 +107,7 @@ class HypercolumnModule(SegmentationModule):
         self.network = Hypercolumn(
             num_classes, in_channels, encoder=encoder, weights=weights, levels=levels, encoder_width=encoder_width
         )
+        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])

@@ -109,7 +109,7 @@ class InvertedNet(nn.Module):
         """Normal weights that keep the mean square of the activations, as those of He et al. with ReLU; biases of zero.
 
         For standard normal x, ELU(x)^2 is 1 + e^2 P(-2) - 2 sqrt(e) P(-1) = 0.645 in the mean, with P their distribution
-        function; ReLU(x)^2 is 0.5. With ReLU's rule the softmax of a deep network starts saturated, where the Jaccard loss
+        function; ReLU(x)^2 is 0.5. With ReLU's rule the softmax starts nearer to saturation, where the Jaccard loss
         has next to no gradient.
         """
         for module in self.modules():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import pad_to_multiple, resize
+from lightning_modules.components.encoders import Encoder
 from lightning_modules.components.losses import cross_entropy
 from lightning_modules.deconvnet import DeconvNet
 from lightning_modules.deeplabv1 import DeepLabV1
@@ -316,6 +317,8 @@ class PointRendModule(SegmentationModule):
             importance=importance,
             subdivision_points=subdivision_points,
         )
+        if isinstance(encoder := getattr(self.network.network, "encoder", None), Encoder):
+            self.normalise_like(encoder.mean, encoder.std)
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         height, width = masks.shape[-2:]

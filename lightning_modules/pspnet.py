@@ -132,6 +132,7 @@ class PSPNetModule(SegmentationModule):
             dropout=dropout,
             aux=aux_weight > 0,
         )
+        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
         self.aux_weight, self.new_layers = aux_weight, new_layers
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ Iakubovskii, Segmentation Models Pytorch, https://github.com/qubvel-org/segmenta
 from typing import Any
 
 import segmentation_models_pytorch as smp
-import torch
 from torch import Tensor
 
 from lightning_modules.base import SegmentationModule
@@ -41,10 +40,7 @@ class SmpModule(SegmentationModule):
         fetched = to_download(encoder, weights)
         with downloading(encoder, fetched):
             self.network = smp.create_model(arch, encoder, fetched, in_channels=in_channels, classes=num_classes)
-        trained_with = load_smp(self.network.encoder, encoder, weights, in_channels)
-        for key, buffer, values in zip(("mean", "std"), (self.mean, self.std), trained_with, strict=True):
-            if recipe.get(key) is None and values is not None:
-                buffer.copy_(torch.tensor(values)[:, None, None])
+        self.normalise_like(*load_smp(self.network.encoder, encoder, weights, in_channels))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images of any size: smp's decoders take multiples of the encoder's deepest stride, 32."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.components.encoders.weights import is_path, read_weights
+from lightning_modules.components.encoders.weights import download, is_path, read_weights
 
 # Of fc6 and fc7 in the files of VGG16 of torchvision and of timm, which has them as convolutions already.
 NAMES = (("classifier.0", "classifier.3"), ("pre_logits.fc1", "pre_logits.fc2"))
@@ -24,11 +24,14 @@ def convolutionalise_(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
     conv.bias.copy_(bias)  # type: ignore[union-attr]
 
 
-def load_fully_connected_(weights: str | None, fc6: nn.Conv2d, fc7: nn.Conv2d) -> None:
-    """Gives `fc6` and `fc7` what the file or folder `weights` of VGG16 holds of them; a name is of the encoder alone."""
-    if weights is None or not is_path(weights):
+def load_fully_connected_(weights: str | None, pretrained: str | None, fc6: nn.Conv2d, fc7: nn.Conv2d) -> None:
+    """Gives `fc6` and `fc7` what the `weights` of VGG16 hold of them.
+
+    A file or folder may hold the encoder alone; "imagenet" is the whole of `pretrained`, a name of timm.
+    """
+    if weights is None:
         return
-    state = read_weights(weights)
+    state = read_weights(weights) if is_path(weights) else download("vgg16", str(pretrained))
     for names in NAMES:
         for conv, name in zip((fc6, fc7), names, strict=True):
             if f"{name}.weight" in state:

@@ -102,6 +102,7 @@ def test_stages_beyond_the_depth_are_not_built(name: str, rest: int | None) -> N
         ("resnet50", 25_557_032 - 2_049_000),
         ("resnet101", 44_549_160 - 2_049_000),
         ("xception65", 37_867_312),
+        ("resnet50-deep", 23_631_808),
         ("mobilenet_v1", 4_231_976 - 1_025_000),
     ],
 )
@@ -112,6 +113,13 @@ def test_parameter_counts(name: str, count: int) -> None:
 
 def test_every_encoder_of_the_table_says_which_weights_fit_it_or_none() -> None:
     assert {name for name in NATIVE if on_meta(name).pretrained is None} == {"mobilenet_v1"}
+
+
+def test_the_deep_stem_is_timms(tmp_path: Path) -> None:
+    reference, file = scramble(timm.create_model("resnet50s", num_classes=0)), tmp_path / "timm.safetensors"
+    save_file(reference.state_dict(), file)
+    x = torch.randn(1, 3, 65, 64)
+    assert_equal(build_encoder("resnet50-deep", weights=str(file)).eval()(x)[5], reference.forward_features(x))
 
 
 # --- VGG
@@ -211,29 +219,28 @@ def test_xception_equals_timm(tmp_path: Path) -> None:
     save_file(reference.state_dict(), tmp_path / "timm.safetensors")
     file = str(tmp_path / "timm.safetensors")
     encoder = build_encoder("xception65", output_stride=16, weights=file).eval()
-    x = torch.randn(1, 3, 65, 64)
-    last, taps = reference.forward_intermediates(x)
-    maps = encoder(x)
-    assert_equal(maps[5], last)
-    for m, tap in zip(maps[1:5], taps, strict=False):  # timm taps behind the ReLU, which the authors' model does not
-        assert_equal(m.relu(), tap)
-        assert (m < 0).any()
+    x, given = torch.randn(1, 3, 65, 64), []
+    for index in (0, 1, 2, 19):  # the blocks with a stride
+        reference.blocks[index].register_forward_pre_hook(lambda module, args: given.append(args[0].clone()))
+    last = reference.forward_features(x)
+    for ours, theirs in zip(encoder(x), [x, *given, last], strict=True):
+        assert_equal(ours, theirs)
 
 
-def test_low_level_features_of_xception_have_256_channels_at_stride_4() -> None:
-    for name in ("xception65", "xception71"):
-        encoder = on_meta(name, output_stride=16)
-        assert encoder.out_channels == (3, 128, 256, 728, 1024, 2048)
-        assert encoder(torch.empty(1, 3, 64, 64, device="meta"))[2].shape == (1, 256, 16, 16)
+@pytest.mark.parametrize(("name", "channels"), [("xception65", 128), ("xception71", 256)])
+def test_low_level_features_of_xception_are_at_stride_4(name: str, channels: int) -> None:
+    encoder = on_meta(name, output_stride=16)
+    assert encoder.out_channels[2] == channels
+    assert encoder(torch.empty(1, 3, 64, 64, device="meta"))[2].shape == (1, channels, 16, 16)
 
 
 @pytest.mark.parametrize("project", [False, True])
 def test_the_skip_of_a_xception_block_sees_the_raw_input(project: bool) -> None:
     block = Block(4, (4, 4, 4), project=project).eval()
     x = -1 - torch.rand(1, 4, 9, 9)
-    before, out = x.clone(), block(x)[1]
+    before, out = x.clone(), block(x)
     assert torch.equal(x, before)  # no ReLU in place
-    moved = block(x - 1)[1]
+    moved = block(x - 1)
     # Below zero the branch sees zeros whatever x is: the change of the output is that of the skip alone.
     torch.testing.assert_close(moved - out, block.shortcut(x - 1) - block.shortcut(x))
     assert (moved - out).abs().min() > 0.01
@@ -284,7 +291,7 @@ def test_cost_of_mobilenet_with_its_two_multipliers(alpha: float, size: int) -> 
         ("vgg16", {"norm": "layer"}, "norm must be one of none, batch, got 'layer'"),
         ("smp-resnet18", {"width": 0.5}, "width is of the native encoders vgg16, "),
         ("resnt34", {}, "got 'resnt34'; the nearest are resnet34"),
-        ("tu-resnt34", {}, "timm has no encoder 'resnt34'; the nearest are resnet34"),
+        ("tu-resnt34", {}, "encoder='tu-resnt34': timm has no 'resnt34'; the nearest are resnet34"),
         ("tu-resnet18.nope", {}, r"Invalid pretrained tag \(nope\)"),
         ("smp-vgg11", {"output_stride": 16}, "do not support dilated mode.* or the native vgg16, resnet50, xception65"),
         ("tu-densenet121", {"output_stride": 8}, "unexpected keyword.* or the native vgg16, resnet50, xception65"),

@@ -7,7 +7,14 @@ import torch
 
 from lightning_modules.components.encoders.base import Classifier, Encoder
 from lightning_modules.components.encoders.mobilenet import MobileNetV1
-from lightning_modules.components.encoders.resnet import ResNet18, ResNet34, ResNet50, ResNet101
+from lightning_modules.components.encoders.resnet import (
+    ResNet18,
+    ResNet34,
+    ResNet50,
+    ResNet50Deep,
+    ResNet101,
+    ResNet101Deep,
+)
 from lightning_modules.components.encoders.smp import SmpEncoder
 from lightning_modules.components.encoders.vgg import VGG16
 from lightning_modules.components.encoders.weights import load_native
@@ -21,6 +28,8 @@ NATIVE: dict[str, type[Encoder]] = {
     "resnet34": ResNet34,
     "resnet50": ResNet50,
     "resnet101": ResNet101,
+    "resnet50-deep": ResNet50Deep,
+    "resnet101-deep": ResNet101Deep,
     "xception65": Xception65,
     "xception71": Xception71,
     "mobilenet_v1": MobileNetV1,

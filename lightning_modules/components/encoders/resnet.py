@@ -1,5 +1,8 @@
 """Deep residual learning, He, Zhang, Ren, Sun 2015, https://arxiv.org/abs/1512.03385: ResNet-18, 34, 50 and 101.
 
+"resnet50-deep" and "resnet101-deep" start with three 3x3 convolutions of 64, 64 and 128 channels in place of the 7x7 one:
+the encoder of PSPNet's authors (`pspnet50_ADE20K_473.prototxt`), 23,631,808 parameters and not 23,508,032.
+
 With `output_stride` 8 or 16 the last stages are atrous: DeepLab v2 and v3 (Chen et al. 2017, arXiv:1706.05587).
 The names of the weights are torchvision's, so that its files load.
 
@@ -13,7 +16,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lightning_modules.components.blocks import he_
+from lightning_modules.components.blocks import conv_norm_relu, he_
 from lightning_modules.components.encoders.base import Encoder, scaled
 
 RATES = ("paper", "torchvision")
@@ -87,13 +90,14 @@ def stage(
 
 
 class ResNet(Encoder):
-    """Maps: the image, the 7x7 convolution after its ReLU, and the outputs of the four stages.
+    """Maps: the image, the first convolution (or three) after its ReLU, and the outputs of the four stages.
 
     `multi_grid` multiplies the rates of the blocks of the last stage, one value a block (DeepLab v3, Sec. 3.2.1).
     """
 
     block: ClassVar[type[Block]] = Bottleneck
     blocks: ClassVar[tuple[int, ...]]  # of each stage, Table 1
+    deep_stem: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -117,9 +121,15 @@ class ResNet(Encoder):
             )
         self.depth, self.output_stride = depth, min(output_stride, 2**depth)
         wide = [scaled(channels, width) for channels in (64, 64, 128, 256, 512)]  # Table 1
-        self.conv1, self.bn1 = conv_norm(in_channels, wide[0], 7, 2, 1)
+        stem = 2 * wide[0] if self.deep_stem else wide[0]
+        if self.deep_stem:  # names as timm's
+            first, second = conv_norm_relu(in_channels, wide[0], stride=2), conv_norm_relu(wide[0], wide[0])
+            conv, self.bn1 = conv_norm(wide[0], stem, 3, 1, 1)
+            self.conv1: nn.Module = nn.Sequential(*first, *second, conv)
+        else:
+            self.conv1, self.bn1 = conv_norm(in_channels, stem, 7, 2, 1)
         self.relu = nn.ReLU(inplace=True)
-        self.out_channels = (in_channels, wide[0])
+        self.out_channels = (in_channels, stem)
         self.layers = [f"layer{index}" for index in range(1, depth)]
         if self.layers:
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -158,3 +168,11 @@ class ResNet50(ResNet):
 
 class ResNet101(ResNet):
     blocks, pretrained = (3, 4, 23, 3), "resnet101.tv_in1k"
+
+
+class ResNet50Deep(ResNet50):
+    deep_stem, pretrained = True, "resnet50s.gluon_in1k"
+
+
+class ResNet101Deep(ResNet101):
+    deep_stem, pretrained = True, "resnet101s.gluon_in1k"

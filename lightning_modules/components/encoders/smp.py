@@ -82,7 +82,7 @@ def to_download(name: str, weights: str | None) -> str | bool | None:
     if name.startswith("tu-"):
         if not timm.is_model(name[3:]):
             near = difflib.get_close_matches(name[3:], timm.list_models(), n=3)
-            raise ValueError(f"timm has no encoder {name[3:]!r}{_nearest(near)}")
+            raise ValueError(f"encoder={name!r}: timm has no {name[3:]!r}{_nearest(near)}")
         try:
             timm.get_pretrained_cfg(name[3:])
         except RuntimeError as error:

@@ -167,6 +167,12 @@ def of_channels(values: Any, in_channels: int) -> tuple[float, ...]:
     return values if in_channels == 3 else (sum(values) / len(values),) * in_channels
 
 
+def download(name: str, pretrained: str) -> State:
+    """The ImageNet weights of the native encoder `name`, as timm has them under `pretrained`, classifier included."""
+    with downloading(name, "imagenet", f", timm's {pretrained}"):
+        return timm.create_model(pretrained, pretrained=True).state_dict()
+
+
 def load_native(encoder: Encoder, whole: Encoder, name: str, weights: str, in_channels: int) -> None:
     """Loads `weights` into a native encoder; `whole` is the same with all stages, whose names the file must have."""
     if is_path(weights):
@@ -182,8 +188,7 @@ def load_native(encoder: Encoder, whole: Encoder, name: str, weights: str, in_ch
             f"no published ImageNet weights fit this {name}: pass weights=None or a file, or use smp's mobilenet_v2"
         )
     else:
-        with downloading(name, weights, f", timm's {encoder.pretrained}"):
-            state = timm.create_model(encoder.pretrained, pretrained=True).state_dict()
+        state = download(name, encoder.pretrained)
         normalisation: Any = timm.get_pretrained_cfg(encoder.pretrained)
         encoder.mean = of_channels(normalisation.mean, in_channels)
         encoder.std = of_channels(normalisation.std, in_channels)

@@ -22,11 +22,10 @@ MIDDLE_AND_EXIT: Layout = (*(((728, 728, 728), 1),) * 16, ((728, 1024, 1024), 2)
 
 
 class Block(nn.Module):
-    """(N, in_channels, H, W) -> inner map (N, widths[1], H, W) and output (N, widths[2], H / stride, W / stride).
+    """(N, in_channels, H, W) -> (N, widths[-1], H / stride, W / stride).
 
     Three separable convolutions, the last with the stride, each behind a ReLU; beside them a skip, which is the raw input
-    or, where `project`, a 1x1 convolution of it. The inner map is the output of the second convolution, what a decoder
-    is given at the block's first stride; with two `widths` the block ends there.
+    or, where `project`, a 1x1 convolution of it.
     """
 
     def __init__(
@@ -42,20 +41,18 @@ class Block(nn.Module):
             self.shortcut.append(nn.Conv2d(in_channels, widths[-1], 1, stride, bias=False))
             self.shortcut.append(nn.BatchNorm2d(widths[-1]))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         inner = x
-        for conv in self.convs[:2]:
-            inner = conv(F.relu(inner))  # not in place: x is also the skip, and inner a map of the encoder
-        if len(self.convs) == 2:
-            return inner, inner
-        return inner, self.convs[2](F.relu(inner)) + self.shortcut(x)
+        for conv in self.convs:
+            inner = conv(F.relu(inner))  # not in place: x is also the skip
+        return inner + self.shortcut(x)
 
 
 class Xception(Encoder):
-    """Maps: the image; the inner map of each strided block, at strides 2 to 16; the end of the exit flow.
+    """Maps: the image; what each strided block is given, at strides 2 to 16; the end of the exit flow.
 
-    DeepLab v3+ takes its low-level features, 256 channels at stride 4, from map 2. Where a block gives up its stride for
-    the sake of `output_stride`, those after it double their rate.
+    DeepLab v3+ takes its low-level features from map 2: 128 channels in Xception-65, 256 in Xception-71. Where a block
+    gives up its stride for the sake of `output_stride`, those after it double their rate.
     """
 
     entry: ClassVar[Layout]
@@ -66,16 +63,15 @@ class Xception(Encoder):
         first, below = scaled(32, width), scaled(64, width)
         self.stem = nn.Sequential(conv_norm_relu(in_channels, first, stride=2), conv_norm_relu(first, below))
         self.blocks = nn.ModuleList()
-        self.taps = []  # indices of the blocks whose inner output is a map
+        self.taps = []  # indices of the strided blocks, whose input is a map
         out_channels, current, rate = [in_channels], 2, 1
         for index, (channels, stride) in enumerate((*self.entry, *MIDDLE_AND_EXIT)):
-            widths = [scaled(c, width) for c in channels]
+            if stride == 2 and len(out_channels) == depth:
+                break
             if stride == 2:
                 self.taps.append(index)
-                out_channels.append(widths[1])
-            if len(out_channels) == depth + 1:
-                self.blocks.append(Block(below, widths[:2], rate=rate))
-                break
+                out_channels.append(below)
+            widths = [scaled(c, width) for c in channels]
             kept = stride if current * stride <= output_stride else 1
             project = stride == 2 or below != widths[-1]
             self.blocks.append(Block(below, widths, stride=kept, rate=rate, project=project))
@@ -85,8 +81,7 @@ class Xception(Encoder):
             for wide in (scaled(c, width) for c in (1536, 1536, 2048)):
                 self.exit.append(separable_conv(below, wide, rate=rate))
                 below = wide
-            out_channels.append(below)
-        self.out_channels = tuple(out_channels)
+        self.out_channels = (*out_channels, below)
         he_(self)
         set_batch_norms(self, eps=1e-3)  # the authors' published model
 
@@ -94,10 +89,10 @@ class Xception(Encoder):
         maps = [x]
         x = self.stem(x)  # stride 2
         for index, block in enumerate(self.blocks):
-            inner, x = block(x)  # stride doubles in the blocks of `taps`
             if index in self.taps:
-                maps.append(inner)
-        return [*maps, self.exit(x)] if self.depth == 5 else maps
+                maps.append(x)
+            x = block(x)  # stride doubles in the blocks of `taps`
+        return [*maps, self.exit(x)]
 
 
 def _renames(last: int) -> tuple[tuple[str, str], ...]:
