@@ -16,6 +16,7 @@ STUDY = Study(
     question="What does depthwise separable convolution cost in score, and save in parameters, multiply-adds and time?",
     baseline="standard",
     variants={"standard": {"separable": False}, "separable": {"separable": True}},
+    # Without image pooling, whose batch norm sees one value an image and batches here are of four.
     bases=cpu_scale(
         DeepLabV3PlusModule, encoder="resnet50", encoder_width=0.25, decoder_width=64, batch_norm_decay=0.9
     ),
