@@ -18,7 +18,12 @@ STUDY = Study(
     variants={"standard": {"separable": False}, "separable": {"separable": True}},
     # Without image pooling, whose batch norm sees one value an image and batches here are of four.
     bases=cpu_scale(
-        DeepLabV3PlusModule, encoder="resnet50", encoder_width=0.25, decoder_width=64, batch_norm_decay=0.9
+        DeepLabV3PlusModule,
+        encoder="resnet50",
+        encoder_width=0.25,
+        decoder_width=64,
+        batch_norm_decay=0.9,
+        image_pooling=False,
     ),
     full_size=full_size(DeepLabV3PlusModule, encoder="resnet101"),
 )
