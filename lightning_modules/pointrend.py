@@ -9,8 +9,7 @@ does, repeating the border, where the authors' code fades to zero; and in the re
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import pad_to_multiple, resize
 from lightning_modules.components.encoders import Encoder
 from lightning_modules.components.losses import cross_entropy
+from lightning_modules.components.points import Grid, caught, point_labels, point_sample, uncertainty
 from lightning_modules.deconvnet import DeconvNet
 from lightning_modules.deeplabv1 import DeepLabV1
 from lightning_modules.deeplabv2 import DeepLabV2
@@ -57,51 +57,6 @@ NETWORKS: dict[str, Base] = {
 }
 MULTIPLE = 32  # pixels, the largest stride of these networks
 COARSE = 4  # pixels, of a network with finer logits: they are rendered in two steps, as in the paper
-
-
-class Grid(NamedTuple):
-    """A map (N, C, h, w): cell (i, j) lies on the square of `stride` pixels whose corner is (i, j) * stride - margin."""
-
-    maps: Tensor
-    stride: float
-    margin: int = 0
-
-
-def point_sample(grid: Grid, points: Tensor) -> Tensor:
-    """(N, C, h, w) at points (N, P, 2), x and y in pixels from the image's corner -> (N, C, P) float32.
-
-    Bilinear between the centres of cells and constant beyond the outermost, as in resizing. Not `F.grid_sample`, whose
-    backward on CUDA raises under deterministic algorithms.
-    """
-    channels, height, width = grid.maps.shape[1:]
-    x, y = ((points + grid.margin) / grid.stride - 0.5).unbind(-1)
-    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
-    left, top = x.floor().long(), y.floor().long()
-    right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
-    flat = grid.maps.float().flatten(2)
-
-    def at(row: Tensor, column: Tensor) -> Tensor:
-        return flat.gather(2, (row * width + column)[:, None].expand(-1, channels, -1))
-
-    dx, dy = (x - left)[:, None], (y - top)[:, None]
-    above = (1 - dx) * at(top, left) + dx * at(top, right)
-    below = (1 - dx) * at(bottom, left) + dx * at(bottom, right)
-    return (1 - dy) * above + dy * below
-
-
-def point_labels(masks: Tensor, points: Tensor) -> Tensor:
-    """The labels (N, P) of the pixels of masks (N, H, W) in which points (N, P, 2) lie."""
-    height, width = masks.shape[1:]
-    column, row = points.long().unbind(-1)
-    # A uniform number below 1 times the width can be rounded up to the width.
-    index = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
-    return masks.flatten(1).gather(1, index)
-
-
-def uncertainty(logits: Tensor) -> Tensor:
-    """(N, num_classes, ...) -> (N, ...): the second best logit less the best, so at most 0 (Sec. 5)."""
-    best, second = logits.topk(2, dim=1).values.unbind(1)
-    return second - best
 
 
 class PointHead(nn.Module):
@@ -252,32 +207,6 @@ class PointRend(nn.Module):
             new = self.at_points(grids, points)
             logits = logits.flatten(2).scatter(2, index[:, None].expand_as(new), new).view_as(logits)
         return logits[..., :height, :width]
-
-
-@contextmanager
-def caught(network: nn.Module, features: Sequence[str]) -> Iterator[list[Tensor]]:
-    """A list which, after `network` has run within the block, holds the maps that `features` names, in their order.
-
-    Of a module that runs several times, on several scales of the image, the largest map.
-    """
-    maps: list[Tensor] = []
-    names = [feature.partition("[")[0] for feature in features]
-    returned: dict[str, list[Any]] = {name: [] for name in names}
-    hooks = [
-        network.get_submodule(name).register_forward_hook(lambda _, args, out, name=name: returned[name].append(out))
-        for name in returned
-    ]
-    try:
-        yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for feature, name in zip(features, names, strict=True):
-        item = feature.removeprefix(name).strip("[]")
-        runs = [out[int(item)] if item else out for out in returned[name]]
-        if not runs:
-            raise KeyError(f"{name} does not run")
-        maps.append(max(runs, key=lambda map_: map_.shape[-1]))
 
 
 class PointRendModule(SegmentationModule):

@@ -7,16 +7,8 @@ from torch import Tensor
 
 from lightning_modules.components.blocks import mirror_pad
 from lightning_modules.components.losses import LOSSES
-from lightning_modules.pointrend import (
-    NETWORKS,
-    Grid,
-    PointHead,
-    PointRend,
-    PointRendModule,
-    point_labels,
-    point_sample,
-    uncertainty,
-)
+from lightning_modules.components.points import Grid, point_labels, point_sample, uncertainty
+from lightning_modules.pointrend import NETWORKS, PointHead, PointRend, PointRendModule
 
 RESNET = {"encoder": "resnet18", "encoder_width": 0.05}
 VGG = {"encoder_width": 0.05}
