@@ -6,7 +6,6 @@ loss and augmentation, which suit more than cells (`UNetModule` names the paper'
 normalisation, in the layer that upsamples and in what the skip connections carry.
 """
 
-import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import conv_norm_relu, mirror_pad, pad_to_multiple
+from lightning_modules.components.blocks import conv_norm_relu, he_, mirror_pad, pad_to_multiple
 from lightning_modules.components.upsampling import Unpool, icnr_, upsampling
 
 SKIPS = ("concat", "add", "none")
@@ -93,17 +92,9 @@ class UNet(nn.Module):
     def _initialise(self) -> None:
         """Sec. 3: normal weights of standard deviation sqrt(2 / N), where N inputs reach one output (He et al.).
 
-        A transposed convolution of stride s spreads its k x k taps over s x s outputs. A sub-pixel convolution then
-        gets back its own rule, ICNR: the same weights for all four outputs of a block.
+        A sub-pixel convolution then gets back its own rule, ICNR: the same weights for all four outputs of a block.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                fan_in = module.in_channels * math.prod(module.kernel_size)
-                if isinstance(module, nn.ConvTranspose2d):
-                    fan_in /= math.prod(module.stride)  # type: ignore[assignment]  # 9 / 4 taps is a mean
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        he_(self)
         for up in self.up:
             if isinstance(up, nn.Sequential) and isinstance(up[0], nn.Conv2d):  # not behind a resize
                 icnr_(up[0])
