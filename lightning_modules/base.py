@@ -1,5 +1,6 @@
 """What every architecture shares: steps, scores, logged names, normalisation, optimiser, self-describing checkpoint."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,11 @@ class SegmentationModule(LightningModule):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        for key, count in (("num_classes", num_classes), ("in_channels", in_channels)):
+            if count < 1:
+                raise ValueError(f"{key} must be at least 1, got {count}")
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(f"ignore_index must be none of the {num_classes} classes, such as 255, got {ignore_index}")
         for name, value, table in (("loss", loss, LOSSES), ("optimizer", optimizer, OPTIMIZERS)):
             if value not in table:
                 raise ValueError(f"{name} must be one of {', '.join(table)}, got {value!r}")
@@ -77,8 +83,8 @@ class SegmentationModule(LightningModule):
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
         weight_of_class = _weight_of_class(class_weights, num_classes)
         for key, number in (("lr", lr), ("weight_decay", weight_decay)):
-            if not number >= 0:
-                raise ValueError(f"{key} must be at least 0, got {number}")
+            if not 0 <= number < math.inf:
+                raise ValueError(f"{key} must be at least 0 and finite, got {number}")
         for key, share in (("momentum", momentum), ("warmup", warmup)):
             if not 0 <= share < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1, got {share}")
@@ -119,12 +125,17 @@ class SegmentationModule(LightningModule):
         self.weight_of_class.copy_(weights)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W)."""
-        logits: Tensor = self.network(self.normalise(images))
+        """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W), refined in evaluation."""
+        logits = self.predict(images)
         if self.refine is None or self.training:
             return logits
         refined = self.refine(logits.float().softmax(1), images)
         return refined.clamp(min=torch.finfo(torch.float32).tiny).log()  # logits again, finite where it is certain
+
+    def predict(self, images: Tensor) -> Tensor:
+        """What the network says of the images; an architecture that pads or tiles them overrides this."""
+        logits: Tensor = self.network(self.normalise(images))
+        return logits
 
     def normalise_like(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Takes over what an encoder's weights were trained with, where it is known and the user gave nothing else."""
@@ -139,7 +150,15 @@ class SegmentationModule(LightningModule):
         return self.loss_function(self(images), masks, self.ignore_index, self.class_weights)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch["image"], batch["mask"])
+        try:
+            loss = self.loss(batch["image"], batch["mask"])
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"a batch norm of this network is left with one value a channel ({error}): use larger crops, larger "
+                "batches or, where the architecture has it, norm='group'"
+            ) from error
         self.log_dict({"train/loss": loss.detach(), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
         size = len(batch["image"])
         self.log("train/loss_epoch", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
@@ -244,13 +263,13 @@ def _weight_of_class(class_weights: Sequence[float] | str | None, num_classes: i
         return None
     if class_weights == MEDIAN_FREQUENCY:
         return torch.full((num_classes,), torch.nan)
-    if isinstance(class_weights, str) or len(class_weights) != num_classes:
+    if not isinstance(class_weights, Sequence) or isinstance(class_weights, str) or len(class_weights) != num_classes:
         raise ValueError(
             f"class_weights must hold one weight for each of the {num_classes} classes, or be {MEDIAN_FREQUENCY!r}, "
             f"got {class_weights!r}"
         )
-    if not (min(class_weights) >= 0 and max(class_weights) > 0):
-        raise ValueError(f"class_weights must be at least 0 and one of them more, got {list(class_weights)}")
+    if not (all(0 <= weight < math.inf for weight in class_weights) and max(class_weights) > 0):
+        raise ValueError(f"class_weights must be at least 0, finite, and one of them more, got {list(class_weights)}")
     return torch.tensor(class_weights, dtype=torch.float32)
 
 
@@ -259,4 +278,6 @@ def _per_channel(name: str, values: Sequence[float] | None, imagenet: Sequence[f
         values = imagenet if in_channels == 3 else [sum(imagenet) / 3] * in_channels
     if len(values) != in_channels:
         raise ValueError(f"{name} must hold one value for each of the {in_channels} channels, got {list(values)}")
+    if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
+        raise ValueError(f"{name} must be finite{' and more than 0' * (name == 'std')}, got {list(values)}")
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

@@ -42,6 +42,6 @@ class SmpModule(SegmentationModule):
             self.network = smp.create_model(arch, encoder, fetched, in_channels=in_channels, classes=num_classes)
         self.normalise_like(*load_smp(self.network.encoder, encoder, weights, in_channels))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor) -> Tensor:
         """Images of any size: smp's decoders take multiples of the encoder's deepest stride, 32."""
-        return super().forward(pad_to_multiple(images, 32))[..., : images.shape[-2], : images.shape[-1]]
+        return super().predict(pad_to_multiple(images, 32))[..., : images.shape[-2], : images.shape[-1]]

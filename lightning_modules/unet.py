@@ -245,10 +245,10 @@ class UNetModule(SegmentationModule):
             )
         self.tile = tile
 
-    def forward(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, num_classes, H, W): valid convolutions see a mirrored border (Sec. 2, Fig. 2)."""
         if self.network.padding == "same":
-            return super().forward(images)
+            return super().predict(images)
         height, width = images.shape[-2:]
         rows, in_h, border = self._tiles(height)
         columns, in_w, _ = self._tiles(width)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from datamodules.shapes import ShapesDataModule
 from experiments.train import ARCHITECTURES, load
@@ -99,3 +100,50 @@ def test_checkpoint_alone_rebuilds_the_module(module: SegmentationModule, tmp_pa
     assert (loaded.class_names, loaded.palette) == (data.class_names, data.palette)
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(loaded(images), module.eval()(images))
+
+
+def test_refinement_follows_every_network_in_evaluation_only(module: SegmentationModule) -> None:
+    images, seen = torch.rand(1, 3, 40, 56), []
+
+    def turned(probabilities: Tensor, images: Tensor) -> Tensor:
+        seen.append(images)
+        return probabilities.flip(1)
+
+    plain = module.eval()(images)
+    module.refine = turned
+    torch.testing.assert_close(module(images).softmax(1), plain.softmax(1).flip(1))
+    assert torch.equal(seen[0], images)  # as they come: neither normalised nor padded
+    module.train().loss(torch.rand(2, 3, 64, 64), torch.randint(3, (2, 64, 64)))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("hparams", "message"),
+    [
+        ({"class_weights": (1.0, float("nan"), 1.0)}, "class_weights must be at least 0, finite"),
+        ({"class_weights": 1.0}, "class_weights must hold one weight for each of the 3 classes"),
+        ({"std": (0.1, 0.0, 0.1)}, "std must be finite and more than 0"),
+        ({"lr": float("inf")}, "lr must be at least 0 and finite"),
+        ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
+    ],
+)
+def test_what_every_module_refuses(hparams: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ARCHITECTURES["unet"](3, 255, width=2, depth=1, **hparams)
+
+
+def test_classes_and_the_ignored_label_are_apart() -> None:
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+        ARCHITECTURES["unet"](0, 255)
+    with pytest.raises(ValueError, match="ignore_index must be none of the 3 classes"):
+        ARCHITECTURES["unet"](3, 1)
+
+
+def test_one_value_a_channel_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    module = ARCHITECTURES["unet"](3, 255, width=2, depth=4, norm="batch")
+    trainer = Trainer(
+        max_steps=1, logger=False, default_root_dir=tmp_path, enable_progress_bar=False, accelerator="cpu"
+    )
+    data = ShapesDataModule(length=4, size=16, crop=16, batch_size=1)
+    with pytest.raises(ValueError, match=r"one value a channel .* use larger crops, larger batches"):
+        trainer.fit(module, data)
