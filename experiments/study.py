@@ -127,6 +127,10 @@ class Study:
         if weights is not None:
             if "hparams.weights" not in base.resolved():
                 raise ValueError(f"--weights is for networks on an encoder, and {base.module.__name__} has none")
+            if any("weights" in hparams for hparams in self.variants.values()):
+                raise ValueError(
+                    f"--weights is for studies with one encoder; the variants of {self.name} have their own"
+                )
             base = base.but(weights=weights)
         return self._described(base, data, full_size)
 
@@ -159,7 +163,7 @@ class Study:
         parser.add_argument("--scale", type=float, help="of the images' sides, relative to the default")
         parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
         parser.add_argument(
-            "--weights", help="of the encoder: a name that is downloaded (imagenet), a file or a folder"
+            "--weights", help="of the encoder: imagenet (downloaded), package (see README), a file or a folder"
         )
         add_arguments(parser)
         args = parser.parse_args()

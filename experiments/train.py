@@ -6,9 +6,10 @@ python -m experiments.train --model UNetModule --model.upsample nearest --data C
 import argparse
 import difflib
 import inspect
+import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import jsonargparse
 import torch
@@ -22,6 +23,8 @@ from datamodules.shapes import ShapesDataModule
 from experiments.flags import refuse, with_nearest
 from experiments.run import Run, first_process, train
 from lightning_modules.base import SegmentationModule
+from lightning_modules.components.losses import LOSSES
+from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES
 from lightning_modules.deconvnet import DeconvNetModule
 from lightning_modules.deeplabv1 import DeepLabV1Module
 from lightning_modules.deeplabv2 import DeepLabV2Module
@@ -99,10 +102,49 @@ class Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
-        if "tuple" in message or "Sequence" in message:  # eight lines on each type of the union
-            message = message.splitlines()[0] + ' Write a pair or a list as "[24, 32]".'
-        near = " ".join(with_nearest(message, known).split())  # jsonargparse breaks lines
+        near = with_nearest(self._in_one_line(message), known)
         refuse(f"{near} (every flag: {self.prog} --help, {self.chosen})")
+
+    def _in_one_line(self, message: str) -> str:
+        """jsonargparse's report on a value, which goes through every type that the flag takes, in our words."""
+        message = re.sub(r"invalid literal for int\(\) with base 10: '([^']*)'", r"\1", message)
+        key = re.match(r'Parser key "([^"]+)":\s*', message)
+        given = re.search(
+            r"(?:[Vv]alue|type PositiveInt|type NonNegativeInt): ([^\n]*?)(?: does not conform.*)?$", message
+        )
+        if key is None or given is None:
+            return " ".join(message.split())
+        flag = next(
+            (a.option_strings[0] for a in self._actions if a.dest == key[1] and a.option_strings), f"--{key[1]}"
+        )
+        kinds = []
+        if "Sequence" in message or "tuple" in message:
+            kinds.append('a list such as "[2, 4]"')
+        if "dict" in message:
+            kinds.append('a dictionary such as {"width": 4}')
+        for values in re.findall(r"Literal\[([^\]]*)\]", message):
+            kinds += [value.strip(" '") for value in values.split(",")]
+        names = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
+        names |= {"PositiveInt": "a whole number of at least 1", "NonNegativeInt": "a whole number of at least 0"}
+        kinds += [words for name, words in names.items() if re.search(rf"\b{name}\b", message.split("Given")[0])]
+        return f"{flag} expects {', '.join(dict.fromkeys(kinds)) or 'another value'}, got {given[1]!r}"
+
+
+class Choice(argparse.ArgumentParser):
+    """Takes --model and --data, which decide on the other flags."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(f"{message}: --model takes one of {listed(ARCHITECTURES)}, --data one of {listed(DATAMODULES)}")
+
+
+def documentation(module: type[SegmentationModule], *others: type) -> str:
+    """What the docstrings of a module, of its network and its base say of their arguments, for the help."""
+    network = get_type_hints(module).get("network", torch.nn.Module)
+    classes = [module, *([network] if network.__module__.startswith("lightning_modules") else [])]
+    classes += [SegmentationModule, *others]
+    choices = (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES))
+    named = "; ".join(f"{name}: {', '.join(table)}" for name, table in choices)
+    return "\n\n".join([*(f"{cls.__name__}: {inspect.getdoc(cls)}" for cls in classes), named])
 
 
 def load(checkpoint: Path) -> SegmentationModule:
@@ -111,8 +153,11 @@ def load(checkpoint: Path) -> SegmentationModule:
         raise FileNotFoundError(
             f"{checkpoint} is not a file: give a checkpoint such as outputs/.../checkpoints/last.ckpt"
         )
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if "segmentation" not in stored:
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises five kinds for files that are not a checkpoint
+        raise ValueError(f"{checkpoint} is not a checkpoint of experiments.train: {error!r}") from error
+    if not isinstance(stored, dict) or "segmentation" not in stored:
         raise ValueError(f"{checkpoint} is not a checkpoint of experiments.train")
     architecture = lookup("architecture", stored["segmentation"]["architecture"], ARCHITECTURES)
     return architecture.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
@@ -120,7 +165,7 @@ def load(checkpoint: Path) -> SegmentationModule:
 
 def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     """The `Run` that a command line describes, and the rest: where to run it and what to log."""
-    choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    choice = Choice(add_help=False, allow_abbrev=False)
     choice.add_argument("--model", default="unet")
     choice.add_argument("--data", default="brain")
     chosen, rest = choice.parse_known_args(argv)
@@ -134,7 +179,8 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         prog="python -m experiments.train",
         usage="%(prog)s [--model NAME] [--model.FLAG ...] [--data NAME] [--data.FLAG ...] [--trainer.FLAG ...] [options]",
         description=f"{__doc__}\narchitectures (--model): {listed(ARCHITECTURES)}\ndata sets (--data): "
-        f"{listed(DATAMODULES)}\n\nThe flags below are those of {module.__name__} on {datamodule.__name__}.",
+        f"{listed(DATAMODULES)}\n\nThe flags below are those of {module.__name__} on {datamodule.__name__}.\n\n"
+        f"{documentation(module, datamodule)}",
         formatter_class=Formatter,
         allow_abbrev=False,
     )

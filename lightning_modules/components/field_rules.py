@@ -484,7 +484,7 @@ _names: dict[Rule, str] = {
     _fresh: "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty zero",
     _overwritten: "copy fill",
     _reduced: "mean sum amax amin max min argmax argmin any all var std var_mean logsumexp linalg_vector_norm topk "
-    "_softmax _log_softmax",
+    "_softmax _safe_softmax _log_softmax",
     _convolution: "convolution",
     _pooling: "max_pool2d_with_indices avg_pool2d",
     _adaptive_pooling: "_adaptive_avg_pool2d adaptive_max_pool2d",

@@ -95,7 +95,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
     longer = variants(BASE.but(trainer={"max_epochs": 2}), crossed(**FACTORS))
     capsys.readouterr()
     assert main(grid(**longer), arguments(*flags)) == 2
-    assert "holds the results of another grid (trainer.max_epochs: 1 -> 2)" in capsys.readouterr().out
+    assert "holds the results of another grid (trainer.max_epochs: 1 -> 2)" in capsys.readouterr().err
     assert finished.stat().st_mtime_ns == before
     (tmp_path / "nearest" / "seed0" / "result.json").unlink()
     (tmp_path / "nearest" / "seed0" / "run.json").write_text("{")

@@ -143,9 +143,11 @@ def test_weights_are_not_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
         ("--num-classes 2", "first word"),
         ("unett --num-classes 2", "did you mean unet"),
         ("unet", "--num-classes N"),
-        ("unet --num-classes 0", "num_classes.* 0 does not conform to restriction v>0"),
-        ("unet --num-classes two", "num_classes.*'two'"),
-        ("unet --num-classes 2 --in-channels -1", "in_channels"),
+        ("unet --num-classes 2 --model.depth 100 --count", "torch cannot describe a network of these sizes"),
+        ("unet --num-classes 99999999999", "--num-classes must be at most 1,048,576"),
+        ("unet --num-classes 0", "--num-classes expects a whole number of at least 1, got '0'"),
+        ("unet --num-classes two", "--num-classes expects a whole number .*'two'"),
+        ("unet --num-classes 2 --in-channels -1", "--in-channels expects a whole number of at least 1, got '-1'"),
         ("unet --num-clases 2", "did you mean --num-classes"),
         ("unet --num-classes 2 --model.upsampel nearest", "did you mean --model.upsample"),
         ("unet --num-classes 2 --model.upsample nearst", "did you mean 'nearest'"),
@@ -169,3 +171,17 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert stop.value.code == 0
         text = capsys.readouterr().out
         assert all(word in text for word in words)
+
+
+def test_counts_more_classes_than_a_byte_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["unet", "--num-classes", "847", "--count"])
+    assert (
+        int(capsys.readouterr().out) == 31_031_810 + (847 - 2) * 65
+    )  # of 2 classes, and 64 weights and a bias for each
+
+
+def test_fields_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["unet", "--num-classes", "2", "--model.depth", "1", "--no-fields"])
+    printed = capsys.readouterr().out
+    assert "multiply-adds" in printed
+    assert "receptive field" not in printed

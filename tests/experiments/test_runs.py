@@ -102,3 +102,17 @@ def test_every_study_is_fair_on_every_data_set(
         assert run.trainer["max_epochs"] == 3
         with torch.device("meta"):
             build(run)
+
+
+def test_weights_are_not_set_where_the_study_varies_them() -> None:
+    from experiments.ablate_encoder import STUDY as ENCODERS
+    from experiments.ablate_separable import STUDY as SEPARABLE
+    from experiments.ablate_upsampling import STUDY as UPSAMPLING
+
+    with pytest.raises(ValueError, match="the variants of ablate_encoder have their own"):
+        ENCODERS.ablation("shapes", weights="imagenet")
+    with pytest.raises(ValueError, match="--weights is for networks on an encoder, and UNetModule has none"):
+        UPSAMPLING.ablation("shapes", weights="imagenet")
+    grid = SEPARABLE.ablation("shapes", weights="imagenet")
+    assert {run.hparams["weights"] for run in grid.runs.values()} == {"imagenet"}
+    check_fair(grid)

@@ -78,7 +78,9 @@ def test_flags_become_the_run_they_describe() -> None:
         (["--data", "cityscape"], r"--data must be one of BrainDataModule \(brain\), CamVidDataModule \(camvid\)"),
         (["--model.width", "wide"], "wide"),
         (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
-        (["--data.crop", "24,32"], r'Write a pair or a list as "\[24, 32\]"'),
+        (["--data.crop", "24,32"], r'--data.crop expects a list such as "\[2, 4\]", a whole number, got .24,32.'),
+        (["--trainer.precision", "foo"], r"--trainer.precision expects .*16-mixed.*, got 'foo'"),
+        (["--model"], "expected one argument: --model takes one of"),
         (["--seed", "-1"], "seed"),
     ],
 )
