@@ -6,20 +6,35 @@ Iakubovskii, Segmentation Models Pytorch, https://github.com/qubvel-org/segmenta
 from typing import Any
 
 import segmentation_models_pytorch as smp
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import pad_to_multiple
-from lightning_modules.components.encoders.smp import load_smp, to_download
+from lightning_modules.components.blocks import mirror_pad
+from lightning_modules.components.encoders.smp import ANY_IMAGE, Probe, any_size, explaining, load_smp, to_download
 from lightning_modules.components.encoders.weights import downloading
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's, but with a single value a channel it trains by the running statistics: see `blocks.norm_of_one`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
 
 
 class SmpModule(SegmentationModule):
     """Trains `smp.create_model(arch, encoder)`; `recipe` are the keyword arguments of `SegmentationModule`.
 
     `weights` of the encoder: None, a name that smp downloads ("imagenet"), the path of a state dict or of a folder with
-    one, or "package", which is installed by pip. `mean` and `std` default to those of the weights, or ImageNet's where a
-    file does not say.
+    one, or "package", which is installed by pip. `mean` and `std` default to those of the weights: a folder's config.json
+    says them, a bare file of an encoder "tu-<name>" is taken to have those of timm's weights of that name, and any other
+    file ImageNet's.
+
+    Layers that the logits do not depend on, such as the last stages of PSPNet's encoder, are taken out or frozen. Images
+    have any size: they are mirrored up to a multiple of 32, and to the smallest size that the architecture takes, 128 for
+    PAN and 32 for the others.
     """
 
     def __init__(
@@ -38,10 +53,35 @@ class SmpModule(SegmentationModule):
         if arch.lower() not in architectures:
             raise ValueError(f"arch must be one of {', '.join(sorted(architectures))}, got {arch!r}")
         fetched = to_download(encoder, weights)
-        with downloading(encoder, fetched):
-            self.network = smp.create_model(arch, encoder, fetched, in_channels=in_channels, classes=num_classes)
+        asked = f"arch={arch!r} cannot be had with encoder={encoder!r}"
+        of_patches = "; DPT takes ViTs of 16 x 16 patches, such as encoder='tu-vit_tiny_patch16_224'"
+        way_out = of_patches if arch.lower() == "dpt" else ANY_IMAGE
+        arguments = {"in_channels": in_channels, "classes": num_classes, **any_size(encoder)}
+        with downloading(encoder, fetched), explaining(asked, encoder, way_out, fetched):
+            self.network = smp.create_model(arch, encoder, fetched, **arguments)
         self.normalise_like(*load_smp(self.network.encoder, encoder, weights, in_channels))
+        for norm in self.network.modules():
+            if type(norm) is nn.BatchNorm2d:
+                norm.__class__ = BatchNorm2d
+        with explaining(asked, encoder, way_out):
+            self.smallest = _smallest(self.network, in_channels)
+            # Neither square nor a power of 2: what works for few sizes alone fails here.
+            Probe(self.network, in_channels, self.smallest + 64, self.smallest + 128).drop_unused(self.network)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Images of any size: smp's decoders take multiples of the encoder's deepest stride, 32."""
-        return super().predict(pad_to_multiple(images, 32))[..., : images.shape[-2], : images.shape[-1]]
+        """Images of any size: they are mirrored to a size that smp's decoder takes, and the logits cut back."""
+        height, width = images.shape[-2:]
+        below, right = (max(-side % 32, self.smallest - side) for side in (height, width))
+        return super().predict(mirror_pad(images, 0, below, 0, right))[..., :height, :width]
+
+
+def _smallest(network: nn.Module, in_channels: int) -> int:
+    """The smallest side of an image, among 32, 64, 128 and 256, that the network takes."""
+    reason: Exception | None = None
+    for side in (32, 64, 128, 256):
+        try:
+            Probe(network, in_channels, side, side)
+            return side
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = reason or error
+    raise ValueError(f"it takes no image of 32, 64, 128 or 256 pixels a side, the first for {reason!r}")

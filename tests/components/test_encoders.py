@@ -67,6 +67,38 @@ def test_contract(name: str, depth: int, output_stride: int, in_channels: int) -
     assert [key for key, p in encoder.named_parameters() if p.grad is None] == []
 
 
+FAMILIES = (
+    *("inceptionv4", "se_resnet50", "tu-skresnet18", "tu-seresnet18", "tu-gernet_s", "tu-convnext_atto"),
+    *("tu-starnet_s1", "tu-hrnet_w18_small", "tu-swin_tiny_patch4_window7_224", "tu-swinv2_cr_tiny_224"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [*((name, 5) for name in FAMILIES), ("inceptionv4", 3), ("tu-starnet_s1", 3), ("tu-hrnet_w18_small", 3)],
+)
+def test_families_keep_the_contract(name: str, depth: int) -> None:
+    encoder = on_meta(name, depth=depth)
+    for module in (encoder.train(), encoder.eval()):
+        maps = module(torch.rand(2, 3, 33, 70, device="meta"))
+        assert [tuple(m.shape[2:]) for m in maps] == [
+            (math.ceil(33 / 2**i), math.ceil(70 / 2**i)) for i in range(depth + 1)
+        ]
+        assert tuple(m.shape[1] for m in maps) == encoder.out_channels
+    torch.autograd.backward([m.sum() for m in maps if m.requires_grad])
+    trained = {key for key, p in encoder.named_parameters() if p.requires_grad}
+    assert trained
+    assert trained == {key for key, p in encoder.named_parameters() if p.grad is not None}
+
+
+def test_what_an_encoder_cannot_run_without_is_frozen() -> None:
+    encoder = build_encoder("tu-hrnet_w18_small", depth=3)
+    trained = {key.split(".")[2]: p.requires_grad for key, p in encoder.named_parameters()}
+    assert trained["layer1"]
+    assert not trained["stage4"]
+    assert [m.shape[-1] for m in encoder.eval()(torch.rand(1, 3, 64, 64))] == [64, 32, 16, 8]
+
+
 @pytest.mark.parametrize("name", [*NATIVE, *FOREIGN])
 def test_maps_keep_their_values_while_the_next_ones_are_computed(name: str) -> None:
     encoder = small(name).eval()
@@ -285,7 +317,19 @@ def test_cost_of_mobilenet_with_its_two_multipliers(alpha: float, size: int) -> 
         ("resnet50", {"width": 0.0}, "width must be more than 0"),
         ("resnet50", {"norm": "batch"}, "takes multi_grid, rates, got norm"),
         ("mobilenet_v1", {"multi_grid": (1, 1, 1)}, "takes no options of its own, got multi_grid"),
-        ("resnet50", {"multi_grid": (1, 2)}, r"one factor for each of the 3 blocks of the last stage, got \[1, 2\]"),
+        *(
+            ("resnet50", {"multi_grid": grid}, rf"at least 1, for each of the 3 .*such as \[1, 2, 4\], got {got}")
+            for grid, got in (
+                *(
+                    ((1, 2), r"\(1, 2\)"),
+                    ((0, 1, 1), r"\(0, 1, 1\)"),
+                    ((-1, 1, 1), r"\(-1"),
+                    ((1, 2.0, 4), r"\(1, 2\.0"),
+                ),
+                *(("124", "'124'"), (2, "2")),
+            )
+        ),
+        ("resnet18", {"multi_grid": (0, 1)}, r"such as \[1, 2\], got \(0, 1\)"),
         ("resnet18", {"rates": "torchvision"}, "is of resnet50 and resnet101"),
         ("resnet50", {"rates": "caffe"}, "rates must be one of paper, torchvision, got 'caffe'"),
         ("vgg16", {"norm": "layer"}, "norm must be one of none, batch, got 'layer'"),
@@ -295,7 +339,12 @@ def test_cost_of_mobilenet_with_its_two_multipliers(alpha: float, size: int) -> 
         ("tu-resnet18.nope", {}, r"Invalid pretrained tag \(nope\)"),
         ("smp-vgg11", {"output_stride": 16}, "do not support dilated mode.* or the native vgg16, resnet50, xception65"),
         ("tu-densenet121", {"output_stride": 8}, "unexpected keyword.* or the native vgg16, resnet50, xception65"),
-        ("tu-swin_tiny_patch4_window7_224", {}, r"doesn't match model \(224\)"),
+        ("tu-maxvit_pico_rw_256", {"depth": 3}, r"for images of 256 x 256: .*divisible by window .*'tu-convnext_atto'"),
+        ("tu-efficientformer_l1", {}, "for images of 224 x 224: .*'tu-convnext_atto'"),
+        ("tu-coatnet_pico_rw_224", {}, "for images of 224 x 224: .*'tu-convnext_atto'"),
+        ("tu-levit_128s", {}, "Unsupported model downsampling pattern.*'tu-convnext_atto'"),
+        ("tu-xcit_nano_12_p8_224", {}, "Unsupported model downsampling pattern.*'tu-convnext_atto'"),
+        ("tu-inception_v4", {}, r"its maps of an image of \(96, 160\) have the sizes \[\(96, 160\), \(45, 77\)"),
     ],
 )
 def test_errors_name_the_argument_and_the_way_out(name: str, arguments: dict[str, object], message: str) -> None:

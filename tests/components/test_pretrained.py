@@ -1,4 +1,5 @@
 import importlib.metadata
+import json
 import re
 import time
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_a_file_or_folder_of_torchvision_s_or_timm_s_weights_loads(kind: str, tm
         torch.save({"state_dict": state, "epoch": 3} if kind == "wrapped.pth" else state, path)
     encoder = build_encoder("resnet18", weights=str(tmp_path if kind in ("folder", "snapshot") else path))
     assert same(encoder.state_dict(), {name: value for name, value in state.items() if not name.startswith("fc.")})
-    assert encoder.mean is None
+    assert encoder.mean == (0.485, 0.456, 0.406)
 
 
 @pytest.mark.parametrize("name", ["xception65", "mobilenet_v1", "smp-resnet18", "tu-mobilenetv3_small_050", "mit_b0"])
@@ -180,6 +181,53 @@ def test_the_first_convolution_is_made_for_the_channels(name: str, in_channels: 
         torch.testing.assert_close(encoder(grey)[-1], rgb(grey.expand(1, 3, 32, 32))[-1], rtol=1e-4, atol=1e-4)
     else:
         torch.testing.assert_close(weight, source[:, [0, 1, 2, 0, 1]] * 3 / 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("xception65", HALF, HALF),  # as timm has its weights, not ImageNet's
+        ("tu-tf_efficientnet_lite0", HALF, HALF),
+        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("mobilenet_v1", None, None),  # no weights are published, and smp says its own only where it downloads
+        ("smp-resnet18", None, None),
+    ],
+)
+def test_a_bare_file_is_normalised_as_the_published_weights(
+    name: str, mean: object, std: object, tmp_path: Path
+) -> None:
+    width = 1 / 16 if name in NATIVE else 1.0
+    torch.save(build_encoder(name, width=width).state_dict(), tmp_path / "own.pth")
+    encoder = build_encoder(name, width=width, weights=str(tmp_path / "own.pth"))
+    assert (encoder.mean, encoder.std) == (mean, std)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "smp-resnet18", "tu-resnet18"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_config_of_a_folder_says_the_normalisation(name: str, nested: bool, tmp_path: Path) -> None:
+    save_file(torchvision.models.resnet18().state_dict(), tmp_path / "model.safetensors")
+    said = {"mean": [25.5, 51.0, 76.5], "std": [51.0] * 3, "input_range": [0, 255]}
+    config = {"architecture": "resnet18", "pretrained_cfg": said} if nested else said
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    encoder = build_encoder(name, weights=str(tmp_path))
+    assert encoder.mean == pytest.approx((0.1, 0.2, 0.3))
+    assert encoder.std == pytest.approx((0.2, 0.2, 0.2))
+    assert build_encoder(name, 1, weights=str(tmp_path)).mean == pytest.approx((0.2,))
+
+
+def test_what_the_user_gives_wins_over_the_config_of_a_folder(tmp_path: Path) -> None:
+    save_file(torchvision.models.resnet18().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": HALF, "std": HALF}}))
+    module = SmpModule(2, 255, encoder="resnet18", weights=str(tmp_path), mean=[0.25] * 3)
+    assert (module.mean.flatten().tolist(), module.std.flatten().tolist()) == ([0.25] * 3, [0.5] * 3)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"pretrained_cfg": {"mean": 0.5, "std": [1]}}'])
+def test_a_config_that_says_nothing_readable_is_refused(text: str, tmp_path: Path) -> None:
+    save_file(torchvision.models.resnet18().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"weights=.*its config.json must hold mean and std .* mend or remove it"):
+        build_encoder("resnet18", weights=str(tmp_path))
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:

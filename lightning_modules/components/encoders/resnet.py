@@ -114,10 +114,13 @@ class ResNet(Encoder):
             raise ValueError(f"rates must be one of {', '.join(RATES)}, got {rates!r}")
         if rates == "torchvision" and self.block is not Bottleneck:
             raise ValueError("rates='torchvision' is of resnet50 and resnet101: torchvision has no other atrous ones")
-        grid = list(multi_grid) if multi_grid is not None else [1] * self.blocks[-1]
-        if len(grid) != self.blocks[-1]:
+        last = self.blocks[-1]
+        grid = multi_grid if multi_grid is not None else [1] * last
+        whole = isinstance(grid, Sequence) and all(isinstance(factor, int) and factor >= 1 for factor in grid)
+        if not whole or len(grid) != last:
             raise ValueError(
-                f"multi_grid must hold one factor for each of the {self.blocks[-1]} blocks of the last stage, got {grid}"
+                f"multi_grid must hold one factor, an integer of at least 1, for each of the {last} blocks of the last "
+                f"stage, such as {[2**index for index in range(last)]}, got {multi_grid!r}"
             )
         self.depth, self.output_stride = depth, min(output_stride, 2**depth)
         wide = [scaled(channels, width) for channels in (64, 64, 128, 256, 512)]  # Table 1

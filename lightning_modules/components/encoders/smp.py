@@ -7,6 +7,8 @@ Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-mod
 import copy
 import difflib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -19,28 +21,41 @@ from lightning_modules.components.blocks import pad_to_multiple
 from lightning_modules.components.encoders.base import Encoder
 from lightning_modules.components.encoders.weights import (
     CLASSIFIER,
+    Normalisation,
     State,
     adapt_input,
     check_names,
     downloading,
     first_conv,
     is_path,
-    of_channels,
+    normalisation_of,
+    read_normalisation,
     read_package,
     read_weights,
 )
 
 WITH_OUTPUT_STRIDE = (
-    "use output_stride=32, one of smp's ResNets, EfficientNets or MobileNets, or the native vgg16, resnet50, xception65 "
-    "or mobilenet_v1"
+    "; use output_stride=32, one of smp's ResNets, EfficientNets or MobileNets, or the native vgg16, resnet50, "
+    "xception65 or mobilenet_v1"
 )
-Normalisation = tuple[tuple[float, ...] | None, tuple[float, ...] | None]  # mean and std
+ANY_IMAGE = "; use an encoder with maps at strides 2 to 32 of images of any size, such as 'tu-convnext_atto'"
+# timm's argument with which models made for one size of image take any, by the file that they are in.
+ANY_SIZE = {
+    "swin_transformer": ("strict_img_size", False),
+    "swin_transformer_v2": ("strict_img_size", False),
+    "swin_transformer_v2_cr": ("strict_img_size", False),
+    "deit": ("dynamic_img_size", True),
+    "eva": ("dynamic_img_size", True),
+    "vision_transformer": ("dynamic_img_size", True),
+}
+PROBE = (96, 160)  # a size that windows of 7, 8 and 12 do not divide at every stride
 
 
 class SmpEncoder(Encoder):
     """The encoder `name` of smp, or of timm where it begins with "tu-"; any image size, mirrored up to a multiple of 32.
 
-    Map 0 is the image where the encoder has none of its own at stride 1; map 1 of a transformer has no channels.
+    Map 0 is the image where the encoder has none of its own at stride 1; map 1 of a transformer has no channels. Layers
+    that reach no map are taken out, or frozen where the encoder cannot run without them.
     """
 
     def __init__(
@@ -50,18 +65,18 @@ class SmpEncoder(Encoder):
         fetched = to_download(name, weights)
         arguments = {"in_channels": in_channels, "depth": depth, "output_stride": output_stride}
         self.depth, self.output_stride = depth, min(output_stride, 2**depth)
-        with downloading(name, fetched):
-            try:
-                self.model: Any = smp.encoders.get_encoder(name, weights=fetched, **arguments)
-                probe, sizes = _probe(self.model, in_channels)
-                if sizes != [64 // stride for stride in self._strides()]:
-                    raise ValueError(f"its maps of a 64 x 64 image have sides {sizes}")
-            except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
-                way_out = "" if output_stride == 32 else f"; {WITH_OUTPUT_STRIDE}"
-                raise ValueError(f"encoder={name!r} cannot be had with {arguments}: {error!r}{way_out}") from error
+        asked = f"encoder={name!r} cannot be had with {arguments}"
+        way_out = ANY_IMAGE if output_stride == 32 else WITH_OUTPUT_STRIDE
+        with downloading(name, fetched), explaining(asked, name, way_out, fetched):
+            self.model: Any = smp.encoders.get_encoder(name, weights=fetched, **arguments, **any_size(name))
+        with explaining(asked, name, way_out):
+            probe = Probe(self.model, in_channels, *PROBE)
+            sizes = [tuple(m.shape[2:]) for m in probe.outputs]
+            if sizes != [(PROBE[0] // stride, PROBE[1] // stride) for stride in self._strides()]:
+                raise ValueError(f"its maps of an image of {PROBE} have the sizes {sizes}")
         self.mean, self.std = load_smp(self.model, name, weights, in_channels)
         self.out_channels = tuple(self.model.out_channels)
-        _drop_unused(self.model, probe)
+        probe.drop_unused(self.model)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         height, width = x.shape[-2:]
@@ -111,15 +126,38 @@ def load_smp(model: Any, name: str, weights: str | None, in_channels: int) -> No
         return None, None
     if is_path(weights):
         _load_state(model, name, read_weights(weights), weights, in_channels)
-        return None, None
+        return read_normalisation(weights, name[3:] if name.startswith("tu-") else None, in_channels)
     if weights == "package":
         architecture = name.removeprefix("tu-").split(".")[0]
         _load_state(model, name, read_package(architecture), weights, in_channels)
     with downloading(name, None if name.startswith("tu-") else weights):
-        normalisation = smp.encoders.get_preprocessing_params(name, weights)
-    scale = max(normalisation["input_range"])  # 255 where the weights know images from 0 to 255
-    mean, std = ([value / scale for value in normalisation[key]] for key in ("mean", "std"))
-    return of_channels(mean, in_channels), of_channels(std, in_channels)
+        return normalisation_of(smp.encoders.get_preprocessing_params(name, weights), in_channels)
+
+
+def any_size(name: str) -> dict[str, bool]:
+    """timm's argument that lets the encoder `name` take images of any size, nothing where it has no such."""
+    if not name.startswith("tu-"):
+        return {}
+    file = timm.model_entrypoint(name[3:].split(".")[0]).__module__.rpartition(".")[2]
+    return dict([ANY_SIZE[file]]) if file in ANY_SIZE else {}
+
+
+@contextmanager
+def explaining(asked: str, name: str, way_out: str, fetched: str | bool | None = None) -> Iterator[None]:
+    """Whatever smp or timm raise for the encoder `name` says what was `asked` of them, why not, and what to do.
+
+    Errors of a download, where something is `fetched`, are left to `downloading`.
+    """
+    try:
+        yield
+    except Exception as error:  # of every kind, for what they do not foresee
+        if fetched is not None and isinstance(error, OSError | RuntimeError):
+            raise
+        config: Any = timm.get_pretrained_cfg(name[3:]) if name.startswith("tu-") else None
+        if config is not None and config.fixed_input_size:
+            height, width = config.input_size[1:]
+            asked += f", which timm makes for images of {height} x {width}"
+        raise ValueError(f"{asked}: {error!r}{way_out}") from error
 
 
 def _load_state(model: Any, name: str, state: State, weights: str, in_channels: int) -> None:
@@ -136,7 +174,7 @@ def _load_state(model: Any, name: str, state: State, weights: str, in_channels: 
         try:
             overlay = {"state_dict": dict(state)}
             made = smp.encoders.get_encoder(
-                name, in_channels, model._depth, weights=True, pretrained_cfg_overlay=overlay
+                name, in_channels, model._depth, weights=True, pretrained_cfg_overlay=overlay, **any_size(name)
             )
         finally:
             log.disabled = False
@@ -157,24 +195,44 @@ class Unused(nn.Module):
         return x
 
 
-def _probe(model: nn.Module, in_channels: int) -> tuple[nn.Module, list[int]]:
-    """A copy of `model` without memory whose parameters have a gradient if a map depends on them, and the maps' sides."""
-    probe = copy.deepcopy(model).to("meta").eval()
-    with torch.enable_grad():
-        maps = probe(torch.empty(1, in_channels, 64, 64, device="meta"))
-        torch.autograd.backward([m.sum() for m in maps if m.requires_grad])
-    return probe, [m.shape[-1] for m in maps]
+class Probe:
+    """A copy of `model` without memory that has been given an image (1, in_channels, height, width), its `outputs`, and
+    a gradient where an output depends on a parameter.
+    """
+
+    def __init__(self, model: nn.Module, in_channels: int, height: int, width: int) -> None:
+        self.model = copy.deepcopy(model).to("meta").eval()
+        self.image = torch.empty(1, in_channels, height, width, device="meta")
+        with torch.enable_grad():
+            outputs = self.model(self.image)
+            self.outputs: list[Tensor] = [outputs] if isinstance(outputs, Tensor) else outputs
+            torch.autograd.backward([m.sum() for m in self.outputs if m.requires_grad])
+
+    def drop_unused(self, model: nn.Module) -> None:
+        """Takes every layer out of `model` that no output depends on: stages below `depth`, and what led to a classifier.
+
+        Where the model reads such a layer itself, rather than what it returns, they stay and their parameters are frozen.
+        """
+        for parameter, twin in zip(model.parameters(), self.model.parameters(), strict=True):
+            parameter.requires_grad_(twin.grad is not None)
+        without = copy.deepcopy(self.model)
+        _take_out(without, self.model)
+        try:
+            with torch.no_grad():
+                without(self.image)
+        except Exception:  # noqa: BLE001  of any kind: it is the model's own code that misses the layer
+            return
+        _take_out(model, self.model)
 
 
-def _drop_unused(model: nn.Module, probe: nn.Module) -> None:
-    """Takes out every layer that no map depends on: stages below `depth`, and what led to a classifier."""
+def _take_out(model: nn.Module, probe: nn.Module) -> None:
     for name, child in list(model.named_children()):
         twin = probe.get_submodule(name)
         parameters = list(twin.parameters())
         if parameters and all(parameter.grad is None for parameter in parameters):
             setattr(model, name, Unused())
         else:
-            _drop_unused(child, twin)
+            _take_out(child, twin)
 
 
 def _nearest(names: list[str]) -> str:

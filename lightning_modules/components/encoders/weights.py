@@ -1,6 +1,7 @@
 """Weights of encoders: from a file or folder, from an installed package, or downloaded by name; always strictly by name."""
 
 import importlib.util
+import json
 import re
 import socket
 import urllib.request
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from lightning_modules.components.encoders.base import Encoder
 
 State = dict[str, Tensor]
+Normalisation = tuple[tuple[float, ...] | None, tuple[float, ...] | None]  # mean and std
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # First words of the names that weights of whole classifiers have and encoders do not.
@@ -124,8 +126,10 @@ def downloading(encoder: str, weights: str | bool | None, instead: str = "") -> 
 def adapt_input(state: State, name: str, in_channels: int) -> State:
     """`state`, its first convolution `name` made for `in_channels` where it is one for RGB.
 
-    One channel takes the sum of the three, so that a grey image gives what it gave as RGB; more repeat them, scaled to
-    keep the size of the output.
+    One channel takes the sum of the three: a normalised grey image gives exactly what it gave three times over. Images
+    in [0, 1] give it only nearly, where the mean and std of the colours differ: `of_channels` gives grey their average,
+    while RGB normalises each copy of the grey by its own. More channels repeat the three, scaled to keep the size of the
+    output.
     """
     weight = state.get(name)
     if weight is None or weight.ndim != 4 or weight.shape[1] != 3 or in_channels == 3:
@@ -167,6 +171,36 @@ def of_channels(values: Any, in_channels: int) -> tuple[float, ...]:
     return values if in_channels == 3 else (sum(values) / len(values),) * in_channels
 
 
+def normalisation_of(settings: Mapping[str, Any], in_channels: int) -> Normalisation:
+    """Mean and std of images in [0, 1] as `settings` have them, the words of timm's and smp's configurations."""
+    scale = max(settings.get("input_range") or (0, 1))  # 255 where the weights know images from 0 to 255
+    mean, std = ([value / scale for value in settings[key]] for key in ("mean", "std"))
+    return of_channels(mean, in_channels), of_channels(std, in_channels)
+
+
+def read_normalisation(weights: str, pretrained: str | None, in_channels: int) -> Normalisation:
+    """Mean and std that the file or folder `weights` was trained with, None where they are not known.
+
+    The config.json of a folder, as the Hugging Face hub has it, says them; of a bare file they are taken to be those of
+    `pretrained`, timm's name of published weights for the same encoder.
+    """
+    path = Path(weights) / "config.json"
+    if path.is_file():
+        try:
+            config = json.loads(path.read_text())
+            settings = config.get("pretrained_cfg", config)
+            if "mean" in settings and "std" in settings:
+                return normalisation_of(settings, in_channels)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"weights={weights!r}: its config.json must hold mean and std of the channels, such as "
+                f'{{"pretrained_cfg": {{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}}}, but {error!r}: mend or '
+                f"remove it"
+            ) from error
+    config = pretrained and timm.get_pretrained_cfg(pretrained)
+    return normalisation_of(vars(config), in_channels) if config else (None, None)
+
+
 def download(name: str, pretrained: str) -> State:
     """The ImageNet weights of the native encoder `name`, as timm has them under `pretrained`, classifier included."""
     with downloading(name, "imagenet", f", timm's {pretrained}"):
@@ -177,6 +211,7 @@ def load_native(encoder: Encoder, whole: Encoder, name: str, weights: str, in_ch
     """Loads `weights` into a native encoder; `whole` is the same with all stages, whose names the file must have."""
     if is_path(weights):
         state = read_weights(weights)
+        encoder.mean, encoder.std = read_normalisation(weights, encoder.pretrained, in_channels)
     elif weights != "imagenet":
         packaged = ", ".join(f"tu-{architecture}" for architecture in PACKAGES)
         raise ValueError(
@@ -190,8 +225,7 @@ def load_native(encoder: Encoder, whole: Encoder, name: str, weights: str, in_ch
     else:
         state = download(name, encoder.pretrained)
         normalisation: Any = timm.get_pretrained_cfg(encoder.pretrained)
-        encoder.mean = of_channels(normalisation.mean, in_channels)
-        encoder.std = of_channels(normalisation.std, in_channels)
+        encoder.mean, encoder.std = normalisation_of(vars(normalisation), in_channels)
     for pattern, new in encoder.renames:
         state = {re.sub(pattern, new, key): value for key, value in state.items()}
     state = check_names(adapt_input(state, first_conv(whole), in_channels), whole.state_dict(), name, weights)
