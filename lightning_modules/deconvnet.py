@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import norm_of_one
+from lightning_modules.components.blocks import at_least_one, norm_of_one
 from lightning_modules.components.convolutionalise import load_fully_connected_
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
@@ -35,8 +35,8 @@ class DeconvNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
 
     `width` is the number of maps at full resolution, of which the encoder's and decoder's others are multiples;
-    `fc_width` that of fc6 and fc7. `weights` are the encoder's, VGG16 with batch norm; the file of the whole classifier
-    gives fc6 and fc7 theirs too, a name leaves them random.
+    `fc_width` that of fc6 and fc7. `weights` are the encoder's, VGG16 with batch norm; "imagenet" and the file of the
+    whole classifier give fc6 and fc7 theirs too, which need fc_width=4096.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class DeconvNet(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        at_least_one(width=width, fc_width=fc_width)
         self.encoder = build_encoder("vgg16", in_channels, weights=weights, width=width / 64, norm="batch")
         *widths, deepest = self.encoder.out_channels  # 64, 128, 256, 512, 512; 512
         self.fc6, self.bn6 = nn.Conv2d(deepest, fc_width, WINDOW), nn.BatchNorm2d(fc_width)

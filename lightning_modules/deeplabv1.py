@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import he_, resize
+from lightning_modules.components.blocks import at_least_one, he_, resize
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
 
@@ -79,8 +79,14 @@ class DeepLabV1(nn.Module):
             raise ValueError(f"field_of_view must be one of {', '.join(FIELDS_OF_VIEW)}, got {field_of_view!r}")
         kernel_size, rate, filters = FIELDS_OF_VIEW[field_of_view]
         filters = filters if fc_width is None else fc_width
+        at_least_one(fc_width=filters, branch_width=branch_width)
         self.encoder = build_encoder(encoder, in_channels, output_stride=8, weights=weights, width=encoder_width)
         below = self.encoder.out_channels
+        if multi_scale_features and not all(below[:4]):
+            raise ValueError(
+                f"multi_scale_features takes maps at strides 1, 2, 4 and 8: encoder={encoder!r} has none at stride "
+                f"{2 ** below.index(0)}, pass encoder='vgg16' or a ResNet"
+            )
         self.fc = fully_connected(below[-1], filters, kernel_size, rate, dropout)
         self.fc8 = small_(nn.Conv2d(filters, num_classes, kernel_size=1))
         sources = (in_channels, *below[:4]) if multi_scale_features else ()

@@ -4,9 +4,9 @@ Atrous spatial pyramid pooling on an encoder at output stride 8: 44,048,532 para
 VGG16 with 21 classes. Any other encoder takes their place.
 
 Departs from the paper in that the loss compares the logits, resized, with the mask at full resolution (Sec. 4: with a
-mask at an eighth of it), in resizing with align_corners=False (the authors' Caffe code: True), in that fc6 and fc7 start
-from random weights, not from those of a classifier (Sec. 4.1.1), and in that the batch norms of ResNet-101 are trained,
-where the released network keeps the statistics of its pretraining.
+mask at an eighth of it), in that fc6 and fc7 start from random weights, not from those of a classifier (Sec. 4.1.1),
+and in fusing the scales at output stride 8, where Sec. 3.2 resizes them to the image first.
+Decided here: maps are resized with align_corners=False, and the batch norms of ResNet-101 are trained.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import he_, resize
+from lightning_modules.components.blocks import at_least_one, he_, resize, whole_numbers
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.deeplabv1 import fully_connected, small_
 
-SCALES = (0.5, 0.75, 1.0)  # of the image, Sec. 4.1.2
+SCALES = (1.0, 0.75, 0.5)  # of the image, Sec. 4.1.2; 1 first, as hooks and receptive fields see the first call
 
 
 class DeepLabV2(nn.Module):
@@ -32,8 +32,8 @@ class DeepLabV2(nn.Module):
     fc8, as Fig. 7 draws it for VGG16, with `fc_width` filters and `dropout`; or with `fc_width=0` one 3x3 convolution to
     the classes, as on ResNet-101. None means 1024 on VGG16 and 0 on any other encoder.
 
-    With `multi_scale` the image goes through the network at three scales, 0.5, 0.75 and 1, which costs 1.8 times as much
-    as one, in training and in testing; at each position the largest logit of each class counts (Sec. 4.1.2).
+    With `multi_scale` the image goes through the network at three scales, 1, 0.75 and 0.5, which costs 1.8 times as
+    much as one, in training and in testing; at each position the largest logit of each class counts (Sec. 4.1.2).
     """
 
     def __init__(
@@ -50,10 +50,14 @@ class DeepLabV2(nn.Module):
         encoder_width: float = 1.0,
     ) -> None:
         super().__init__()
-        if not rates or min(rates) < 1:
-            raise ValueError(f"rates must hold one rate of at least 1 for each branch, got {list(rates)}")
+        if not whole_numbers(rates) or not rates:
+            raise ValueError(
+                f"rates must be a list of whole numbers of at least 1, one a branch, such as [6, 12, 18], got {rates!r}"
+            )
         if fc_width is None:
             fc_width = 1024 if encoder == "vgg16" else 0
+        if fc_width:
+            at_least_one(fc_width=fc_width)
         self.scales = SCALES if multi_scale else (1.0,)
         self.encoder = build_encoder(encoder, in_channels, output_stride=8, weights=weights, width=encoder_width)
         below = self.encoder.out_channels[-1]
@@ -72,14 +76,13 @@ class DeepLabV2(nn.Module):
         return self.with_scales(x)[0]
 
     def with_scales(self, x: Tensor) -> list[Tensor]:
-        """The fused logits at stride 8 of the image, then those of each scale at its own, if there is more than one."""
+        """The fused logits at stride 8 of the image; of several scales then those of each at its own, 1, 0.75, 0.5."""
         height, width = x.shape[-2:]
         sizes = [(max(1, round(scale * height)), max(1, round(scale * width))) for scale in self.scales]
         each = [self._one_scale(resize(x, size)) for size in sizes]
         if len(each) == 1:
             return each
-        # Fused at stride 8, as in the released network; Sec. 3.2 resizes to the image first.
-        fused = torch.stack([resize(logits, each[-1].shape[-2:]) for logits in each]).amax(0)
+        fused = torch.stack([resize(logits, each[0].shape[-2:]) for logits in each]).amax(0)
         return [fused, *each]
 
     def _one_scale(self, x: Tensor) -> Tensor:
@@ -93,9 +96,9 @@ class DeepLabV2(nn.Module):
 class DeepLabV2Module(SegmentationModule):
     """Trains `DeepLabV2` by the paper's recipe, Sec. 4.1: the last layer at ten times the rate; 20,000 batches of 10.
 
-    The rate is that of ResNet-101 in the authors' code; VGG16 takes lr=1e-3 (Sec. 4.1.1). With several scales the loss
-    adds up that of the fused logits and that of each scale, as in the authors' code. `refine` is
-    for the CRF of Sec. 3.3. `recipe` are the keyword arguments of `SegmentationModule`.
+    The rate, 2.5e-4, is what reimplementations on ResNet-101 take; VGG16 takes lr=1e-3 (Sec. 4.1.1). With several
+    scales the loss adds up that of the fused logits and that of each scale, as reimplementations do. `refine` is for
+    the CRF of Sec. 3.3. `recipe` are the keyword arguments of `SegmentationModule`.
     """
 
     network: DeepLabV2

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import conv_norm_relu, he_, resize, set_batch_norms
+from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize, set_batch_norms
 from lightning_modules.components.encoders import NATIVE, build_encoder
 from lightning_modules.components.encoders.resnet import ResNet, stage
 from lightning_modules.components.pyramid import ASPP, PyramidPooling, atrous_rates
@@ -63,6 +63,7 @@ class DeepLabV3(nn.Module):
             raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
         if not 4 <= cascade <= 7:
             raise ValueError(f"cascade must be the last ResNet block, 4 to 7, got {cascade}")
+        at_least_one(decoder_width=decoder_width)
         native = NATIVE.get(encoder)
         resnet = native if native is not None and issubclass(native, ResNet) else None
         if resnet is None and (multi_grid is not None or cascade > 4):
@@ -136,11 +137,18 @@ def freeze_batch_norms(network: nn.Module) -> None:
 
 
 def start_from(module: SegmentationModule, checkpoint: str) -> None:
-    """Takes over all weights and the normalisation from `checkpoint`, one of the same network at any output stride."""
+    """Takes over all weights from `checkpoint`, one of the same network at any output stride, and the normalisation.
+
+    A mean or std that the user gave stays, as do the weights of the classes, which are of the loss.
+    """
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"init_from={checkpoint!r} is not a file: give one such as .../checkpoints/last.ckpt")
+    own = module.state_dict()
+    given = {"weight_of_class"} | {name for name in ("mean", "std") if module.hparams[name] is not None}
     try:
-        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        kept = {name: own[name] for name in given & own.keys()}
+        module.load_state_dict({name: value for name, value in stored.items() if name not in given} | kept)
     except Exception as error:  # torch raises five kinds for files that are not a checkpoint of this network
         raise ValueError(
             f"init_from={checkpoint!r} is no checkpoint of a {type(module).__name__} with the same arguments but for "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import conv_norm_relu, resize, separable_conv
+from lightning_modules.components.blocks import at_least_one, conv_norm_relu, resize, separable_conv
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.pyramid import ASPP, atrous_rates
 from lightning_modules.deeplabv3 import freeze_batch_norms, set_batch_norm_decay, start_from
@@ -50,6 +50,7 @@ class DeepLabV3Plus(nn.Module):
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        at_least_one(decoder_width=decoder_width, low_level_width=low_level_width)
         self.encoder = build_encoder(
             encoder, in_channels, output_stride=output_stride, weights=weights, width=encoder_width
         )

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import he_
+from lightning_modules.components.blocks import at_least_one, he_
 from lightning_modules.components.convolutionalise import load_fully_connected_
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
@@ -65,8 +65,7 @@ class FCN(nn.Module):
             raise ValueError(f"stride must be one of {', '.join(map(str, STRIDES))}, got {stride}")
         if upsampling not in UPSAMPLINGS:
             raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLINGS)}, got {upsampling!r}")
-        if fc_width < 1:
-            raise ValueError(f"fc_width must be at least 1, got {fc_width}")
+        at_least_one(fc_width=fc_width)
         self.published = encoder == "vgg16"
         self.encoder = build_encoder(encoder, in_channels, weights=weights, width=encoder_width)
         maps = self.encoder.out_channels
@@ -185,7 +184,10 @@ class FCNModule(SegmentationModule):
         return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])
 
     def _start_from(self, checkpoint: str) -> None:
-        """Takes over every weight, and the normalisation, but the last upsampling: that one starts bilinear again."""
+        """Takes over every weight but those of the last upsampling, which starts bilinear again, and the normalisation.
+
+        A mean or std that the user gave stays.
+        """
         own = self.hparams
         if own["stride"] == 32 or own["at_once"]:
             raise ValueError(
@@ -211,5 +213,6 @@ class FCNModule(SegmentationModule):
             raise ValueError(
                 f"init_from={checkpoint!r} holds a {architecture} with {', '.join(wrong) or 'other layers'}"
             )
-        state = {name: w for name, w in stored["state_dict"].items() if not name.startswith("network.upscore.")}
+        kept = ("network.upscore.", *(name for name in ("mean", "std") if own[name] is not None))
+        state = {name: w for name, w in stored["state_dict"].items() if not name.startswith(kept)}
         self.load_state_dict(state, strict=False)  # only what is new at this stride is missing

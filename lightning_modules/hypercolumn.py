@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import resize
+from lightning_modules.components.blocks import at_least_one, resize, whole_numbers
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
 
@@ -52,11 +52,21 @@ class Hypercolumn(nn.Module):
         encoder_width: float = 1.0,
     ) -> None:
         super().__init__()
-        if sorted(set(levels)) != list(levels) or not set(levels) <= set(range(6)) or max(levels, default=0) < 1:
-            raise ValueError(f"levels must be numbers from 0 to 5 in rising order, the last not 0, got {list(levels)}")
+        rising = whole_numbers(levels, least=0) and sorted(set(levels)) == list(levels)
+        if not rising or not 1 <= max(levels, default=0) <= 5:
+            raise ValueError(
+                "levels must be a list of numbers from 0 to 5 in rising order, the last not 0, such as [2, 3, 5], "
+                f"got {levels!r}"
+            )
         self.levels = tuple(levels)
         self.encoder = build_encoder(encoder, in_channels, depth=levels[-1], weights=weights, width=encoder_width)
         channels = self.encoder.out_channels
+        if not all(channels[level] for level in levels):
+            some = ", ".join(str(level) for level, count in enumerate(channels) if count)
+            raise ValueError(
+                f"levels must be maps that the encoder has: encoder={encoder!r} has {some} up to {levels[-1]}, "
+                f"got {list(levels)}"
+            )
         self.classifiers = nn.ModuleList(nn.Conv2d(channels[i], num_classes, kernel_size=1) for i in levels)
         small_(self.classifiers)
 
@@ -138,6 +148,7 @@ class HypercolumnBoxes(nn.Module):
         size: int = 50,
     ) -> None:
         super().__init__()
+        at_least_one(num_classes=num_classes, grid=grid, size=size)
         self.scales, self.cells, self.size = scales, grid**2, size
         self.pool3 = nn.Conv2d(channels[0], num_classes * self.cells, kernel_size=3, padding=1)
         self.pool4 = nn.Conv2d(channels[1], num_classes * self.cells, kernel_size=1)

@@ -1,21 +1,22 @@
 """InvertedNet, Novikov, Lenis, Major, Hladuvka, Wimmer, Buehler, IEEE TMI 37(8), 2018, https://arxiv.org/abs/1701.08816
 
-Three networks for the organs in chest radiographs, each a U-Net with dropout after the activation of every convolution.
-What the paper's text says of them:
+Three networks for the organs in chest radiographs, each a U-Net with dropout after every convolution. What the paper's
+text says of them:
 
 - All-Dropout is that and no more.
 - All-Convolutional has convolutions with a stride in the place of the poolings.
 - InvertedNet has "delayed subsampling" of the poolings, ELU, and many maps at full resolution, 256, halved after each
   pooling and doubled after each upsampling, where U-Net does the reverse.
 
-Decided here, where the text leaves it open: ELU in all three; four poolings and two padded 3x3 convolutions with bias a
-level; upsampling by repetition, without weights; 64 maps at full resolution in the first two networks, as in U-Net; a
-3x3 convolution of stride 2 that keeps the number of maps for a pooling; for a delayed one a 2x2 maximum of stride 1 and
-the stride of 2 in the convolution that follows, which lands on the grid of a 2x2 pooling; softmax; how much is dropped
-and how weights start. With one channel and four classes (lungs, clavicles, heart, background) the parameters are then
+Decided here: ELU in all three, and dropout after it; four poolings and two padded 3x3 convolutions with bias a level;
+upsampling by repetition, without weights; 64 maps at full resolution in the first two networks, as in U-Net; a 3x3
+convolution of stride 2 that keeps the number of maps for a pooling; for a delayed one a 2x2 maximum of stride 1 and the
+stride of 2 in the convolution that follows, which lands on the grid of a 2x2 pooling; softmax; how much is dropped and
+how weights start. With one channel and four classes (lungs, clavicles, heart, background) the parameters are then
 31,377,988, 34,512,388 and 3,141,028: counts of what is built here.
 
-Departs from the paper in how the loss weighs the classes: by median frequency, as all of this project does.
+Departs from the paper in the default loss, Jaccard's with classes weighted by median frequency: the paper's best scores
+are of one built on the Dice coefficient.
 """
 
 import math
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
-from lightning_modules.components.blocks import pad_to_multiple
+from lightning_modules.components.blocks import at_least_one, pad_to_multiple
 
 VARIANTS = ("all-dropout", "all-conv", "inverted")
 
@@ -57,8 +58,9 @@ class DelayedMaxPool(nn.Module):
 class InvertedNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
 
-    `variant` is one of the paper's three networks. `width` counts the maps at full resolution and defaults to the
-    paper's, 256 for "inverted" and 64 otherwise; `depth` counts the poolings. `dropout` is the share of values dropped.
+    `variant` is one of the paper's three networks. `width` counts the maps at full resolution and defaults to 256
+    for "inverted", as in the paper, and to 64 otherwise; `depth` counts the poolings. `dropout` is the share of values
+    dropped.
     """
 
     def __init__(
@@ -76,8 +78,7 @@ class InvertedNet(nn.Module):
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         if width is None:
             width = 256 if variant == "inverted" else 64
-        if depth < 1 or width < 1:
-            raise ValueError(f"width and depth must be at least 1, got width={width} and depth={depth}")
+        at_least_one(width=width, depth=depth)
         if variant == "inverted" and width % 2**depth:
             raise ValueError(
                 f"width is halved {depth} times in variant='inverted' and must be a multiple of {2**depth}, got {width}"
@@ -86,7 +87,7 @@ class InvertedNet(nn.Module):
             raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}")
         self.depth = depth
         if variant == "inverted":
-            widths = [width // 2**level for level in range(depth + 1)]  # 256, 128, 64, 32, 16 in the paper
+            widths = [width // 2**level for level in range(depth + 1)]  # 256, 128, 64, 32, 16
         else:
             widths = [width * 2**level for level in range(depth + 1)]  # 64, 128, 256, 512, 1024, as U-Net
 
@@ -135,8 +136,8 @@ class InvertedNet(nn.Module):
 class InvertedNetModule(SegmentationModule):
     """Trains `InvertedNet` with Adam, which is AdamW without weight decay, and the Jaccard loss, weighted by class.
 
-    The paper's best scores are of a loss built on the Dice coefficient: `loss="dice"`. Rate and schedule are decided here.
-    `recipe` are the keyword arguments of `SegmentationModule`.
+    That, rate and schedule are decided here; `loss="dice"` is nearer to the paper's best. `recipe` are the keyword
+    arguments of `SegmentationModule`.
     """
 
     network: InvertedNet

@@ -9,6 +9,7 @@ does, repeating the border, where the authors' code fades to zero; and in the re
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import pad_to_multiple, resize
+from lightning_modules.components.blocks import at_least_one, pad_to_multiple, resize
 from lightning_modules.components.encoders import Encoder
 from lightning_modules.components.losses import cross_entropy
 from lightning_modules.components.points import Grid, caught, point_labels, point_sample, uncertainty
@@ -35,7 +36,7 @@ from lightning_modules.unet import UNet
 
 
 class Base(NamedTuple):
-    """A network, the map at stride 4 in it, as `PointRend` reads it, and what is not to be its default there."""
+    """A network, the map at stride 4 in it, as `PointRend` reads it, and the options that it has to have there."""
 
     network: type[nn.Module]
     features: str = "encoder[2]"  # of a ResNet the paper's "res2"
@@ -115,23 +116,31 @@ class PointRend(nn.Module):
         super().__init__()
         if network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
-        if min(points, subdivision_points, head_width) < 1:
+        if num_classes < 2:
             raise ValueError(
-                f"points, subdivision_points and head_width must be at least 1, got {points}, {subdivision_points} and "
-                f"{head_width}"
+                f"num_classes must be at least 2 for PointRend, which compares the best two classes, got "
+                f"{num_classes}: count the background as one"
             )
+        at_least_one(points=points, subdivision_points=subdivision_points, head_width=head_width)
         if oversample < 1 or not 0 <= importance <= 1:
             raise ValueError(
                 f"oversample must be at least 1 and importance in [0, 1], got {oversample} and {importance}"
             )
         base = NETWORKS[network]
+        options = {**base.options, **(network_options or {})}
+        for name, value in base.options.items():
+            if options[name] != value:
+                raise ValueError(
+                    f"network_options must leave {name} of {network!r} at {value}, or PointRend's loss misses "
+                    f"parameters of it, got {name}={options[name]}: leave it out"
+                )
         try:
-            self.network = base.network(num_classes, in_channels, **{**base.options, **(network_options or {})})
+            self.network = base.network(num_classes, in_channels, **options)
         except TypeError as error:  # an argument that it does not have
             raise ValueError(f"network_options do not fit {base.network.__name__}: {error}") from error
         if 2 ** getattr(self.network, "depth", 0) > MULTIPLE:
             raise ValueError(f"PointRend takes networks of stride up to {MULTIPLE}: use a depth of at most 5")
-        self.features = [base.features] if features is None else list(features)
+        self.features = [base.features] if features is None else _checked(features, self.network)
         self.points, self.oversample, self.importance = points, oversample, importance
         self.subdivision_points = subdivision_points
         self.head = PointHead(self._count_channels(in_channels), num_classes, width=head_width)
@@ -153,6 +162,12 @@ class PointRend(nn.Module):
                 f'they return, such as "encoder[2]"; got {self.features}: {error}'
             ) from error
         self.network.train()
+        for feature, fine in zip(self.features, maps, strict=True):
+            if fine.ndim != 4 or not fine.shape[1]:
+                raise ValueError(
+                    f"features must be maps (N, C, H, W) with channels, but {feature!r} has the shape "
+                    f"{tuple(fine.shape)}: name another, such as 'encoder[2]'"
+                )
         return sum(fine.shape[1] for fine in maps)
 
     def grids(self, x: Tensor) -> list[Grid]:
@@ -164,7 +179,7 @@ class PointRend(nn.Module):
         if finer := COARSE * coarse.shape[-1] // size:
             coarse = F.avg_pool2d(coarse, finer)
         # FCN as published pads the image by 100 pixels, one of them in its first convolution.
-        margin = 99 if isinstance(self.network, FCN) and self.network.published else 0
+        margin = 99 if _is_padded(self.network) else 0
         strides = [2 ** round(math.log2((size + 2 * margin) / fine.shape[-1])) for fine in maps]
         fine_grids = [Grid(fine, stride, margin) for fine, stride in zip(maps, strides, strict=True)]
         return [Grid(coarse, size / coarse.shape[-1]), *fine_grids]
@@ -207,6 +222,26 @@ class PointRend(nn.Module):
             new = self.at_points(grids, points)
             logits = logits.flatten(2).scatter(2, index[:, None].expand_as(new), new).view_as(logits)
         return logits[..., :height, :width]
+
+
+def _is_padded(network: nn.Module) -> bool:
+    return isinstance(network, FCN) and network.published
+
+
+def _checked(features: Sequence[str], network: nn.Module) -> list[str]:
+    """`features`, which must be a list of names such as "encoder[2]" and "encoder.2"."""
+    names = [] if isinstance(features, str) else list(features)
+    if not names or not all(re.fullmatch(r"\w+(\.\w+)*(\[-?\d+\])?", name) for name in names):
+        raise ValueError(
+            "features must be a list of modules and of items of what they return, such as ['encoder.2', 'encoder[2]'], "
+            f"got {features!r}"
+        )
+    if _is_padded(network) and not all(name.startswith("encoder[") for name in names):
+        raise ValueError(
+            "features of an FCN on 'vgg16' must be items of its encoder, such as 'encoder[2]', because maps behind it "
+            f"are cropped and shifted, got {names}: use another encoder for others"
+        )
+    return names
 
 
 class PointRendModule(SegmentationModule):

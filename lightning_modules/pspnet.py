@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import conv_norm_relu, he_, resize
+from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.pyramid import PyramidPooling
 
@@ -48,13 +48,14 @@ class PSPNet(nn.Module):
         aux: bool = True,
     ) -> None:
         super().__init__()
+        at_least_one(decoder_width=decoder_width)
         self.encoder = build_encoder(
             encoder, in_channels, output_stride=output_stride, weights=weights, width=encoder_width
         )
         channels = self.encoder.out_channels
         self.pyramid = PyramidPooling(channels[-1], bins=bins, pool=pool, reduce=reduce)
         self.head = head(self.pyramid.out_channels, decoder_width, num_classes, dropout)
-        self.aux = head(channels[-2], decoder_width // 2, num_classes, dropout) if aux else None
+        self.aux = head(channels[-2], max(decoder_width // 2, 1), num_classes, dropout) if aux else None
         for part in (self.pyramid, self.head, self.aux or nn.Identity()):
             he_(part)  # "msra" in the authors' models
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
-from lightning_modules.components.blocks import conv_norm_relu, he_, resize
+from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.components.unpooling import pool, unpool
@@ -63,6 +63,7 @@ class SegNet(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int = 3, *, width: int = 64, weights: str | None = None) -> None:
         super().__init__()
+        at_least_one(width=width)
         self.encoder = build_encoder("vgg16", in_channels, weights=weights, width=width / 64, norm="batch")
         *widths, _ = self.encoder.out_channels  # 64, 128, 256, 512, 512
         self.decoder = nn.ModuleList()
@@ -118,6 +119,7 @@ class SegNetBasic(nn.Module):
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        at_least_one(width=width)
         kind = VARIANTS[variant]
         self.encoder = nn.ModuleList(conv_norm_relu(i, width, 7) for i in (in_channels, width, width, width))
         he_(self.encoder)
@@ -179,8 +181,6 @@ class SegNetModule(SegmentationModule):
             raise ValueError(f"variant must be one of segnet, {', '.join(VARIANTS)}, got {variant!r}")
         if variant != "segnet" and weights is not None:
             raise ValueError(f"weights are for variant='segnet', got {variant!r}, which trains from scratch")
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
         if lr is None:
             lr = 1e-3 if variant == "segnet" else 0.1
         super().__init__(

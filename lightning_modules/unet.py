@@ -2,7 +2,8 @@
 
 The network of Fig. 1 to the parameter (31,030,658 with 1 channel and 2 classes): `UNet(2, 1, padding="valid")`.
 Departs from the paper in the default `padding="same"`, so that the mask keeps the size of the image, in the defaults of
-loss and augmentation, which suit more than cells (`UNetModule` names the paper's), and, where asked for, in
+loss and augmentation, which suit more than cells, in no dropout by default and in the weight decay of 1e-4 of
+`SegmentationModule`, where the paper names none (`UNetModule` names the paper's), and, where asked for, in
 normalisation, in the layer that upsamples and in what the skip connections carry.
 """
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import conv_norm_relu, he_, mirror_pad, pad_to_multiple
+from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, mirror_pad, pad_to_multiple
 from lightning_modules.components.upsampling import Unpool, icnr_, upsampling
 
 SKIPS = ("concat", "add", "none")
@@ -37,7 +38,8 @@ class UNet(nn.Module):
     stride: its map beside ("concat", the paper) or on top of its own ("add"), or nothing ("none").
     `decoder_widths`, finest first, default to the encoder's. `match_parameters` chooses them so that the network has
     as many parameters as the same one with skips="concat", within 1 %: without it a network that loses its skips
-    also loses parameters, and an ablation would compare two things at once.
+    also loses parameters, and an ablation would compare two things at once. `dropout` is the share of values dropped at
+    the end of the contracting path (Sec. 3.1): of the last map that is pooled, which its skip has, and of the bottom.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class UNet(nn.Module):
         upsample: str = "transposed-2",
         skips: str = "concat",
         match_parameters: bool = False,
+        dropout: float = 0.0,
         decoder_widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -59,8 +62,9 @@ class UNet(nn.Module):
             raise ValueError(f"skips must be one of {', '.join(SKIPS)}, got {skips!r}")
         if padding not in PADDINGS:
             raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
-        if depth < 1 or width < 1:
-            raise ValueError(f"width and depth must be at least 1, got width={width} and depth={depth}")
+        at_least_one(width=width, depth=depth)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}")
         if padding == "valid" and upsample == "unpool":
             raise ValueError("unpooling needs maps as large as those pooled: use padding='same', or another upsample")
         widths = [width * 2**level for level in range(depth + 1)]  # 64, 128, 256, 512, 1024 in the paper
@@ -87,6 +91,7 @@ class UNet(nn.Module):
             self.decoder.append(double_conv(merged, wide[level], padding=pad, norm=norm))
             below = wide[level]
         self.head = nn.Conv2d(below, num_classes, kernel_size=1)
+        self.dropout = nn.Dropout(dropout)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -105,11 +110,16 @@ class UNet(nn.Module):
             x = pad_to_multiple(x, 2**self.depth)
         else:
             self._check_valid(height, width)
-        features, indices = [self.encoder[0](x)], []  # at strides 1, 2, 4, 8, 16
-        for encode in self.encoder[1:]:
-            pooled, index = nn.functional.max_pool2d(features[-1], 2, return_indices=True)  # stride doubles
-            indices.append(index)
-            features.append(encode(pooled))
+        features: list[Tensor] = []  # at strides 1, 2, 4, 8, 16
+        indices: list[Tensor] = []
+        for level, encode in enumerate(self.encoder):
+            if level:
+                x, index = nn.functional.max_pool2d(x, 2, return_indices=True)  # stride doubles
+                indices.append(index)
+            x = encode(x)
+            if level >= self.depth - 1:
+                x = self.dropout(x)
+            features.append(x)
         x = features.pop()
         for up, decode in zip(self.up, self.decoder, strict=True):
             index, skip = indices.pop(), features.pop()
@@ -136,14 +146,13 @@ class UNet(nn.Module):
 
     def _check_valid(self, *sizes: int) -> None:
         """Fig. 1: 'an even x- and y-size' before each pooling, so that no row is dropped unseen."""
+        smallest, step = self.valid_input_size(1)[0], 2**self.depth
         for size in sizes:
-            source, _ = self.valid_input_size(1)
-            while source < size:
-                source += 2**self.depth
-            if source != size:
+            near = smallest + max(size - smallest, 0) // step * step
+            if near != size:
                 raise ValueError(
-                    f"padding='valid' takes sides such as {max(source - 2**self.depth, self.valid_input_size(1)[0])} "
-                    f"or {source}, got {size}: pad the image (UNetModule does), or use padding='same'"
+                    f"padding='valid' takes sides such as {near} or {near + step}, got {size}: pad the image "
+                    "(UNetModule does), or use padding='same'"
                 )
 
 
@@ -198,9 +207,10 @@ class UNetModule(SegmentationModule):
     """Trains `UNet` by the paper's recipe, Sec. 3: SGD with momentum 0.99 and a constant learning rate, batch of one.
 
     For cells, its loss is `loss="ce_border"` (Eq. 1 and 2, w0 = 10, sigma = 5), w_c `class_weights`, and its elastic
-    deformation (Sec. 3.1) the data module's `elastic=10`. With padding="valid" and a `tile` an image is evaluated in
-    squares of at least that many pixels (388 in Fig. 1), which bounds the memory and changes no logit, unless
-    norm="group" normalises over the tile. `recipe` are the keyword arguments of `SegmentationModule`.
+    deformation (Sec. 3.1) the data module's `elastic=10`; it has dropout, and no weight decay (`weight_decay=0`).
+    With padding="valid" and a `tile` an image is evaluated in squares of at least that many pixels (388 in Fig. 1),
+    which bounds the memory and changes no logit, unless norm="group" normalises over the tile. `recipe` are the keyword
+    arguments of `SegmentationModule`.
     """
 
     network: UNet
@@ -217,6 +227,7 @@ class UNetModule(SegmentationModule):
         upsample: str = "transposed-2",
         skips: str = "concat",
         match_parameters: bool = False,
+        dropout: float = 0.0,
         tile: int | None = None,
         in_channels: int = 3,
         lr: float = 1e-3,
@@ -237,6 +248,7 @@ class UNetModule(SegmentationModule):
             upsample=upsample,
             skips=skips,
             match_parameters=match_parameters,
+            dropout=dropout,
         )
         if tile is not None and (padding != "valid" or tile < 2**depth):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +126,18 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """(N, C, H, W) -> the same mirrored below and to the right, until both sides divide by `multiple`."""
     return mirror_pad(x, 0, -x.shape[-2] % multiple, 0, -x.shape[-1] % multiple)
+
+
+def at_least_one(**values: int) -> None:
+    """Raises ValueError for the first of `values`, such as widths, that is less than 1, by its name."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def whole_numbers(values: object, *, least: int = 1) -> bool:
+    """Whether `values` is a sequence of whole numbers, each of them at least `least`; it may be empty."""
+    return isinstance(values, Sequence) and all(isinstance(value, int) and value >= least for value in values)
 
 
 def _check_norm(norm: str) -> None:

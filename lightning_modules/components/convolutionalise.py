@@ -18,7 +18,8 @@ def convolutionalise_(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
     if weight.shape != (conv.out_channels, conv.weight[0].numel()):
         raise ValueError(
             f"a fully connected layer of shape {tuple(weight.shape)} does not fit the convolution "
-            f"{tuple(conv.weight.shape)}: VGG16's own need fc_width=4096"
+            f"{tuple(conv.weight.shape)}: VGG16's own need fc_width=4096, got {conv.out_channels}; or pass the file of "
+            "an encoder alone as weights"
         )
     conv.weight.copy_(weight.view_as(conv.weight))
     conv.bias.copy_(bias)  # type: ignore[union-attr]

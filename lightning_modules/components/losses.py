@@ -5,7 +5,8 @@ pixel costs exactly zero, with zero gradient; float32 is used whatever the preci
 sum over the pixels of one image overflows.
 
 `class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "focal", "ce_border"),
-and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 counts nowhere.
+and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no term of its own; its
+pixels still are wrong answers of the other classes in the losses of regions, which see each class against all others.
 
 The losses of regions take the pixels of a batch together and average over the classes that its masks hold: they are not
 sums over pixels, so that accumulated batches or several devices train on the mean of their parts' losses.
@@ -62,7 +63,7 @@ def dice(logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor
 
 
 def jaccard(logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
-    """1 - I / (sum(p) + sum(t) - I) of each class, I = sum(p t); weighted by class, the loss of Novikov et al. 2018."""
+    """1 - I / (sum(p) + sum(t) - I) of each class, I = sum(p t)."""
     return _overlap(JaccardLoss, logits, masks, ignore_index, class_weights)
 
 
@@ -167,8 +168,13 @@ def _entropy(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
 
 def _present(masks: Tensor, ignore_index: int, class_weights: Tensor | None, num_classes: int) -> Tensor:
     """The weight of each class (C,) that the masks hold, 0 for the others."""
-    truth = torch.where(masks == ignore_index, num_classes, masks).flatten()
-    present = (torch.bincount(truth, minlength=num_classes + 1)[:num_classes] > 0).float()
+    pixels = torch.bincount(masks[masks != ignore_index], minlength=num_classes)
+    if len(pixels) > num_classes:
+        raise ValueError(
+            f"masks must hold classes 0 to {num_classes - 1}, or {ignore_index} where ignored, got {len(pixels) - 1}: "
+            "set num_classes and ignore_index to those of the data"
+        )
+    present = (pixels > 0).float()
     return present if class_weights is None else present * class_weights
 
 

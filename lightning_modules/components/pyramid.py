@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.components.blocks import conv_norm_relu, norm_of_one, resize, separable_conv
+from lightning_modules.components.blocks import conv_norm_relu, norm_of_one, resize, separable_conv, whole_numbers
 
 # Of one axis of a map. A mean of means over rectangles of equal rows is their mean, and so for the maximum.
 POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {"average": torch.mean, "max": torch.amax}
@@ -23,8 +23,6 @@ def pool_to_bins(x: Tensor, bins: int, pool: str = "average") -> Tensor:
 
     Not `nn.AdaptiveAvgPool2d` or `nn.AdaptiveMaxPool2d`, whose backward on CUDA raises under deterministic algorithms.
     """
-    if pool not in POOLS:
-        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
     for dim in (-2, -1):
         size = x.shape[dim]
         edges = [(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]  # they overlap unless bins divide
@@ -40,8 +38,6 @@ class PooledContext(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int | None, *, bins: int, pool: str = "average") -> None:
         super().__init__()
-        if pool not in POOLS:
-            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
         self.bins, self.pool = bins, pool
         self.block = None if out_channels is None else conv_norm_relu(in_channels, out_channels, kernel_size=1)
 
@@ -79,8 +75,12 @@ class ASPP(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if any(rate < 1 for rate in rates):
-            raise ValueError(f"rates must be at least 1 each, got {list(rates)}")
+        if not whole_numbers(rates):
+            raise ValueError(f"rates must be a list of whole numbers of at least 1, such as [6, 12, 18], got {rates!r}")
+        if not rates and not image_pooling:
+            raise ValueError(
+                "rates=[] with image_pooling=False leaves no context: give rates such as [6, 12, 18], or image_pooling"
+            )
         conv = separable_conv if separable else conv_norm_relu
         self.branches = nn.ModuleList([conv_norm_relu(in_channels, out_channels, kernel_size=1)])
         self.branches.extend(conv(in_channels, out_channels, rate=rate) for rate in rates)
@@ -108,6 +108,10 @@ class PyramidPooling(nn.Module):
         self, in_channels: int, *, bins: Sequence[int] = (1, 2, 3, 6), pool: str = "average", reduce: bool = True
     ) -> None:
         super().__init__()
+        if not whole_numbers(bins):
+            raise ValueError(f"bins must be a list of whole numbers of at least 1, such as [1, 2, 3, 6], got {bins!r}")
+        if pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
         width = max(in_channels // len(bins), 1) if reduce and bins else None
         self.levels = nn.ModuleList(PooledContext(in_channels, width, bins=b, pool=pool) for b in bins)
         self.out_channels = in_channels + len(bins) * (width or in_channels)

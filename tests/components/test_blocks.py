@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.components.blocks import (
+    at_least_one,
     conv_norm_relu,
     he_,
     norm_of_one,
@@ -14,6 +15,7 @@ from lightning_modules.components.blocks import (
     resize,
     separable_conv,
     set_batch_norms,
+    whole_numbers,
 )
 
 
@@ -115,6 +117,20 @@ def test_batch_norms_get_what_is_given_and_keep_the_rest() -> None:
     set_batch_norms(network, eps=1e-3)
     set_batch_norms(network, momentum=0.0003)
     assert (network[0][1].eps, network[0][1].momentum, network[1].eps) == (1e-3, 0.0003, 1e-5)
+
+
+def test_what_is_less_than_one_is_named() -> None:
+    at_least_one(width=1, depth=2)
+    with pytest.raises(ValueError, match="depth must be at least 1, got -2"):
+        at_least_one(width=1, depth=-2)
+
+
+@pytest.mark.parametrize(
+    ("values", "whole"), [([6, 12], True), ((), True), (6, False), ("6", False), ([0], False), ([1.5], False)]
+)
+def test_whole_numbers_are_a_sequence(values: object, whole: bool) -> None:
+    assert whole_numbers(values) == whole
+    assert whole_numbers([0], least=0)
 
 
 def test_padding_reaches_the_next_multiple() -> None:

@@ -155,6 +155,17 @@ def test_focal_is_smps_of_a_softmax_and_cross_entropy_without_gamma() -> None:
     torch.testing.assert_close(focal(logits, masks, 255, gamma=0), LOSSES["ce"](logits, masks, 255, None))
 
 
+@pytest.mark.parametrize("label", [3, 7])  # three classes; the first is one too many
+@pytest.mark.parametrize("name", REGIONS)
+def test_labels_that_are_no_class_are_refused(name: str, label: int) -> None:
+    logits, masks = batch()
+    masks[0, -1, 0] = label
+    with pytest.raises(
+        ValueError, match=f"masks must hold classes 0 to 2, or 255 where ignored, got {label}: set num_cl"
+    ):
+        LOSSES[name](logits, masks, 255, None)
+
+
 def test_lovasz_is_smps() -> None:
     logits, masks = batch(40, 50)
     expected = smp_losses.LovaszLoss("multiclass", ignore_index=255)(logits, masks)

@@ -154,7 +154,16 @@ def test_an_8x8x3_map_takes_432_weights_or_75() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ASPP(2, 2, (0,)), r"rates must be at least 1 each, got \[0\]"),
+        (lambda: ASPP(2, 2, (0,)), r"rates must be a list of whole .* at least 1, such as \[6, 12, 18\], got \(0,\)"),
+        (lambda: ASPP(2, 2, 6), r"rates must be a list of .* such as \[6, 12, 18\], got 6"),  # type: ignore[arg-type]
+        (lambda: ASPP(2, 2, "6"), r"rates must be a list .* such as \[6, 12, 18\], got '6'"),  # type: ignore[arg-type]
+        (
+            lambda: ASPP(2, 2, [], image_pooling=False),
+            r"leaves no context: give rates such as \[6, 12, 18\], or image_p",
+        ),
+        (lambda: PyramidPooling(4, bins=(0,)), r"bins must be a list of whole .* such as \[1, 2, 3, 6\], got \(0,\)"),
+        (lambda: PyramidPooling(4, bins=(-1, 2)), r"bins must be a list of whole .* got \(-1, 2\)"),
+        (lambda: PyramidPooling(4, bins=(), pool="avg"), "pool must be one of average, max, got 'avg'"),
         (lambda: PyramidPooling(4, pool="median"), "pool must be one of average, max, got 'median'"),
     ],
 )

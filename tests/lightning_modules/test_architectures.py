@@ -135,7 +135,7 @@ def test_what_every_module_refuses(hparams: dict[str, Any], message: str) -> Non
 def test_classes_and_the_ignored_label_are_apart() -> None:
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         ARCHITECTURES["unet"](0, 255)
-    with pytest.raises(ValueError, match="ignore_index must be none of the 3 classes"):
+    with pytest.raises(ValueError, match="ignore_index must be a label that none of the 3 classes has, got 1"):
         ARCHITECTURES["unet"](3, 1)
 
 

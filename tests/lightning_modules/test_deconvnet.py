@@ -96,3 +96,9 @@ def test_the_recipe_is_that_of_the_solver_files() -> None:
     weights, biases = sorted(module.parameter_groups(), key=lambda group: group["lr"])
     assert (weights["lr"], weights["weight_decay"]) == (0.01, 5e-4)
     assert (biases["lr"], biases["weight_decay"]) == (0.02, 0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("width", 0), ("width", -64), ("fc_width", 0)])
+def test_widths_are_at_least_one(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be at least 1, got {value}"):
+        DeconvNet(2, **{name: value})

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.components.receptive_field import receptive_field
 from lightning_modules.deeplabv1 import FIELDS_OF_VIEW, DeepLabV1, DeepLabV1Module
 from lightning_modules.deeplabv2 import DeepLabV2, DeepLabV2Module
 
@@ -151,7 +152,15 @@ def test_a_position_takes_the_largest_logit_of_three_scales() -> None:
         for size in ((32, 40), (48, 60))
     ]
     torch.testing.assert_close(network.logits(image), torch.stack(scales).amax(0))
-    assert [tuple(s.shape[-2:]) for s in network.with_scales(image)] == [(8, 10), (4, 5), (6, 8), (8, 10)]
+    assert [tuple(s.shape[-2:]) for s in network.with_scales(image)] == [(8, 10), (8, 10), (6, 8), (4, 5)]
+
+
+def test_the_encoder_sees_the_image_itself_first() -> None:
+    network, seen = DeepLabV2(3, rates=(2,), **TINY_V2), []
+    network.encoder.register_forward_hook(lambda module, args, maps: seen.append(tuple(args[0].shape[-2:])))
+    network(torch.rand(1, 3, 64, 80))
+    assert seen == [(64, 80), (48, 60), (32, 40)]
+    assert receptive_field(network, 3, output="branches.0").stride == (8, 8)  # of the module as called first
 
 
 def test_the_loss_adds_up_the_fusion_and_the_scales() -> None:
@@ -244,13 +253,24 @@ def test_a_refinement_that_is_certain_gives_finite_logits() -> None:
     ("network", "options", "message"),
     [
         (DeepLabV1, {"field_of_view": "large"}, "field_of_view must be one of 7x7-rate4, 4x4-rate4, .* got 'large'"),
-        (DeepLabV2, {"rates": ()}, "rates must hold one rate of at least 1 for each branch, got \\[\\]"),
-        (DeepLabV2, {"rates": (0, 6)}, "got \\[0, 6\\]"),
+        (DeepLabV1, {"fc_width": 0}, "fc_width must be at least 1, got 0"),
+        (DeepLabV1, {"branch_width": -1}, "branch_width must be at least 1, got -1"),
+        (DeepLabV2, {"fc_width": -1}, "fc_width must be at least 1, got -1"),
+        (DeepLabV2, {"rates": ()}, r"rates must be a list of whole numbers of at least 1, .* \[6, 12, 18\], got \(\)"),
+        (DeepLabV2, {"rates": (0, 6)}, r"got \(0, 6\)"),
+        (DeepLabV2, {"rates": 6}, r"such as \[6, 12, 18\], got 6"),
+        (DeepLabV2, {"rates": "6"}, r"such as \[6, 12, 18\], got '6'"),
     ],
 )
 def test_errors_name_the_argument_and_the_choices(network: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         network(3, **options)
+
+
+def test_multi_scale_features_want_an_encoder_with_all_their_maps() -> None:
+    with pytest.raises(ValueError, match="encoder='tu-convnext_atto' has none at stride 2, pass encoder='vgg16'"):
+        DeepLabV1(2, encoder="tu-convnext_atto", multi_scale_features=True)
+    DeepLabV1(2, encoder="tu-convnext_atto", fc_width=2)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -259,7 +279,7 @@ def test_one_batch_is_overfitted(module: Any) -> None:
     built = tiny(module, encoder_width=0.1, fc_width=32)
     images = torch.rand(2, 3, 32, 32)
     masks = torch.randint(3, (2, 2, 2)).repeat_interleave(16, 1).repeat_interleave(16, 2)
-    optimizer = torch.optim.Adam(built.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(built.parameters(), 2e-3)
     for _ in range(60):
         optimizer.zero_grad()
         built.loss(images, masks).backward()

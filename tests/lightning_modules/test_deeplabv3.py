@@ -153,6 +153,9 @@ def test_batch_norm_decay_is_the_share_that_stays() -> None:
         ({"encoder": "vgg16", "cascade": 5}, "encoder='vgg16' has none, pass encoder='resnet50'"),
         ({"encoder": "vgg16", "multi_grid": (1, 2, 4)}, "multi_grid and cascade"),
         ({"multi_grid": (1, 2)}, "multi_grid"),
+        ({"decoder_width": 0}, "decoder_width must be at least 1, got 0"),
+        ({"rates": 6}, r"rates must be a list of .* such as \[6, 12, 18\], got 6"),
+        ({"rates": (), "image_pooling": False}, "leaves no context"),
         ({"batch_norm_decay": 1.5}, "batch_norm_decay must be at least 0 and less than 1, got 1.5"),
     ],
 )
@@ -185,3 +188,24 @@ def test_the_second_stage_starts_from_the_first_with_frozen_batch_norms(tmp_path
         DeepLabV3Module(3, 255, **TINY, init_from=str(tmp_path / "none.ckpt"))
     with pytest.raises(ValueError, match="no checkpoint of a DeepLabV3Module with the same arguments"):
         DeepLabV3Module(4, 255, **TINY, init_from=str(path))
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, [1.0, 2.0, 3.0]), ("median-frequency", None), (None,) * 2])
+def test_the_second_stage_keeps_what_is_said_of_colours_and_classes(tmp_path: Path, before: Any, after: Any) -> None:
+    first, path = DeepLabV3Module(3, 255, **TINY, class_weights=before, mean=(0.1,) * 3, std=(0.3,) * 3), tmp_path / "1"
+    if before:
+        first.set_class_weights(torch.ones(3))
+    torch.save({"state_dict": first.state_dict()}, path)
+    second = DeepLabV3Module(3, 255, **TINY, class_weights=after, init_from=str(path), mean=(0.6, 0.7, 0.8))
+    assert second.mean.flatten().tolist() == pytest.approx([0.6, 0.7, 0.8])
+    assert second.std.flatten().tolist() == pytest.approx([0.3] * 3)
+    assert second.class_weights is None if after is None else second.class_weights.tolist() == after
+    assert torch.equal(second.network.head[0].weight, first.network.head[0].weight)
+
+
+def test_the_second_stage_counts_its_classes_itself(tmp_path: Path) -> None:
+    first = DeepLabV3Module(3, 255, **TINY)
+    torch.save({"state_dict": first.state_dict()}, tmp_path / "1")
+    second = DeepLabV3Module(3, 255, **TINY, class_weights="median-frequency", init_from=str(tmp_path / "1"))
+    with pytest.raises(ValueError, match="must be counted before the loss"):
+        _ = second.class_weights

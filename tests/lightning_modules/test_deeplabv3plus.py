@@ -103,3 +103,16 @@ def test_the_recipe_is_that_of_the_paper() -> None:
     norms = [m for m in module.network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert [norm.momentum for norm in norms] == pytest.approx([0.0003] * len(norms))
     assert not any(norm.training or p.requires_grad for norm in norms for p in norm.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decoder_width": 0}, "decoder_width must be at least 1, got 0"),
+        ({"low_level_width": -1}, "low_level_width must be at least 1, got -1"),
+        ({"rates": "6"}, r"rates must be a list of .* such as \[6, 12, 18\], got '6'"),
+    ],
+)
+def test_errors_name_the_argument(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DeepLabV3Plus(2, **TINY | arguments)

@@ -160,7 +160,7 @@ def test_a_file_of_a_classifier_gives_fc6_and_fc7_too(names: tuple[str, str, str
         torch.testing.assert_close(conv.weight, source.weight)
         torch.testing.assert_close(conv.bias, nn.Parameter(state[f"{name}.bias"]))
     torch.testing.assert_close(network.encoder.state_dict(), donor.encoder.state_dict())
-    with pytest.raises(ValueError, match="VGG16's own need fc_width=4096"):
+    with pytest.raises(ValueError, match="VGG16's own need fc_width=4096, got "):
         FCN(3, weights=str(tmp_path / "vgg16.pth"), encoder_width=1 / 16, fc_width=16)
 
 
@@ -221,6 +221,10 @@ def test_training_in_stages_takes_over_all_but_the_last_upsampling(tmp_path: Pat
     second = checkpoint(middle, tmp_path / "16s.ckpt")
     fine = FCNModule(classes, 255, stride=8, init_from=second, **staged)
     torch.testing.assert_close(fine.network.scores[1].weight, middle.network.scores[1].weight)
+
+    coloured = FCNModule(classes, 255, stride=16, init_from=first, mean=(0.5, 0.6, 0.7), **staged)
+    assert coloured.mean.flatten().tolist() == pytest.approx([0.5, 0.6, 0.7])  # said, so it stays
+    assert middle.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
 
     Path(first).unlink()  # the second stage's checkpoint holds what it took from the first
     loaded = FCNModule.load_from_checkpoint(second, weights_only=True).eval()

@@ -64,10 +64,21 @@ def test_biases_learn_at_twice_the_rate_and_without_weight_decay() -> None:
     assert len(rates) == len(list(module.parameters()))
 
 
-@pytest.mark.parametrize("levels", [(), (0,), (3, 2), (2, 2), (2, 6), (-1, 2)])
-def test_levels_that_are_not_maps_are_refused(levels: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="levels must be numbers from 0 to 5 in rising order, the last not 0"):
+@pytest.mark.parametrize("levels", [(), (0,), (3, 2), (2, 2), (2, 6), (-1, 2), 3, "3"])
+def test_levels_that_are_not_maps_are_refused(levels: Any) -> None:
+    with pytest.raises(ValueError, match=r"from 0 to 5 in rising order, the last not 0, such as \[2, 3, 5\], got "):
         Hypercolumn(3, levels=levels, encoder_width=0.05)
+
+
+def test_a_map_that_the_encoder_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"encoder='tu-convnext_atto' has 0, 2, 3 up to 3, got \[1, 3\]"):
+        Hypercolumn(3, encoder="tu-convnext_atto", levels=(1, 3))
+    Hypercolumn(3, encoder="tu-convnext_atto", levels=(2, 3))
+
+
+def test_a_box_has_at_least_one_pixel_and_classifier() -> None:
+    with pytest.raises(ValueError, match="grid must be at least 1, got 0"):
+        HypercolumnBoxes(1, (1, 1, 1), grid=0)
 
 
 def test_one_batch_is_overfitted() -> None:

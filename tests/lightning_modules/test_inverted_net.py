@@ -108,7 +108,8 @@ def test_keeps_any_size(variant: str, height: int, width: int) -> None:
     [
         ({"variant": "inverse"}, "variant must be one of all-dropout, all-conv, inverted, got 'inverse'"),
         ({"width": 6}, "multiple of 4, got 6"),
-        ({"depth": 0}, "depth must be at least 1, got width=8 and depth=0"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"width": -4}, "width must be at least 1, got -4"),
         ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
     ],
 )

@@ -243,10 +243,45 @@ def test_learns_an_edge_that_the_coarse_logits_cannot_draw() -> None:
         ({"network_options": {"width": 4, "depth": 6}}, "depth of at most 5"),
         ({"features": ["encoder[2]"]}, "features must name modules that UNet runs, within encoder, up, decoder, head"),
         ({"features": ["encoder.7"]}, r"features must name .* got \['encoder.7'\]"),
-        ({"points": 0}, "points, subdivision_points and head_width must be at least 1, got 0"),
+        ({"features": "encoder.2"}, r"features must be a list of .* such as \['encoder.2', .*\], got 'encoder.2'"),
+        ({"features": []}, r"features must be a list of .* got \[\]"),
+        ({"features": ["encoder[x]"]}, r"features must be a list of .* got \['encoder\[x\]'\]"),
+        (
+            {"features": ["encoder.2[0]"]},
+            r"features must be maps \(N, C, H, W\) with channels, but 'encoder.2\[0\]' has",
+        ),
+        (
+            {"network": "fcn", "features": ["fc7"]},
+            r"must be items of its encoder, such as 'encoder\[2\]', .* got \['fc7'\]",
+        ),
+        (
+            {"network": "pspnet", "network_options": {"aux": True}},
+            "network_options must leave aux of 'pspnet' at False, .* got aux=True: leave it out",
+        ),
+        (
+            {"network": "hypercolumn", "features": ["encoder[1]"], "network_options": {"encoder": "tu-convnext_atto"}},
+            r"with channels, but 'encoder\[1\]' has the shape \(1, 0, 32, 32\): name another",
+        ),
+        ({"points": 0}, "points must be at least 1, got 0"),
+        ({"head_width": -1}, "head_width must be at least 1, got -1"),
         ({"oversample": 0.5}, r"oversample must be at least 1 and importance in \[0, 1\], got 0.5 and 0.75"),
     ],
 )
 def test_errors_name_the_argument_and_the_way_out(arguments: dict[str, Any], message: str) -> None:
+    options = TINY[arguments.get("network", "unet")] if arguments.get("network") in TINY else TINY["unet"]
     with pytest.raises(ValueError, match=message):
-        PointRend(3, 3, **{"network": "unet", "network_options": TINY["unet"], **arguments})
+        PointRend(3, 3, **{"network": "unet", "network_options": options, **arguments})
+
+
+def test_one_class_has_no_second_best() -> None:
+    with pytest.raises(
+        ValueError, match=r"num_classes must be at least 2 for PointRend, .* got 1: count the background"
+    ):
+        PointRend(1, network="unet", network_options=TINY["unet"])
+
+
+def test_the_maps_of_a_network_of_scales_are_of_the_image_itself() -> None:
+    network, seen = tiny("deeplabv2"), []
+    network.network.encoder.register_forward_hook(lambda encoder, args, maps: seen.append(maps[2]))
+    fine = network.grids(torch.rand(1, 3, 32, 32))[1]
+    assert fine.stride == 4 and fine.maps is seen[0]

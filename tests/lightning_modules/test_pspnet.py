@@ -125,8 +125,19 @@ def test_takes_any_encoder(encoder: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"pool": "median"}, "pool must be one of average, max"), ({"aux_weight": -1}, "aux_weight must be at least 0")],
+    [
+        ({"pool": "median"}, "pool must be one of average, max"),
+        ({"pool": "avg", "bins": ()}, "pool must be one of average, max, got 'avg'"),
+        ({"bins": (0,)}, "bins must be a list of whole numbers of at least 1"),
+        ({"bins": 6}, r"bins must be a list .* such as \[1, 2, 3, 6\], got 6"),
+        ({"decoder_width": 0}, "decoder_width must be at least 1, got 0"),
+        ({"aux_weight": -1}, "aux_weight must be at least 0"),
+    ],
 )
 def test_errors_name_the_argument(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PSPNetModule(2, 255, **TINY, **arguments)
+        PSPNetModule(2, 255, **TINY | arguments)
+
+
+def test_the_auxiliary_head_of_the_narrowest_decoder_has_a_channel() -> None:
+    assert PSPNet(2, **TINY | {"decoder_width": 1}).aux[0][0].out_channels == 1

@@ -187,3 +187,9 @@ def test_the_recipe_is_that_of_the_solver_files() -> None:
 def test_errors_name_the_argument_and_the_choices(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegNetModule(3, 255, **arguments)
+
+
+@pytest.mark.parametrize("network", [SegNet, SegNetBasic])
+def test_networks_have_at_least_one_map(network: type[SegNet] | type[SegNetBasic]) -> None:
+    with pytest.raises(ValueError, match=r"^width must be at least 1, got 0"):
+        network(2, width=0)

@@ -164,6 +164,8 @@ def test_the_border_loss_weighs_the_gap_between_two_cells_and_reaches_every_para
         ({"upsample": "cubic"}, "transposed-2"),
         ({"norm": "layer"}, "norm must be one of none, batch, group"),
         ({"width": 1, "skips": "none", "match_parameters": True}, "within 1 %"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and less than 1, got 1.0"),
+        ({"width": 0}, "width must be at least 1, got 0"),
         ({"decoder_widths": [4]}, "one width for each of the 4 levels"),
         ({"padding": "valid", "upsample": "unpool"}, "padding='same'"),
     ],
@@ -173,9 +175,24 @@ def test_errors_name_the_argument_and_the_choices(arguments: dict[str, object], 
         on_meta(2, 1, **arguments)
 
 
-def test_a_size_that_valid_pooling_would_cut_is_refused_with_the_nearest_ones() -> None:
-    with pytest.raises(ValueError, match="such as 572 or 588, got 580"):
-        on_meta(2, 1, padding="valid")(torch.empty(1, 1, 580, 572, device="meta"))
+@pytest.mark.parametrize(("size", "nearest"), [(580, "572 or 588"), (100, "188 or 204"), (189, "188 or 204")])
+def test_a_size_that_valid_pooling_would_cut_is_refused_with_the_nearest_ones(size: int, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"such as {nearest}, got {size}"):
+        on_meta(2, 1, padding="valid")(torch.empty(1, 1, size, 572, device="meta"))
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_dropout_is_at_the_end_of_the_contracting_path_where_asked_for(depth: int) -> None:
+    module = UNetModule(2, 255, in_channels=1, width=4, depth=depth, dropout=0.5)
+    widths = []
+    module.network.dropout.register_forward_hook(lambda drop, args, kept: widths.append(kept.shape[1]))
+    image = torch.rand(1, 1, 16, 16)
+    assert not torch.equal(module(image), module(image))
+    assert widths == [2 ** (depth + 1), 2 ** (depth + 2)] * 2  # of the last map that is pooled, and of the bottom
+    module.eval()
+    assert torch.equal(module(image), module(image))
+    plain = UNet(2, 1, width=4, depth=depth).train()
+    assert torch.equal(plain(image), plain(image))
 
 
 def test_weights_start_with_the_standard_deviation_of_the_paper() -> None:
