@@ -75,7 +75,9 @@ class SegmentationModule(LightningModule):
             if count < 1:
                 raise ValueError(f"{key} must be at least 1, got {count}")
         if 0 <= ignore_index < num_classes:
-            raise ValueError(f"ignore_index must be a label that none of the {num_classes} classes has, got {ignore_index}")
+            raise ValueError(
+                f"ignore_index must be a label that none of the {num_classes} classes has, got {ignore_index}"
+            )
         for name, value, table in (("loss", loss, LOSSES), ("optimizer", optimizer, OPTIMIZERS)):
             if value not in table:
                 raise ValueError(f"{name} must be one of {', '.join(table)}, got {value!r}")
