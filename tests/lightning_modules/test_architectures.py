@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.shapes import ShapesDataModule
 from experiments.train import ARCHITECTURES, load
@@ -54,6 +55,28 @@ def test_gradient_reaches_every_parameter(module: SegmentationModule) -> None:
         module.loss(torch.rand(2, 3, 64, 64), torch.randint(3, (2, 64, 64))).backward()
         optimizer.step()
     assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
+
+
+class Step(nn.Module):
+    """What DistributedDataParallel wraps in a training step."""
+
+    def __init__(self, module: SegmentationModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+        return self.module.loss(images, masks)
+
+
+def test_trains_under_ddp_without_unused_parameters(module: SegmentationModule, tmp_path: Path) -> None:
+    # One process is enough: DDP waits for the gradient of every parameter, and says so in the next step.
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(Step(module.train()))
+        for _ in range(2):
+            parallel(torch.rand(2, 3, 64, 64), torch.randint(3, (2, 64, 64))).backward()
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_ignored_pixels_change_neither_loss_nor_gradient(module: SegmentationModule) -> None:
