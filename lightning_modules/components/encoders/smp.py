@@ -169,6 +169,8 @@ def _load_state(model: Any, name: str, state: State, weights: str, in_channels: 
         whole = timm.create_model(model.name, in_chans=in_channels)
         wanted = {key: value for key, value in whole.state_dict().items() if not key.startswith(CLASSIFIER)}
         check_names(adapt_input(state, first_conv(whole), in_channels), wanted, name, weights)
+        if next(model.parameters()).is_meta:  # a network that is only described has nothing to load into
+            return
         log = logging.getLogger("timm.models._builder")
         log.disabled = True  # it warns of the classifier's weights; all others have just been checked
         try:
