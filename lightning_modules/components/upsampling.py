@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.components.unpooling import unpool
+
 
 def transposed_2(in_channels: int, out_channels: int) -> nn.Module:
     """Transposed convolution, kernel 2, stride 2: the up-convolution of U-Net (Fig. 1).
@@ -103,10 +105,7 @@ class Unpool(nn.Module):
 
     def forward(self, x: Tensor, indices: Tensor) -> Tensor:
         values = self.conv(x)
-        n, channels, height, width = values.shape
-        # not nn.MaxUnpool2d, which raises on CUDA under deterministic algorithms; 2x2 windows never share a pixel
-        flat = values.new_zeros(n, channels, 4 * height * width).scatter_(2, indices.flatten(2), values.flatten(2))
-        return flat.view(n, channels, 2 * height, 2 * width)
+        return unpool(values, indices, (2 * values.shape[2], 2 * values.shape[3]))
 
 
 UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {
