@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from experiments.files import write_atomic
-from experiments.statistics import PPM, SCORES, Cell, Experiment
+from experiments.stored import PPM, SCORES, Cell, Experiment
 from lightning_modules.components.metrics import checkerboard_energy
 
 # Okabe & Ito's palette, told apart by colour-blind readers; without its yellow, which is lost on white.

@@ -22,7 +22,8 @@ from rich.text import Text
 from experiments.figures import write_figures
 from experiments.files import write_atomic
 from experiments.flags import Parser, refuse
-from experiments.statistics import PERCENT, SCORES, Estimate, Experiment, estimate, flatten, load
+from experiments.statistics import Estimate, estimate
+from experiments.stored import PERCENT, SCORES, Experiment, flatten, load
 from experiments.tables import Table, make_notes, make_tables
 
 LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own

@@ -1,92 +1,17 @@
-"""Means, deviations and intervals over the seeds of an experiment, from what its finished cells left on disk.
+"""Means, deviations and intervals of scores over seeds.
 
-A cell is one variant trained with one seed. Its scores come from the stored matrices of the test images, so every
-number can be computed again without training. An interval here is over seeds: it says how far the mean would move if
-the same recipe were trained again from other seeds and scored on the same images. It says nothing of other images.
+An interval here is over seeds: it says how far the mean would move if the same recipe were trained again from other
+seeds and scored on the same images. It says nothing of other images.
 """
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t
 
-from experiments.files import read_json
-from lightning_modules.components.metrics import scores
-
 CONFIDENCE = 0.95
-PERCENT, PPM = ("%", 100.0), ("ppm", 1e6)
-# What a table shows, with the unit it is printed in. A trained network's checkerboard is a few millionths of its power.
-SCORES = {
-    "miou": ("mIoU", PERCENT),
-    "boundary_f1": ("boundary F1", PERCENT),
-    "checkerboard": ("checkerboard energy", PPM),
-    "pixel_acc": ("pixel accuracy", PERCENT),
-}
-PLAN_KEYS = (
-    *("experiment", "question", "baseline", "factors", "variants", "seeds", "data", "data_note", "scale_note"),
-    *("common", "class_names", "palette", "command", "device", "commit"),
-)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One variant trained with one seed, scored on n test images of C classes."""
-
-    variant: str
-    seed: int
-    folder: Path
-    run: dict[str, Any]
-    result: dict[str, Any]
-    environment: dict[str, Any]
-    class_names: list[str]
-    image_names: list[str]
-    confusion: NDArray[np.int64]  # (n, C, C), rows are the truth
-    boundary_f1: NDArray[np.float64]  # (n, C), NaN for a class absent from the truth
-    checkerboard: NDArray[np.float64]  # (n,)
-
-    @cached_property
-    def scores(self) -> dict[str, float]:
-        """Scores in [0, 1] by their logged names: miou, pixel_acc, boundary_f1, checkerboard, iou/<class>.
-
-        IoU and accuracy are of the matrix summed over all images. Boundary F1 is the mean over the classes of an
-        image, then over images; checkerboard energy the mean over images. An image without a labelled pixel counts
-        nowhere.
-        """
-        of_all = scores(self.confusion.sum(axis=0))
-        labelled = self.confusion.sum(axis=(1, 2)) > 0
-        per_image = [np.nanmean(row) for row in self.boundary_f1[labelled] if not np.isnan(row).all()]
-        values = {name: float(of_all[name]) for name in ("miou", "pixel_acc", "macc", "fwiou")}
-        values["boundary_f1"] = float(np.mean(per_image)) if per_image else math.nan
-        energies = self.checkerboard[labelled & ~np.isnan(self.checkerboard)]  # NaN for an image too small for it
-        values["checkerboard"] = float(energies.mean()) if len(energies) else math.nan
-        return values | {f"iou/{name}": float(iou) for name, iou in zip(self.class_names, of_all["iou"], strict=True)}
-
-    def curve(self, column: str) -> dict[int, float]:
-        """A column of metrics.csv by epoch; epochs without a value are left out."""
-        with (self.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = [(row.get("epoch"), row.get(column)) for row in csv.DictReader(file)]
-        return {int(float(epoch)): float(value) for epoch, value in rows if epoch and value}
-
-    def samples(self) -> dict[str, NDArray[Any]]:
-        """The arrays of samples.npz: fixed test images, their masks and predictions, and logits of the first."""
-        return _arrays(self.folder / "samples.npz")
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A planned cell without a result."""
-
-    variant: str
-    seed: int
-    state: str  # what is known of it, with the log's path where there is one
 
 
 @dataclass(frozen=True)
@@ -105,41 +30,6 @@ class Estimate:
     def times(self, factor: float) -> "Estimate":
         """The same in another unit."""
         return Estimate(self.n, *(factor * value for value in (self.mean, self.std, self.low, self.high)))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two variants that differ in one factor alone."""
-
-    factor: str
-    reference: str  # the variant with the baseline's level of the factor
-    variant: str
-    at: dict[str, str]  # the levels of the other factors, which both share
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The plan of an experiment and its finished cells, variants and seeds in the plan's order."""
-
-    folder: Path
-    plan: dict[str, Any]
-    cells: dict[str, dict[int, Cell]]  # by variant, then seed; a variant without a finished cell has an empty dict
-    missing: list[Missing]
-    deviations: list[str]  # what makes the cells less comparable than planned, one sentence each
-
-    def values(self, variant: str, score: str) -> dict[int, float]:
-        """The score of every finished seed of the variant."""
-        return {seed: cell.scores[score] for seed, cell in self.cells[variant].items()}
-
-    def estimate(self, variant: str, score: str) -> Estimate:
-        return estimate(list(self.values(variant, score).values()))
-
-    def difference(self, variant: str, reference: str, score: str) -> Estimate:
-        """variant - reference, paired by seed: the mean of the differences, over the seeds that both finished."""
-        return paired_difference(self.values(variant, score), self.values(reference, score))
-
-    def finished(self) -> list[Cell]:
-        return [cell for cells in self.cells.values() for cell in cells.values()]
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -161,134 +51,3 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
     Paired, because a seed fixes the order of the images in both arms: what they share cancels in the difference.
     """
     return estimate([values[seed] - reference[seed] for seed in values if seed in reference])
-
-
-def comparisons(plan: Mapping[str, Any]) -> list[Comparison]:
-    """Every pair of variants where one factor leaves the baseline's level and all others stay, whatever their level."""
-    levels: dict[str, dict[str, str]] = {name: variant["levels"] for name, variant in plan["variants"].items()}
-    baseline = levels[plan["baseline"]]
-    found = []
-    for factor in plan["factors"]:
-        for variant, own in levels.items():
-            wanted = own | {factor: baseline[factor]}
-            reference = next((name for name, other in levels.items() if other == wanted), None)
-            if reference not in (None, variant):
-                at = {name: level for name, level in own.items() if name != factor}
-                found.append(Comparison(factor, reference, variant, at))
-    return found
-
-
-def load(folder: Path) -> Experiment:
-    """Reads plan.json and every finished cell it plans.
-
-    Raises FileNotFoundError where there is no experiment, ValueError for a file that cannot be read.
-    """
-    if not (folder / "plan.json").is_file():
-        known = sorted(str(path.parent) for path in folder.glob("*/plan.json"))
-        here = f"experiments below it: {', '.join(known)}" if known else "and there is none in the folders below it"
-        raise FileNotFoundError(
-            f"{folder} holds no experiment: expected {folder / 'plan.json'}, {here}. "
-            "An experiment writes it when it starts, for example python -m experiments.ablate_upsampling"
-        )
-    plan = read_json(folder / "plan.json")
-    absent = [key for key in PLAN_KEYS if key not in plan]
-    if absent or plan["baseline"] not in plan["variants"]:
-        wrong = f"lacks {', '.join(absent)}" if absent else f"names no variant {plan['baseline']!r}, its baseline"
-        raise ValueError(f"{folder / 'plan.json'} {wrong}: start the experiment again, which writes it anew")
-    cells: dict[str, dict[int, Cell]] = {variant: {} for variant in plan["variants"]}
-    missing = []
-    for variant in plan["variants"]:
-        for seed in plan["seeds"]:
-            cell = folder / variant / f"seed{seed}"
-            state = _state(folder, cell, plan, variant)
-            if state:
-                missing.append(Missing(variant, seed, state))
-            else:
-                cells[variant][seed] = _load_cell(cell, variant, seed, plan["class_names"])
-    return Experiment(folder, plan, cells, missing, _deviations(folder, plan, cells))
-
-
-def flatten(settings: Any, prefix: str = "") -> dict[str, str]:
-    """Nested settings as {"hparams.width": "16"}."""
-    if not isinstance(settings, Mapping):
-        return {prefix: settings if isinstance(settings, str) else json.dumps(settings)}
-    flat: dict[str, str] = {}
-    for key, value in settings.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _state(folder: Path, cell: Path, plan: dict[str, Any], variant: str) -> str:
-    """Why a cell has no result of this plan; empty for a finished one."""
-    if (cell / "result.json").is_file():
-        status = read_json(cell / "result.json").get("status")
-        if status != "done":
-            return f"status {status}"
-        # A folder can hold cells of an earlier call with other settings, say fewer epochs: never mix the two.
-        levels = {f"hparams.{factor}": level for factor, level in plan["variants"][variant]["levels"].items()}
-        planned, own = flatten(plan["common"] | levels), flatten(read_json(cell / "run.json"))
-        other = [f"{key} {own[key]}, planned {planned[key]}" for key in own if planned.get(key, own[key]) != own[key]]
-        return f"trained with other settings ({'; '.join(other)})" if other else ""
-    log = cell / "log.txt"
-    if log.is_file():
-        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-        last = next((line for line in reversed(lines) if line), "")
-        return f"started, not finished; {log.relative_to(folder)} ends: {last[:200]}"
-    return "started, not finished" if cell.is_dir() else "not started"
-
-
-def _load_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> Cell:
-    arrays, classes = _arrays(folder / "per_image.npz"), len(class_names)
-    expected = {
-        "names": (-1,),
-        "confusion": (-1, classes, classes),
-        "boundary_f1": (-1, classes),
-        "checkerboard": (-1,),
-    }
-    images = len(arrays.get("names", ()))
-    for key, (_, *rest) in expected.items():
-        shape = arrays[key].shape if key in arrays else None
-        if shape != (images, *rest) or not images:
-            raise ValueError(
-                f"{folder / 'per_image.npz'}: {key} must have the shape {('n', *rest)} for n images, got {shape}: "
-                f"delete {folder} and run the experiment again"
-            )
-    return Cell(
-        *(variant, seed, folder, read_json(folder / "run.json"), read_json(folder / "result.json")),
-        *(read_json(folder / "environment.json"), class_names),
-        image_names=[str(name) for name in arrays["names"]],
-        confusion=arrays["confusion"],
-        boundary_f1=arrays["boundary_f1"],
-        checkerboard=arrays["checkerboard"],
-    )
-
-
-def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, Cell]]) -> list[str]:
-    found = []
-    if len({tuple(cell.image_names) for of_variant in cells.values() for cell in of_variant.values()}) > 1:
-        found.append("Not all cells were scored on the same test images: their differences are not only the variants'.")
-    for key in ("commit", "versions", "python", "torch_threads", "device"):
-        values = {
-            json.dumps(cell.environment.get(key)) for of_variant in cells.values() for cell in of_variant.values()
-        }
-        if len(values) > 1:
-            found.append(
-                f"Cells were trained with different {key} ({', '.join(sorted(values))}): their last digits may differ."
-            )
-    planned = {folder / variant / f"seed{seed}" for variant in plan["variants"] for seed in plan["seeds"]}
-    stored = {path.parent for path in folder.glob("*/seed*/result.json") if path.parent.name[4:].isdigit()}
-    stray = [str(path.relative_to(folder)) for path in sorted(stored - planned)]
-    if stray:
-        more = f" and {len(stray) - 6} more" if len(stray) > 6 else ""
-        found.append(f"Finished cells that the plan does not name are left out: {', '.join(stray[:6])}{more}.")
-    return found
-
-
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except Exception as error:  # numpy raises OSError, ValueError, BadZipFile, zlib.error, EOFError by what is broken
-        raise ValueError(
-            f"{path} cannot be read ({error}): delete {path.parent} and run the experiment again"
-        ) from error

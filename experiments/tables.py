@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from experiments.statistics import PERCENT, SCORES, Comparison, Estimate, Experiment, comparisons
+from experiments.statistics import Estimate
+from experiments.stored import PERCENT, SCORES, Comparison, Experiment, comparisons
 
 CLASSES_WITH_STD = 6  # with more, a page has room for the means only
 

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.files import write_atomic, write_json
 from experiments.report import main, write_report
-from experiments.statistics import load
+from experiments.stored import load
 
 CLASSES = ["background", "<script>alert(1)</script>", "=absent_class 5%"]
 MIOU = {  # percent, for the seeds 0, 1, 2

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.statistics import Cell, Comparison, comparisons, estimate, flatten, paired_difference
+from experiments.statistics import estimate, paired_difference
+from experiments.stored import Cell, Comparison, comparisons, flatten
 
 
 def test_mean_deviation_and_interval_of_three_seeds() -> None:
