@@ -1,0 +1,377 @@
+"""Fully connected CRF, Kraehenbuehl, Koltun 2011, https://arxiv.org/abs/1210.5644
+
+Mean field inference (Algorithm 1) in a CRF where every pixel sees every other one through two Gaussian kernels (Eq. 3).
+As a layer, its weights and compatibility trained: CRF as RNN, Zheng et al. 2015, https://arxiv.org/abs/1502.03240
+
+Departs from the paper in that a kernel includes the pixel itself, and in that each is normalised by default, both as
+the authors' code (2013, https://www.philkr.net/code/) does; and in that the labels' compatibility may be any matrix.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.refinement import native
+from lightning_modules.refinement.checks import (
+    check_choice,
+    check_iterations,
+    check_memory,
+    check_parameters,
+    check_shapes,
+    check_values,
+)
+from lightning_modules.refinement.permutohedral import Permutohedral
+
+METHODS = ("lattice", "exact")
+ENGINES = ("auto", "torch", "c++")
+
+# DeepLab's code brings an older version of the authors' library (libDenseCRF, 2011), which normalises "after" alone.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Chen et al. 2015, Sec. 4.1: w2 = 3, sigma_gamma = 3 and 10 iterations fixed, the others searched on validation
+    # images network by network; these are of the released LargeFOV, liangchiehchen.com/projects/DeepLab-LargeFOV.html
+    # (run_densecrf.sh of the release starts from 5, 50 and 3, the plain network's from 5, 50 and 10).
+    "deeplab_v1": {
+        "w_appearance": 4.0,
+        "theta_alpha": 121.0,
+        "theta_beta": 5.0,
+        "w_smoothness": 3.0,
+        "theta_gamma": 3.0,
+        "normalization": "after",
+    },
+    # Chen et al. 2017, ResNet-101 on VOC 2012: liangchiehchen.com/projects/DeepLabv2_resnet.html
+    "deeplab_v2": {
+        "w_appearance": 4.0,
+        "theta_alpha": 67.0,
+        "theta_beta": 3.0,
+        "w_smoothness": 3.0,
+        "theta_gamma": 1.0,
+        "normalization": "after",
+    },
+    # examples/inference.py and README of https://github.com/lucasb-eyer/pydensecrf, with its default normalization
+    "pydensecrf": {
+        "w_appearance": 10.0,
+        "theta_alpha": 80.0,
+        "theta_beta": 13.0,
+        "w_smoothness": 3.0,
+        "theta_gamma": 3.0,
+        "normalization": "symmetric",
+    },
+}
+
+
+class Kernel(Protocol):
+    """A normalised Gaussian kernel between the P pixels of an image: `Exact` or `Lattice`."""
+
+    def filter(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """Values (P, C) -> for each pixel the sum over all pixels of kernel times values, (P, C).
+
+        Without gradients, into `out`, which must be finite.
+        """
+        ...
+
+
+class Exact:
+    """The kernel exp(-|f_i - f_j|^2 / 2) of features (D, P) as a matrix (P, P); differentiable in the features too."""
+
+    def __init__(self, features: Tensor, normalization: str) -> None:
+        exponent = features.new_zeros(features.shape[1], features.shape[1])
+        for feature in features:
+            exponent -= 0.5 * (feature[:, None] - feature).square()
+        kernel = exponent.exp_()
+        before, after = _norms(kernel.sum(1), normalization)
+        self.kernel = after[:, None] * kernel * before
+
+    def filter(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.mm(self.kernel, values, out=out)
+
+
+class Lattice:
+    """The kernel of `Exact` approximated on the permutohedral lattice (Sec. 3.2), in time linear in the pixels."""
+
+    def __init__(self, features: Tensor, normalization: str, dtype: torch.dtype) -> None:
+        self.lattice = Permutohedral(features.t(), dtype=dtype)
+        ones = torch.ones(features.shape[1], 1, dtype=dtype, device=features.device)
+        self.lattice.normalise(*_norms(self.lattice.filter(ones).squeeze(1), normalization))
+
+    def filter(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        return self.lattice.filter(values, out)
+
+
+def kernels(
+    image: Tensor,
+    *,
+    theta_alpha: float | Tensor,
+    theta_beta: float | Tensor,
+    theta_gamma: float | Tensor,
+    normalization: str,
+    method: str,
+    dtype: torch.dtype,
+) -> tuple[Kernel, Kernel]:
+    """The appearance and the smoothness kernel (Eq. 3) of one image (1 or 3, H, W) in 0..255, for values of `dtype`."""
+    geometry = dtype if method == "exact" else torch.float32
+
+    def scaled(values: Tensor, theta: float | Tensor) -> Tensor:
+        # By a tensor on the same device: CUDA multiplies by 1 / theta where theta is a number, and rounds twice.
+        return values.to(geometry) / torch.as_tensor(theta, dtype=geometry, device=image.device)
+
+    height, width = image.shape[1:]
+    rows, columns = (torch.arange(size, device=image.device) for size in (height, width))
+
+    def positions(theta: float | Tensor) -> list[Tensor]:
+        x, y = scaled(columns, theta), scaled(rows, theta)
+        return [x.expand(height, width).flatten(), y[:, None].expand(height, width).flatten()]
+
+    appearance = torch.stack([*positions(theta_alpha), *scaled(image, theta_beta).flatten(1)])
+    smoothness = torch.stack(positions(theta_gamma))
+    if method == "exact":
+        return Exact(appearance, normalization), Exact(smoothness, normalization)
+    return Lattice(appearance, normalization, dtype), Lattice(smoothness, normalization, dtype)
+
+
+def dense_crf(
+    probabilities: Tensor,
+    images: Tensor,
+    *,
+    w_appearance: float | Tensor,
+    theta_alpha: float | Tensor,
+    theta_beta: float | Tensor,
+    w_smoothness: float | Tensor,
+    theta_gamma: float | Tensor,
+    iterations: int = 10,
+    compatibility: Tensor | None = None,
+    normalization: str = "symmetric",
+    method: str = "lattice",
+    engine: str = "auto",
+    return_energy: bool = False,
+) -> Any:
+    """Marginals (N, C, H, W) of the fully connected CRF of `probabilities` (N, C, H, W) and `images` (N, 1 or 3, H, W).
+
+    The images are in 0..255; theta_alpha and theta_gamma are standard deviations in pixels, theta_beta in grey levels
+    (Eq. 3). A weight is a number or one for each class (C,). `compatibility` (C, C) is the cost of a class (row) beside
+    another (column); None is Potts, 1 for any two different classes. `normalization` scales the kernel between i and j
+    by the sums s of its rows: "symmetric" 1 / sqrt(s_i s_j), "before" 1 / s_j, "after" 1 / s_i, "none" leaves it.
+
+    `method` "lattice" is linear in the pixels, "exact" quadratic, for small images. Gradients flow to probabilities,
+    weights and compatibility, with "exact" also to thetas and images. `engine` "c++" serves the lattice in float32 on
+    the CPU without gradients; "auto" takes it where it can. With `return_energy`, also the free energies
+    (N, iterations + 1) before the first and after each iteration; they need not fall, as all pixels change at once.
+
+    Raises ValueError for input that has no meaning, more memory than there is, or an engine that cannot serve.
+    """
+    check_shapes(probabilities, images)
+    check_choice("method", method, METHODS)
+    check_choice("engine", engine, ENGINES)
+    check_parameters(
+        probabilities.shape[1],
+        w_appearance=w_appearance,
+        theta_alpha=theta_alpha,
+        theta_beta=theta_beta,
+        w_smoothness=w_smoothness,
+        theta_gamma=theta_gamma,
+        iterations=iterations,
+        compatibility=compatibility,
+        normalization=normalization,
+    )
+    parts = (probabilities, w_appearance, w_smoothness, compatibility, theta_alpha, theta_beta, theta_gamma, images)
+    learned = [torch.is_grad_enabled() and isinstance(part, Tensor) and part.requires_grad for part in parts]
+    if method == "lattice" and any(learned[4:]):
+        raise ValueError("the lattice has no gradients to thetas and images: use method='exact', or detach them")
+    _check_memory(probabilities, images.shape[1], method, iterations * any(learned), any(learned[4:]))
+    check_values(probabilities, images)
+
+    reason = _not_fused(probabilities, method, any(learned), return_energy)
+    if engine == "c++" and reason:
+        raise ValueError(f"engine 'c++' serves {reason}: use engine='auto' or 'torch'")
+    if engine != "torch" and not reason:
+        marginals = _fused(
+            probabilities,
+            images,
+            w_appearance=w_appearance,
+            theta_alpha=float(theta_alpha),
+            theta_beta=float(theta_beta),
+            w_smoothness=w_smoothness,
+            theta_gamma=float(theta_gamma),
+            iterations=iterations,
+            compatibility=compatibility,
+            normalization=normalization,
+        )
+        if marginals is not None:
+            return marginals
+        if engine == "c++":
+            why = native.reason("dense_crf") or "thetas this small span too many cells of the lattice"
+            raise ValueError(f"engine 'c++' cannot serve: {why}; or use engine='torch'")
+
+    like: dict[str, Any] = {"dtype": probabilities.dtype, "device": probabilities.device}
+    weights = torch.as_tensor(w_appearance, **like), torch.as_tensor(w_smoothness, **like)
+    compatibility = None if compatibility is None else compatibility.to(**like)
+    results = []
+    with torch.autocast(probabilities.device.type, enabled=False):
+        for prior, image in zip(probabilities, images, strict=True):
+            terms = kernels(
+                image,
+                theta_alpha=theta_alpha,
+                theta_beta=theta_beta,
+                theta_gamma=theta_gamma,
+                normalization=normalization,
+                method=method,
+                dtype=probabilities.dtype,
+            )
+            results.append(_mean_field(prior, terms, weights, compatibility, iterations, any(learned), return_energy))
+    marginals = torch.stack([q.t() for q, _ in results]).view(probabilities.shape)
+    return (marginals, torch.stack([energies for _, energies in results])) if return_energy else marginals
+
+
+class DenseCRF(nn.Module):
+    """`dense_crf` as a layer (CRF as RNN): (N, C, H, W) probabilities and (N, 1 or 3, H, W) images -> (N, C, H, W).
+
+    The weights of each class, `w_appearance` and `w_smoothness` (C,), and the `compatibility` (C, C) are parameters,
+    which start at the given values, None being Potts. It runs `iterations` in training, 5 lest gradients vanish or
+    explode, and `test_iterations` in evaluation, 10, as Zheng et al. do. See `dense_crf` for the other arguments.
+    """
+
+    w_appearance: nn.Parameter
+    w_smoothness: nn.Parameter
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        w_appearance: float | Tensor,
+        theta_alpha: float,
+        theta_beta: float,
+        w_smoothness: float | Tensor,
+        theta_gamma: float,
+        iterations: int = 5,
+        test_iterations: int = 10,
+        compatibility: Tensor | None = None,
+        normalization: str = "symmetric",
+        method: str = "lattice",
+        engine: str = "auto",
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_choice("method", method, METHODS)
+        check_choice("engine", engine, ENGINES)
+        check_iterations("test_iterations", test_iterations)
+        check_parameters(
+            num_classes,
+            w_appearance=w_appearance,
+            theta_alpha=theta_alpha,
+            theta_beta=theta_beta,
+            w_smoothness=w_smoothness,
+            theta_gamma=theta_gamma,
+            iterations=iterations,
+            compatibility=compatibility,
+            normalization=normalization,
+        )
+        self.iterations, self.test_iterations = iterations, test_iterations
+        self.fixed: dict[str, Any] = {
+            "theta_alpha": theta_alpha,
+            "theta_beta": theta_beta,
+            "theta_gamma": theta_gamma,
+            "normalization": normalization,
+            "method": method,
+            "engine": engine,
+        }
+        for name, weight in (("w_appearance", w_appearance), ("w_smoothness", w_smoothness)):
+            value = torch.as_tensor(weight, dtype=torch.get_default_dtype()).detach().expand(num_classes)
+            self.register_parameter(name, nn.Parameter(value.clone()))
+        potts = 1 - torch.eye(num_classes)
+        self.compatibility = nn.Parameter(potts if compatibility is None else compatibility.detach().to(potts).clone())
+
+    def forward(self, probabilities: Tensor, images: Tensor) -> Tensor:
+        if probabilities.is_meta:  # only shapes are asked for, or what a pixel depends on: the whole image
+            return probabilities + probabilities.mean((2, 3), keepdim=True)
+        marginals: Tensor = dense_crf(
+            probabilities,
+            images,
+            w_appearance=self.w_appearance,
+            w_smoothness=self.w_smoothness,
+            compatibility=self.compatibility,
+            iterations=self.iterations if self.training else self.test_iterations,
+            **self.fixed,
+        )
+        return marginals
+
+
+def _mean_field(
+    prior: Tensor,
+    terms: tuple[Kernel, Kernel],
+    weights: tuple[Tensor, Tensor],
+    compatibility: Tensor | None,
+    iterations: int,
+    learned: bool,
+    return_energy: bool,
+) -> tuple[Tensor, Tensor]:
+    """Algorithm 1 for one image: prior (C, H, W) -> marginals (P, C), free energies (iterations + 1,) or none."""
+    log_prior = _log(prior.flatten(1).t().contiguous())  # (P, C): -U
+    q = log_prior.softmax(1)
+    # Gradients need every result in memory of its own; without them the same memory serves all iterations.
+    mine, other, marginals = (None, None, None) if learned else (torch.zeros_like(q), torch.zeros_like(q), q)
+    energies = []
+    for step in range(iterations + return_energy):
+        message = torch.mul(terms[0].filter(q, mine), weights[0], out=mine)
+        message = torch.addcmul(message, terms[1].filter(q, other), weights[1], out=mine)
+        if return_energy:
+            energies.append(_free_energy(q, log_prior, message, compatibility))
+        if step < iterations:
+            # Potts adds the sum of the messages, the same for all classes, which the softmax takes out again.
+            gain = message if compatibility is None else torch.mm(message, -compatibility.t(), out=other)
+            q = torch.softmax(torch.add(gain, log_prior, out=mine), 1, out=marginals)
+    return q, torch.stack(energies) if energies else q.new_empty(0)
+
+
+def _free_energy(q: Tensor, log_prior: Tensor, message: Tensor, compatibility: Tensor | None) -> Tensor:
+    """The expected energy less the entropy of Q, which mean field lowers (Sec. 3; Koller, Friedman 2009, Sec. 11.5)."""
+    cost = message.sum(1, keepdim=True) - message if compatibility is None else message @ compatibility.t()
+    return (q * (0.5 * cost - log_prior) + torch.xlogy(q, q)).sum()
+
+
+def _norms(sums: Tensor, normalization: str) -> tuple[Tensor, Tensor]:
+    """What to multiply the values by before and after filtering (P,), from the sums of the rows of the kernel (P,)."""
+    ones = torch.ones_like(sums)
+    if normalization == "none":
+        return ones, ones
+    if normalization == "symmetric":
+        root = (sums + 1e-20).rsqrt()  # 1e-20 as the authors' code has it
+        return root, root
+    inverse = 1 / (sums + 1e-20)
+    return (inverse, ones) if normalization == "before" else (ones, inverse)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    """The logarithm, finite where a probability is 0."""
+    return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def _fused(probabilities: Tensor, images: Tensor, **parameters: Any) -> Tensor | None:
+    from lightning_modules.refinement.fused import infer
+
+    return infer(-_log(probabilities), images.float(), **parameters)
+
+
+def _not_fused(probabilities: Tensor, method: str, learned: bool, return_energy: bool) -> str:
+    """What the C++ engine would have to be asked for, and is not; empty where it can serve."""
+    if method != "lattice":
+        return f"method 'lattice', not {method!r}"
+    if probabilities.device.type != "cpu" or probabilities.dtype != torch.float32:
+        return f"float32 on the CPU, not {probabilities.dtype} on {probabilities.device}"
+    if learned:
+        return "inference, not gradients (torch.no_grad)"
+    return "marginals, not energies" if return_energy else ""
+
+
+def _check_memory(probabilities: Tensor, channels: int, method: str, remembered: int, deep: bool) -> None:
+    """ValueError before the work where it needs too much; `remembered` iterations for gradients, `deep` of kernels."""
+    number, classes, height, width = probabilities.shape
+    pixels, size = height * width, probabilities.element_size()
+    maps = 2 * number + 5 + 5 * number * remembered  # of (P, C): results, logarithm, messages, updates
+    needed = maps * pixels * classes * size
+    if method == "exact":
+        matrices = 5 + 2 * number * (channels + 4) * deep  # two kernels, and temporaries while one is built
+        needed += matrices * pixels**2 * size
+    else:
+        needed += 48 * (channels + 3 + 3) * pixels  # keys, their order and the matrices: 48 bytes a corner of a simplex
+    check_memory(needed, probabilities.device, f"dense_crf of {classes} classes at {height} x {width} ({method})")
