@@ -110,7 +110,11 @@ class MetricsFile(Callback):
 
 
 class PerImage(Callback):
-    """per_image.npz: scores of each test image, once each and in order, whatever the number of devices."""
+    """per_image.npz: scores of each test image, once each and in order, whatever the number of devices.
+
+    Of n images of C classes: names (n,), confusion (n, C, C), trimap (n, 20, C, C) of up to
+    `base.MOST_TRIMAP_CLASSES` classes, boundary_f1 (n, C) and checkerboard (n,).
+    """
 
     def __init__(self, out: Path) -> None:
         self.path = out / "per_image.npz"

@@ -20,6 +20,7 @@ from lightning_modules.components.metrics import (
     scores,
 )
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, schedule
+from lightning_modules.components.trimap import trimap
 
 Refinement = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) probabilities, (N, in_channels, H, W) images in [0, 1]
 Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long
@@ -27,6 +28,7 @@ Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "m
 # Of ImageNet, which most encoders were trained on; a grey image takes their mean over the channels.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+MOST_TRIMAP_CLASSES = 40  # of an image with more, the matrices of all bands would fill 256 kB and more
 MEDIAN_FREQUENCY = "median-frequency"  # class_weights that are counted: components.losses.median_frequency_weights
 
 
@@ -103,7 +105,7 @@ class SegmentationModule(LightningModule):
         self.loss_function = LOSSES[loss]
         self.refine = None
         self.val_scores = Scores(num_classes, ignore_index)
-        self.test_scores = Scores(num_classes, ignore_index)
+        self.test_scores = Scores(num_classes, ignore_index, with_trimap=num_classes <= MOST_TRIMAP_CLASSES)
 
     def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
         """Names and colours of the classes, for logs and pictures; the checkpoint carries them."""
@@ -221,10 +223,14 @@ class SegmentationModule(LightningModule):
 
 
 class Scores(nn.Module):
-    """What one split is scored by: a confusion matrix over all its pixels, and means over its images."""
+    """What one split is scored by: a confusion matrix over all its pixels, and means over its images.
 
-    def __init__(self, num_classes: int, ignore_index: int) -> None:
+    `with_trimap`: each image's scores hold its `components.trimap` too.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int, *, with_trimap: bool = False) -> None:
         super().__init__()
+        self.with_trimap = with_trimap
         self.confusion = ConfusionMatrix(num_classes, ignore_index)
         self.loss, self.boundary_f1, self.checkerboard = ImageMean(), ImageMean(), ImageMean()
 
@@ -244,7 +250,10 @@ class Scores(nn.Module):
         self.loss.update(losses.to(energy).masked_fill(unlabelled, torch.nan))
         self.boundary_f1.update(per_class.nanmean(1))
         self.checkerboard.update(energy.masked_fill(unlabelled, torch.nan))
-        return {"confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}
+        of_images = {"confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}
+        if self.with_trimap:
+            of_images["trimap"] = trimap(labels, masks, num_classes, ignore_index)
+        return of_images
 
     def reset(self) -> None:
         for metric in (self.confusion, *self.means.values()):

@@ -23,7 +23,7 @@ def predict_labels(logits: Tensor) -> Tensor:
     return labels
 
 
-def _classes(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+def true_classes(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
     """The masks with class 0 where ignored, and where that is; ValueError for other shapes or classes."""
     if labels.shape != masks.shape:
         raise ValueError(f"labels {tuple(labels.shape)} and masks {tuple(masks.shape)} must have the same shape")
@@ -49,7 +49,7 @@ def confusion_matrix(labels: Tensor, masks: Tensor, num_classes: int, ignore_ind
 
     Raises ValueError for a label outside the classes that is not `ignore_index`, naming it.
     """
-    truth, ignored = _classes(labels, masks, num_classes, ignore_index)
+    truth, ignored = true_classes(labels, masks, num_classes, ignore_index)
     cells = num_classes**2
     pairs = (truth * num_classes + labels).masked_fill_(ignored, cells)
     counts = [torch.bincount(image.flatten(), minlength=cells + 1)[:cells] for image in pairs]
@@ -147,7 +147,7 @@ def boundary_f1(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: i
 
     Raises ValueError for a label outside the classes that is not `ignore_index`, naming it.
     """
-    truth, ignored = _classes(labels, masks, num_classes, ignore_index)
+    truth, ignored = true_classes(labels, masks, num_classes, ignore_index)
     n = len(labels)
     maps = torch.stack([labels, truth])  # (2, N, H, W): prediction, truth
     edges = _edges(maps, ~ignored)
