@@ -23,7 +23,7 @@ from experiments.cells import Cell, clock, run_cells
 from experiments.environment import command_line, git_commit
 from experiments.files import locked, read_json, write_json
 from experiments.flags import natural, positive
-from experiments.run import Run, build
+from experiments.run import LOGGER_HELP, LOGGERS, Run, build, check_logger
 
 START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
 EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only
@@ -259,7 +259,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", type=_devices, default="auto", help="devices of one cell; more than one trains it with DDP"
     )
-    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, offline without key or network")
+    parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0], help=LOGGER_HELP)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
@@ -275,6 +275,7 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
     out = args.out or Path("outputs") / ablation.name
     jobs = args.jobs or torch.cuda.device_count() or os.cpu_count() or 1
     try:
+        check_logger(args.logger)
         batch = ablation.runs[ablation.baseline].resolved()["data.batch_size"]
         if args.devices != "auto" and batch % int(args.devices):
             raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
@@ -290,7 +291,7 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
                 jobs=jobs,
                 threads=args.threads,
                 devices=args.devices,
-                wandb=args.wandb,
+                logger=args.logger,
                 command=command_line(),
                 seconds=plan.seconds,
             )
@@ -307,9 +308,9 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
             f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {escape(cell.error)}  (log: {cell.folder / 'log.txt'})",
             soft_wrap=True,
         )
-    if args.wandb:
-        from experiments.tracking import sync_line  # wandb is slow to import, and a grid may do without
+    if args.logger in ("tensorboard", "wandb"):
+        from experiments.tracking import next_step  # slow to import, and a grid may do without
 
-        if line := sync_line(out):
-            console.print(f"W&B logged offline; upload with: {line}", soft_wrap=True, markup=False)
+        if line := next_step(args.logger, out):
+            console.print(line, soft_wrap=True, markup=False)
     return 1 if failed else 0

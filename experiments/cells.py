@@ -58,7 +58,7 @@ def run_cells(
     jobs: int,
     threads: int,
     devices: str,
-    wandb: bool,
+    logger: str,
     command: str,
     seconds: Callable[[Cell], float],
 ) -> list[Cell]:
@@ -77,7 +77,7 @@ def run_cells(
             while waiting and free:
                 cell = waiting.popleft()
                 cell.slot = free.pop(0)
-                _start(cell, threads, wandb, devices, command)
+                _start(cell, threads, logger, devices, command)
                 running.append(cell)
             time.sleep(0.2)
             for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
@@ -112,7 +112,7 @@ def run_cells(
     return failed
 
 
-def _start(cell: Cell, threads: int, wandb: bool, devices: str, command: str) -> None:
+def _start(cell: Cell, threads: int, logger: str, devices: str, command: str) -> None:
     stored = cell.folder / "run.json"
     if stored.exists() and _hash(stored) != cell.run.hash:
         _set_aside(cell.folder)
@@ -126,7 +126,7 @@ def _start(cell: Cell, threads: int, wandb: bool, devices: str, command: str) ->
         device = cell.slot % torch.cuda.device_count()
         environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
     arguments = [sys.executable, "-m", "experiments.run", str(cell.folder), "--devices", devices]
-    arguments += ["--parent", str(os.getpid()), "--command", command, *(["--wandb"] if wandb else [])]
+    arguments += ["--parent", str(os.getpid()), "--command", command, "--logger", logger]
     with (cell.folder / "log.txt").open("ab") as log:
         cell.process = subprocess.Popen(
             arguments,

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ from experiments.environment import environment
 from experiments.files import locked, read_json, write_json
 from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
+
+# metrics.csv is written whatever is chosen: csv and none, two words for it, add nothing to it.
+LOGGERS = ("csv", "tensorboard", "wandb", "none")
+LOGGER_HELP = (
+    "beside metrics.csv, which is always written (csv, none: nothing else): tensorboard, or wandb for Weights & Biases, "
+    "offline without key or network"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +152,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
-    wandb: bool = False,
+    logger: str = LOGGERS[0],
     command: str | None = None,
     **where: Any,
 ) -> dict[str, Any]:
@@ -155,6 +163,7 @@ def train(
     Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`.
     """
     out = Path(out)
+    check_logger(logger)
     _check_length(run.trainer)
     seed_everything(run.seed, workers=True, verbose=False)
     module, datamodule = build(run)
@@ -163,10 +172,10 @@ def train(
         if first_process() and (finished := _check_folder(run, out, resume)):
             return finished
         extra: dict[str, Any] = {}
-        if wandb:
+        if logger in ("tensorboard", "wandb"):
             from experiments.tracking import tracking  # slow to import, and most runs do without
 
-            extra = tracking(run.resolved() | {"hash": run.hash}, out)
+            extra = tracking(logger, run.resolved() | {"hash": run.hash}, out)
         trainer = _trainer(run, out, [*callbacks, *extra.get("callbacks", ())], extra.get("loggers", []), where)
         _synchronise_batch_norm(trainer, module)
         if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
@@ -192,6 +201,14 @@ def train(
         if trainer.is_global_zero:
             write_json(out / "result.json", result)
     return result
+
+
+def check_logger(name: str) -> None:
+    """Refuses a logger whose package is not installed."""
+    if name not in LOGGERS:
+        raise ValueError(f"--logger must be one of {', '.join(LOGGERS)}, got {name!r}")
+    if name == "tensorboard" and find_spec("tensorboard") is None:
+        raise ValueError('--logger tensorboard needs a package: pip install -e ".[tensorboard]"')
 
 
 def count_class_weights(datamodule: SegmentationDataModule) -> torch.Tensor:
@@ -288,7 +305,7 @@ def main() -> None:
     """One cell of an ablation, in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--wandb", action="store_true")
+    parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0])
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
     parser.add_argument("--parent", type=int, help="process to end with")
@@ -301,7 +318,7 @@ def main() -> None:
         run = Run.from_config(read_json(args.folder / "run.json"))
     except ValueError as error:
         sys.exit(f"error: {error}")
-    train(run, args.folder, resume=True, wandb=args.wandb, command=args.command, devices=args.devices)
+    train(run, args.folder, resume=True, logger=args.logger, command=args.command, devices=args.devices)
 
 
 if __name__ == "__main__":

@@ -1,61 +1,100 @@
-"""Weights & Biases: curves, sample masks, per-class table and confusion matrix of every run, online or offline.
+"""Loggers beside metrics.csv: TensorBoard, or Weights & Biases, online or offline.
+
+W&B holds the curves, sample masks, per-class table and confusion matrix of every run.
 
 Local files are the source of truth and W&B a copy: nothing that W&B does can stop a training.
 """
 
+import atexit
 import logging
 import os
+import secrets
 import shlex
+import shutil
 import socket
-from collections.abc import Callable
-from pathlib import Path
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import torch
 import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.callbacks import predict, sample_positions, to_rgb
+from experiments.sync import HEADER, STAGED, STEP, logged_in
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.metrics import predict_labels, scores
 
 PROJECT = "seglab"
 MODES = ("online", "offline", "disabled", "shared")
+LAST = Path("checkpoints", "last.ckpt")  # of a run's folder
 LONGEST_SIDE = 512  # of a logged image: full-size masks took seconds an epoch
 log = logging.getLogger("lightning.pytorch")
 
 
-def tracking(settings: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The logger and the callback for `train`: group = experiment, name = variant and seed, from the folder `out`.
-
-    `settings` are those of a `Run`, flat, with its hash.
-    """
+def tracking(kind: str, settings: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The logger, and for W&B the callback, of `train`; `settings` are those of a `Run`, flat, with its hash."""
+    if kind == "tensorboard":
+        # Events of steps that a resumed run does again are taken back: one curve, without a loop.
+        logger = TensorBoardLogger(out, name="", version="tensorboard", purge_step=_step_of(out / LAST))
+        return {"loggers": [logger]}
+    # Group = experiment, name = variant and seed, from the folder.
     group, variant = out.absolute().parent.parent.name or PROJECT, out.absolute().parent.name
-    attempt = 1 + len(
-        list(out.glob("wandb/*run-*"))
-    )  # a resumed run writes a new record: W&B cannot continue one offline
-    name = f"{variant}-s{settings['seed']}" + (f"-a{attempt}" if attempt > 1 else "")
-    config = settings | {"experiment": group, "variant": variant, "attempt": attempt}
-    if "data.root" in config:
-        config["data.root"] = Path(config["data.root"]).name  # where it lies on this machine is nobody's business
-    logger = PatientLogger(
+    before = sorted(out.glob("wandb/*run-*-*"))
+    chosen = mode()
+    if chosen == "online" and any(path.name.startswith("offline") for path in before):
+        chosen = "offline"  # what began offline stays so: the server cannot put a first part in front of a second
+    config = settings | {"experiment": group, "variant": variant, "attempt": 1 + len(before)}
+    wandb_logger = PatientLogger(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
-        name=name,
+        name=f"{variant}-s{settings['seed']}",
+        # The attempts of a resumed run share their id; offline each leaves a fragment, and experiments.sync joins them.
+        id=before[0].name.rsplit("-", 1)[1] if before else secrets.token_hex(4),
         group=group,
         job_type="train",
         tags=[*(settings[part].split(".")[-1] for part in ("module", "datamodule")), variant],
         save_dir=out,
-        config=config,
-        mode=mode(),
-        # A killed offline run would otherwise lose all that W&B buffers for 15 s.
+        config={name: without_folders(value) for name, value in config.items()},
+        mode=chosen,
         settings=wandb.Settings(
-            x_transaction_log_flush_interval=1.0, init_timeout=15, silent=True, console="off", x_disable_meta=True
+            x_transaction_log_flush_interval=1.0,  # a killed offline run would otherwise lose the last 15 s
+            init_timeout=15,
+            silent=True,
+            # What would name the machine, its folders or its user, or repeat what the terminal said.
+            console="off",
+            host="unnamed",
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            disable_git=True,
+            disable_code=True,
+            save_code=False,
         ),
     )
-    return {"loggers": [logger], "callbacks": [Panels()]}
+    return {"loggers": [wandb_logger], "callbacks": [Panels()]}
+
+
+def without_folders(value: Any) -> Any:
+    """Settings as they are logged: of a path the last part alone. Where it lies on this machine is nobody's business."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(inner) for inner in value]
+    if isinstance(value, str) and (value.startswith("~") or os.path.isabs(value)):
+        return PurePath(value).name
+    return value
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The number of steps that a checkpoint was trained for; 0 where there is none."""
+    if not checkpoint.exists():
+        return 0
+    step: int = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"]
+    return step
 
 
 def mode() -> str:
@@ -66,24 +105,24 @@ def mode() -> str:
         log.warning("WANDB_MODE must be one of %s, got %r: logging offline", ", ".join(MODES), wanted)
         os.environ["WANDB_MODE"] = "offline"  # wandb reads it too
         return "offline"
-    server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    if not wandb.api.api_key:
-        return "offline"
+    server = urlsplit(wandb.setup().settings.base_url)
     try:
         socket.create_connection((server.hostname or "", server.port or 443), timeout=3).close()
+        return "online" if logged_in() else "offline"
     except OSError:
         return "offline"
-    return "online"
+    except Exception as error:  # noqa: BLE001  # W&B raises several kinds for a key that is none
+        log.warning("W&B: %s: logging offline", error)
+        return "offline"
 
 
-def sync_line(out: Path) -> str | None:
-    """The command that uploads what was logged offline below `out`, or None where there is nothing to upload."""
-    folders = {path.parent.parent for path in out.glob("**/wandb/offline-run-*/*.wandb") if path.stat().st_size > 7}
-    if not folders:
+def next_step(kind: str, out: Path) -> str | None:
+    """The line that says how to see what was logged below `out`; None where it is on the server already."""
+    if kind == "tensorboard":
+        return f"see the curves with: tensorboard --logdir {shlex.quote(out.as_posix())}"
+    if not any(path.stat().st_size > len(HEADER) for path in out.glob("**/wandb/offline-run-*/*.wandb")):
         return None
-    depth = {"/".join("*" for _ in folder.relative_to(out).parts[:-1]) for folder in folders}
-    patterns = [f"{shlex.quote(out.as_posix())}/{d}/wandb/offline-run-*" for d in sorted(depth)]
-    return "wandb sync " + " ".join(pattern.replace("//", "/") for pattern in patterns)
+    return f"W&B logged offline; upload with: python -m experiments.sync {shlex.quote(out.as_posix())}"
 
 
 def patient(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,18 +144,39 @@ class PatientLogger(WandbLogger):
     def __init__(self, *, mode: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._wandb_init["mode"] = mode
+        self.known = -1  # the last step that the server has of earlier attempts
         self._start(mode)
 
     @rank_zero_only
     def _start(self, mode: str) -> None:
+        # W&B would stage the files of tables in the home folder, and write their whole paths into the record. Here they
+        # go into the run's folder, where experiments.sync finds them, by a path that says nothing of where it lies.
+        staged = Path(self._wandb_init["dir"], STAGED).absolute()
+        staged.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="seglab-"))
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        (scratch / "data").symlink_to(staged, target_is_directory=True)
+        os.environ |= {"WANDB_DATA_DIR": str(scratch / "data"), "WANDB_CACHE_DIR": str(scratch / "cache")}
+        # Its debug.log would begin with the folder it lies in.
+        logging.getLogger("wandb").addFilter(lambda record: record.levelno >= logging.WARNING)
         try:
             _ = self.experiment
         except Exception as error:  # noqa: BLE001  # whatever W&B raises
             log.warning("W&B could not be reached, logging offline: %s", error)
             self._wandb_init["mode"] = "offline" if mode != "offline" else "disabled"
             _ = self.experiment
+        if self.experiment.resumed:
+            self.known = int(self.experiment.summary.get(STEP, -1))
 
-    log_metrics = patient(WandbLogger.log_metrics)
+    @patient
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Leaves out the steps that a resumed run does again and that the server has.
+
+        The last of them is logged again: whether all of its rows arrived is not known.
+        """
+        if step is None or step >= self.known:
+            super().log_metrics(metrics, step)
+
     log_hyperparams = patient(WandbLogger.log_hyperparams)
     finalize = patient(WandbLogger.finalize)
 
@@ -146,6 +206,10 @@ class Panels(Callback):
         logger = next((logger for logger in trainer.loggers if isinstance(logger, PatientLogger)), None)
         if logger is None or not trainer.is_global_zero:
             return
+        # Lightning logs a validation at the last step that was taken, counted from 0, and the test after all of them.
+        step = trainer.global_step - (split == "val")
+        if step < logger.known:
+            return
         confusion = module.last_confusion[split]
         logger.experiment.log(
             {
@@ -153,7 +217,7 @@ class Panels(Callback):
                 f"{split}/per_class": per_class(confusion, module.class_names),
                 f"{split}/confusion": confusion_table(confusion, module.class_names),
                 f"{split}/confusion_matrix": confusion_image(confusion, module.class_names),
-                "trainer/global_step": trainer.global_step,
+                STEP: step,
             }
         )
 

@@ -21,10 +21,11 @@ from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.flags import refuse, with_nearest
-from experiments.run import Run, first_process, train
+from experiments.run import LOGGER_HELP, LOGGERS, Run, first_process, train
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES
+from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.deconvnet import DeconvNetModule
 from lightning_modules.deeplabv1 import DeepLabV1Module
 from lightning_modules.deeplabv2 import DeepLabV2Module
@@ -51,6 +52,7 @@ ARCHITECTURES: dict[str, type[SegmentationModule]] = {
     "deeplabv3plus": DeepLabV3PlusModule,
     "pspnet": PSPNetModule,
     "pointrend": PointRendModule,
+    "crf_as_rnn": CRFasRNNModule,
     "inverted_net": InvertedNetModule,
     "smp": SmpModule,
 }
@@ -192,7 +194,7 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     )
     parser.add_argument("--out", type=Path | None, default=None, help="folder of the run (default: outputs/train/...)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, offline without key or network")
+    parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0], help=LOGGER_HELP)
     parser.add_class_arguments(module, "model", skip={"num_classes", "ignore_index", "in_channels"})
     parser.add_class_arguments(datamodule, "data")
     parser.add_class_arguments(Trainer, "trainer", skip=set(NOT_FLAGS))
@@ -218,7 +220,7 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         "outputs", "train", f"{_key(module, ARCHITECTURES)}-{_key(datamodule, DATAMODULES)}", f"seed{args.seed}"
     )
     where = {name: value for name, value in where.items() if value != base[name]}
-    return run, argparse.Namespace(out=Path(out), resume=args.resume, wandb=args.wandb, where=where)
+    return run, argparse.Namespace(out=Path(out), resume=args.resume, logger=args.logger, where=where)
 
 
 def _signature(function: Any) -> dict[str, Any]:
@@ -251,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
             f"there is nothing to resume in {args.out}: leave out --resume, or name the folder of the run with --out"
         )
     try:
-        result = train(run, args.out, resume=args.resume, wandb=args.wandb, **args.where)
+        result = train(run, args.out, resume=args.resume, logger=args.logger, **args.where)
     except (ValueError, FileNotFoundError) as error:  # what a person can mend; anything else keeps its traceback
         refuse(str(error))
     except SystemExit as stop:  # Lightning's answer to Ctrl-C
@@ -261,11 +263,11 @@ def main(argv: list[str] | None = None) -> None:
     if not first_process():
         return
     print(f"{args.out}: test/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s")
-    if args.wandb:
-        from experiments.tracking import sync_line
+    if args.logger in ("tensorboard", "wandb"):
+        from experiments.tracking import next_step
 
-        if line := sync_line(args.out):
-            print(f"W&B logged offline; upload with: {line}")
+        if line := next_step(args.logger, args.out):
+            print(line)
 
 
 if __name__ == "__main__":

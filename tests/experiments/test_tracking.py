@@ -1,20 +1,24 @@
-"""An offline W&B run is read back from its file, by the format's own reader: 32 KiB blocks of checksummed records."""
+"""An offline W&B run is read back from its file."""
 
 import json
-import struct
-import zlib
-from collections.abc import Iterator
+import shutil
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import wandb
+from conftest import WandbServer
+from lightning.pytorch import Callback
 from PIL import Image
-from wandb.proto import wandb_internal_pb2 as pb
 
+from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.run import Run, train
-from experiments.tracking import mode, sync_line
+from experiments.sync import STEP, read_records, values
+from experiments.tracking import PatientLogger, mode, next_step, tracking
 from lightning_modules.unet import UNetModule
 
 RUN = Run(
@@ -26,44 +30,13 @@ RUN = Run(
 )
 
 
-def records(path: Path) -> Iterator[Any]:
-    """The records of a .wandb file: after a header of 7 bytes, chunks of [crc32, length, kind, data] in 32 KiB blocks."""
-    data = path.read_bytes()
-    assert struct.unpack("<4sHB", data[:7]) == (b":W&B", 0xBEE1, 0)
-    position, parts = 7, b""
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:  # the rest of a block that holds no header is padding
-            position += 32768 - position % 32768
-            continue
-        checksum, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        chunk = data[position + 7 : position + 7 + length]
-        assert zlib.crc32(chunk, zlib.crc32(bytes([kind]))) == checksum
-        position, parts = position + 7 + length, parts + chunk
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = pb.Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
-def items(entries: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for entry in entries:
-        name, *inner = entry.nested_key or [entry.key]
-        if inner:
-            found.setdefault(name, {})[inner[0]] = json.loads(entry.value_json)
-        else:
-            found[name] = json.loads(entry.value_json)
-    return found
-
-
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("outputs") / "ablate_something" / "nearest+none" / "seed3"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         run = RUN.but(seed=3)
-        train(run, out, accelerator="cpu", enable_progress_bar=False, wandb=True)
+        train(run, out, accelerator="cpu", enable_progress_bar=False, logger="wandb")
     return out
 
 
@@ -71,7 +44,7 @@ def test_an_offline_run_holds_curves_masks_table_and_confusion_matrix(logged: Pa
     (folder,) = logged.glob("wandb/offline-run-*")
     (file,) = folder.glob("*.wandb")
     found: dict[str, list[Any]] = {}
-    for record in records(file):
+    for record in read_records(file):
         kind = record.WhichOneof("record_type")
         found.setdefault(kind, []).append(getattr(record, kind))
     (run,) = found["run"][:1]
@@ -86,12 +59,12 @@ def test_an_offline_run_holds_curves_masks_table_and_confusion_matrix(logged: Pa
 
     config: dict[str, Any] = {}
     for update in (run.config, *found.get("config", [])):
-        config |= items(update.update)
+        config |= values(update.update)
     assert config["hparams.width"] == 2
     assert config["hash"] == RUN.but(seed=3).hash
     assert str(logged) not in json.dumps(config)  # no path of this machine
 
-    rows = [items(history.item) for history in found["history"]]
+    rows = [values(history.item) for history in found["history"]]
     steps = [row["train/loss"] for row in rows if "train/loss" in row]
     assert len(steps) == 4  # 2 epochs of 2 steps
     assert {"train/lr", "val/miou", "val/iou/disc", "test/boundary_f1"} <= {key for row in rows for key in row}
@@ -121,23 +94,145 @@ def test_an_offline_run_holds_curves_masks_table_and_confusion_matrix(logged: Pa
 
 def test_the_one_line_that_uploads_it(logged: Path) -> None:
     out = logged.parents[1]
-    assert sync_line(out) == f"wandb sync {out}/*/*/wandb/offline-run-*"
-    assert sync_line(logged) == f"wandb sync {logged}/wandb/offline-run-*"
-    assert sync_line(logged / "checkpoints") is None
+    assert next_step("wandb", out) == f"W&B logged offline; upload with: python -m experiments.sync {out}"
+    assert next_step("wandb", logged / "checkpoints") is None
+    assert next_step("tensorboard", Path("a b")) == "see the curves with: tensorboard --logdir 'a b'"
 
 
-def test_without_key_or_network_it_is_offline_by_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setenv("HOME", str(tmp_path))
+SECRETS = {
+    "WANDB_API_KEY": "5ec2e7000000000000000000000000000000key1",
+    "AWS_SECRET_ACCESS_KEY": "5ec2e7-of-a-cloud",
+    "HF_TOKEN": "hf_5ec2e7",
+}
+
+
+def test_neither_secrets_nor_the_home_folder_are_logged(
+    tmp_path: Path, camvid_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home" / "jane"
+    code = home / "code"
+    code.mkdir(parents=True)
+    remote = "https://jane:5ec2e7@git.example.org/code.git"
+    for command in (["init", "--quiet"], ["remote", "add", "origin", remote]):
+        subprocess.run(["git", *command], cwd=code, check=True)
+    monkeypatch.chdir(code)
+    for name, value in (SECRETS | {"HOME": str(home), "USER": "jane", "WANDB_MODE": "offline"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", [str(code / "train.py"), "--token", "t0ken"])
+    data = camvid_root.rename(home / "camvid")
+    run = Run(
+        module=UNetModule,
+        datamodule=CamVidDataModule,
+        hparams=RUN.hparams,
+        data={"root": str(data), "crop": 32, "batch_size": 1},
+        trainer={"max_epochs": 1, "log_every_n_steps": 1},
+    )
+    out = home / "outputs" / "experiment" / "variant" / "seed0"
+    train(run, out, accelerator="cpu", enable_progress_bar=False, logger="wandb")
+
+    (folder,) = out.glob("wandb/offline-run-*")
+    files = [path for path in (out / "wandb").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        for word in (b"5ec2e7", b"t0ken", b"jane", str(home).encode()):
+            assert word not in path.read_bytes(), f"{word!r} in {path.relative_to(out)}"
+    assert not [path for path in folder.rglob("*") if path.is_symlink() and str(home) in str(path.readlink())]
+    (file,) = folder.glob("*.wandb")
+    record = next(record.run for record in read_records(file) if record.HasField("run"))
+    config = values(record.config.update)
+    assert (config["data.root"], record.host) == ("camvid", "unnamed")
+    assert not record.HasField("git")
+    # What stays on this machine names the data as the run needs it, and nothing else of the environment.
+    for name in ("run.json", "environment.json", "result.json"):
+        assert "5ec2e7" not in (out / name).read_text(), name
+    assert json.loads((out / "run.json").read_text())["data"]["root"] == str(data)
+    assert not (home / ".local").exists() and not (home / ".cache" / "wandb").exists()
+
+
+def test_paths_in_settings_are_cut_to_their_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    settings = RUN.resolved() | {"hash": "0", "hparams.weights": str(tmp_path / "x.pt"), "data.roots": ["~/a/b", "c/d"]}
+    (logger,) = tracking("wandb", settings, tmp_path / "experiment" / "variant" / "seed0")["loggers"]
+    logger.experiment.finish(0)
+    config = logger._wandb_init["config"]
+    assert (config["hparams.weights"], config["data.roots"]) == ("x.pt", ["b", "c/d"])
+
+
+def test_a_resumed_attempt_keeps_id_and_name_and_stays_offline(
+    logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    copy = shutil.copytree(logged, tmp_path / "ablate_something" / "nearest+none" / "seed3", symlinks=True)
+    (before,) = copy.glob("wandb/offline-run-*")
+    (logger,) = tracking("wandb", RUN.but(seed=3).resolved(), copy)["loggers"]
+    logger.experiment.finish(0)
+    assert (logger.experiment.id, logger.experiment.name) == (before.name.rsplit("-", 1)[1], "nearest+none-s3")
+    assert logger.experiment.config["attempt"] == 2
+    assert len(list(copy.glob("wandb/offline-run-*"))) == 2
+
+
+def test_online_the_steps_that_the_server_has_are_not_logged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger: PatientLogger = tracking("wandb", RUN.resolved(), tmp_path)["loggers"][0]
+    logger.known = 5  # what W&B says of a run that it resumes
+    for step in (4, 5, 6):
+        logger.log_metrics({"train/loss": float(step)}, step)
+    logger.experiment.finish(0)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    late = time.monotonic() + 10  # W&B writes the end of the file in a process of its own
+    while not any(record.HasField("exit") for record in read_records(file)) and time.monotonic() < late:
+        time.sleep(0.05)
+    rows = [values(record.history.item) for record in read_records(file) if record.HasField("history")]
+    assert [row[STEP] for row in rows] == [5, 6]
+
+
+@pytest.mark.usefixtures("nobody_logged_in")
+def test_without_key_or_network_it_is_offline_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert mode() == "offline"
     monkeypatch.setenv("WANDB_MODE", "ofline")
     assert mode() == "offline"
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens
+
+
+def test_with_key_and_network_it_is_online(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert mode() == "online"
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_API_KEY", "too short")
     assert mode() == "offline"
+
+
+def test_a_logger_whose_package_is_missing_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("experiments.run.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"'):
+        train(RUN, tmp_path / "out", logger="tensorboard")
+    with pytest.raises(ValueError, match="one of csv, tensorboard, wandb, none, got 'mlflow'"):
+        train(RUN, tmp_path / "out", logger="mlflow")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensorboard_takes_back_the_steps_that_are_done_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason='needs pip install -e ".[tensorboard]"')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Crash(Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+            if trainer.global_step == 3:
+                raise RuntimeError("in the middle of the second epoch")
+
+    out = tmp_path / "experiment" / "variant" / "seed0"
+    with pytest.raises(RuntimeError, match="in the middle"):
+        train(RUN, out, callbacks=[Crash()], accelerator="cpu", enable_progress_bar=False, logger="tensorboard")
+    train(RUN, out, resume=True, accelerator="cpu", enable_progress_bar=False, logger="tensorboard")
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2, 3]
+    assert [event.step for event in events.Scalars("val/miou")] == [1, 3]
 
 
 def test_an_error_of_wandb_does_not_reach_the_training(
@@ -150,6 +245,6 @@ def test_an_error_of_wandb_does_not_reach_the_training(
 
     monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", crashed)
     out = tmp_path / "experiment" / "variant" / "seed0"
-    result = train(RUN, out, accelerator="cpu", enable_progress_bar=False, wandb=True)
+    result = train(RUN, out, accelerator="cpu", enable_progress_bar=False, logger="wandb")
     assert result["status"] == "done"
     assert "training goes on" in caplog.text

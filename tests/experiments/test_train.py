@@ -22,6 +22,7 @@ from experiments.callbacks import sample_positions
 from experiments.run import Run, build, train
 from experiments.train import ARCHITECTURES, DATAMODULES, load, main, parse
 from lightning_modules.components.metrics import confusion_matrix, scores
+from lightning_modules.components.trimap import trimap
 from lightning_modules.unet import UNetModule
 
 TINY = Run(
@@ -46,7 +47,7 @@ def test_help_lists_every_architecture_and_data_set(capsys: pytest.CaptureFixtur
     assert stop.value.code == 0
     for cls in (*ARCHITECTURES.values(), *DATAMODULES.values()):
         assert cls.__name__ in printed
-    for flag in ("--model.upsample", "--data.crop", "--trainer.devices", "--trainer.precision", "--resume", "--wandb"):
+    for flag in ("--model.upsample", "--data.crop", "--trainer.devices", "--trainer.precision", "--resume", "--logger"):
         assert flag in printed
 
 
@@ -166,6 +167,9 @@ def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
     assert per_image["names"].tolist() == [f"test{i:04}" for i in range(7)]
     assert per_image["confusion"].sum(axis=(1, 2)).tolist() == [32 * 31] * 7  # the first row of each mask is ignored
     assert result["test"]["miou"] == pytest.approx(float(scores(per_image["confusion"].sum(0))["miou"]))
+    assert per_image["trimap"].shape == (7, 20, 3, 3)
+    assert per_image["trimap"].dtype == np.int64
+    assert set(per_image) == {"names", "confusion", "trimap", "boundary_f1", "checkerboard"}
     samples = np.load(out / "samples.npz")
     assert samples["image_3"].shape == (32, 32, 3)
     assert samples["logits"].shape == samples["initial_logits"].shape == (3, 32, 32)
@@ -185,6 +189,7 @@ def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
     with torch.no_grad():
         labels = module(image[None]).argmax(1)
     assert confusion_matrix(labels, mask[None], 3, 255)[0].tolist() == per_image["confusion"][3].tolist()
+    assert trimap(labels, mask[None], 3, 255)[0].tolist() == per_image["trimap"][3].tolist()
 
 
 def test_the_same_run_gives_the_same_numbers_with_any_number_of_workers(tmp_path: Path) -> None:
@@ -340,5 +345,6 @@ def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path)
     (one, first), (two, second) = stored
     assert one["names"].tolist() == two["names"].tolist()
     assert np.array_equal(one["confusion"], two["confusion"])
+    assert np.array_equal(one["trimap"], two["trimap"])
     assert first["test"]["miou"] == second["test"]["miou"]
     assert first["val"]["miou"] == second["val"]["miou"]

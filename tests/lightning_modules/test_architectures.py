@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "deeplabv3plus": {**TINY_RESNET, "decoder_width": 8, "low_level_width": 4},
     "pspnet": {**TINY_RESNET, "decoder_width": 8},
     "pointrend": {"network": "unet", "network_options": {"width": 4, "depth": 2}, "head_width": 8, "points": 32},
+    "crf_as_rnn": {"network": "unet", "network_options": {"width": 4, "depth": 2}, "loss": "ce", "lr": 1e-3},
     "inverted_net": {"width": 8, "depth": 2, "class_weights": None},
     "smp": {"encoder": "resnet18"},
 }
