@@ -18,8 +18,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from experiments.files import write_atomic
-from experiments.stored import PPM, SCORES, Cell, Experiment
+from experiments.stored import PERCENT, PPM, SCORES, Cell, Experiment
 from lightning_modules.components.metrics import checkerboard_energy
+from lightning_modules.components.trimap import WIDTH as TRIMAP_WIDTH
 
 # Okabe & Ito's palette, told apart by colour-blind readers; without its yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -164,12 +165,53 @@ def curves(experiment: Experiment) -> tuple[Figure, str]:
     )
 
 
+def trimap(experiment: Experiment) -> tuple[Figure, str] | None:
+    """mIoU near true boundaries against the width of the band, and the difference to the baseline."""
+    if any(cell.trimap is None for cell in experiment.finished()):
+        return None
+    look, plan = looks(experiment.plan), experiment.plan
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    widths = range(1, TRIMAP_WIDTH + 1)
+    for group in groups(plan):
+        for name in group.variants:
+            style = {"color": look[name].colour, "linestyle": look[name].line, "marker": look[name].marker}
+            for axis, other in ((left, None), (right, plan["baseline"])):
+                if other == name:
+                    axis.axhline(0, color=look[name].colour, linewidth=1.0)
+                    continue
+                curve = [
+                    experiment.estimate(name, f"trimap/{width}")
+                    if other is None
+                    else experiment.difference(name, other, f"trimap/{width}")
+                    for width in widths
+                ]
+                if not curve[0].n:
+                    continue
+                mean, std = (PERCENT[1] * np.array([getattr(e, key) for e in curve]) for key in ("mean", "std"))
+                label = _full(group, name, look) if other is None else None
+                axis.plot(widths, mean, linewidth=1.5, markersize=3, label=label, **style)
+                if curve[0].n > 1:
+                    axis.fill_between(widths, mean - std, mean + std, color=look[name].colour, alpha=0.13, linewidth=0)
+    for axis in (left, right):
+        axis.set_xlabel("distance to a true boundary, at most (pixels)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_ylabel("mIoU within it (%)")
+    right.set_ylabel(f"difference to {plan['baseline']} (percentage points)")
+    figure.legend(loc="outside lower center", ncols=4, handlelength=3, markerscale=1.5)
+    return figure, (
+        "mIoU of the pixels within 1 to 20 pixels of a true boundary alone (the trimap of Kohli et al. 2009). Line: mean "
+        "over seeds; band: ± one sample standard deviation, of the scores on the left and of the differences paired by "
+        "seed on the right. What sharpens outlines gains most at the left end; what helps everywhere gains all along."
+    )
+
+
 def samples(experiment: Experiment) -> tuple[Figure, str]:
     """The same test images, their truth and the prediction of every variant."""
     first = _first_seeds(experiment)
     stored = {name: cell.samples() for name, cell in first.items()}
     one, classes = next(iter(stored.values())), experiment.plan["class_names"]
-    shown, colours = range(min(SAMPLES, len(one["names"]))), _palette(experiment.plan["palette"])
+    shown, colours = range(min(SAMPLES, len(one["names"]))), label_colours(experiment.plan["palette"])
     rows = _prediction_rows(groups(experiment.plan), set(first))
     beside = len(rows) == 1  # image and truth left of the one row, else the one above the other
     columns = 1 + beside + max(len(row) for row in rows)
@@ -261,6 +303,7 @@ def logits(experiment: Experiment) -> tuple[Figure, str] | None:
 FIGURES: dict[str, Callable[[Experiment], tuple[Figure, str] | None]] = {
     "scores": scores,
     "curves": curves,
+    "trimap": trimap,
     "samples": samples,
     "logits": logits,
 }
@@ -275,13 +318,13 @@ def write_figures(experiment: Experiment) -> dict[str, tuple[bytes, str]]:
             if drawn is None:
                 continue
             figure, caption = drawn
-            png = _save(figure, experiment.folder / "figures" / f"{name}.png", {"Software": None})
-            _save(figure, experiment.folder / "figures" / f"{name}.pdf", {"CreationDate": None})
+            png = save_figure(figure, experiment.folder / "figures" / f"{name}.png", {"Software": None})
+            save_figure(figure, experiment.folder / "figures" / f"{name}.pdf", {"CreationDate": None})
         written[name] = (png, caption)
     return written
 
 
-def _save(figure: Figure, path: Path, metadata: dict[str, Any]) -> bytes:
+def save_figure(figure: Figure, path: Path, metadata: dict[str, Any]) -> bytes:
     """Without a date, so that the same cells give the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata)
@@ -331,7 +374,8 @@ def _prediction_rows(found: Sequence[Group], finished: set[str]) -> list[list[st
     return [row[start : start + 4] for row in rows for start in range(0, len(row), 4)]
 
 
-def _palette(palette: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
+def label_colours(palette: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
+    """The colour of each label (256, 3): those of the classes, grey for the others."""
     colours = np.full((256, 3), IGNORED, dtype=np.uint8)
     colours[: len(palette)] = palette
     return colours

@@ -128,6 +128,9 @@ def _latex(experiment: Experiment, tables: Sequence[Table]) -> str:
         f"{plan['device']}; ratio to the baseline.",
         "factors": "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with "
         "its 95 % interval over seeds.",
+        "trimap": "mIoU in percent of the pixels within the given distance of a true boundary, mean ± standard deviation over "
+        f"the seeds {seeds}; in brackets the difference to the baseline, paired by seed.",
+        "speed": "Milliseconds to predict one test image, medians on one thread, all variants on the same images in turn.",
         "classes": f"IoU by class in percent, mean over the seeds {seeds}.",
     }
     rules["scores"] += "".join(f" {line}" for line in (*warnings(experiment), plan["scale_note"]) if line)

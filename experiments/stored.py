@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from experiments.files import read_json
 from experiments.statistics import Estimate, estimate, paired_difference
 from lightning_modules.components.metrics import scores
+from lightning_modules.components.trimap import WIDTH, trimap_curve
 
 PERCENT, PPM = ("%", 100.0), ("ppm", 1e6)
 # What a table shows, with the unit it is printed in. A trained network's checkerboard is a few millionths of its power.
@@ -49,10 +50,12 @@ class Cell:
     confusion: NDArray[np.int64]  # (n, C, C), rows are the truth
     boundary_f1: NDArray[np.float64]  # (n, C), NaN for a class absent from the truth
     checkerboard: NDArray[np.float64]  # (n,)
+    trimap: NDArray[np.int64] | None = None  # (n, width, C, C), see components.trimap; None where it was not stored
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Scores in [0, 1] by their logged names: miou, pixel_acc, boundary_f1, checkerboard, iou/<class>.
+        """Scores in [0, 1] by their logged names: miou, pixel_acc, boundary_f1, checkerboard, iou/<class>, and
+        trimap/<w>, the mIoU within w pixels of a true boundary, NaN where it was not stored.
 
         IoU and accuracy are of the matrix summed over all images. Boundary F1 is the mean over the classes of an
         image, then over images; checkerboard energy the mean over images. An image without a labelled pixel counts
@@ -65,7 +68,9 @@ class Cell:
         values["boundary_f1"] = float(np.mean(per_image)) if per_image else math.nan
         energies = self.checkerboard[labelled & ~np.isnan(self.checkerboard)]  # NaN for an image too small for it
         values["checkerboard"] = float(energies.mean()) if len(energies) else math.nan
-        return values | {f"iou/{name}": float(iou) for name, iou in zip(self.class_names, of_all["iou"], strict=True)}
+        values |= {f"iou/{name}": float(iou) for name, iou in zip(self.class_names, of_all["iou"], strict=True)}
+        near = np.full(WIDTH, math.nan) if self.trimap is None else trimap_curve(self.trimap.sum(axis=0))
+        return values | {f"trimap/{width}": float(miou) for width, miou in enumerate(near, start=1)}
 
     def curve(self, column: str) -> dict[int, float]:
         """A column of metrics.csv by epoch; epochs without a value are left out."""
@@ -198,12 +203,14 @@ def _state(folder: Path, cell: Path, plan: dict[str, Any], variant: str) -> str:
 
 def _load_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> Cell:
     arrays, classes = _arrays(folder / "per_image.npz"), len(class_names)
-    expected = {
+    expected: dict[str, tuple[int, ...]] = {
         "names": (-1,),
         "confusion": (-1, classes, classes),
         "boundary_f1": (-1, classes),
         "checkerboard": (-1,),
     }
+    if "trimap" in arrays:  # not of more than base.MOST_TRIMAP_CLASSES, nor in files older than it
+        expected["trimap"] = (-1, WIDTH, classes, classes)
     images = len(arrays.get("names", ()))
     for key, (_, *rest) in expected.items():
         shape = arrays[key].shape if key in arrays else None
@@ -219,6 +226,7 @@ def _load_cell(folder: Path, variant: str, seed: int, class_names: list[str]) ->
         confusion=arrays["confusion"],
         boundary_f1=arrays["boundary_f1"],
         checkerboard=arrays["checkerboard"],
+        trimap=arrays.get("trimap"),
     )
 
 
@@ -236,7 +244,8 @@ def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, C
             )
     planned = {folder / variant / f"seed{seed}" for variant in plan["variants"] for seed in plan["seeds"]}
     stored = {path.parent for path in folder.glob("*/seed*/result.json") if path.parent.name[4:].isdigit()}
-    stray = [str(path.relative_to(folder)) for path in sorted(stored - planned)]
+    known = plan.get("not_compared", [])  # folders of what the variants are made from
+    stray = [str(p) for p in (path.relative_to(folder) for path in sorted(stored - planned)) if p.parts[0] not in known]
     if stray:
         more = f" and {len(stray) - 6} more" if len(stray) > 6 else ""
         found.append(f"Finished cells that the plan does not name are left out: {', '.join(stray[:6])}{more}.")

@@ -7,6 +7,7 @@ from experiments.statistics import Estimate
 from experiments.stored import PERCENT, SCORES, Comparison, Experiment, comparisons
 
 CLASSES_WITH_STD = 6  # with more, a page has room for the means only
+TRIMAPS = (1, 3, 5, 10, 20)  # pixels
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,10 @@ class Table:
 
 
 def make_tables(experiment: Experiment) -> list[Table]:
-    """Scores, cost, one factor at a time, IoU by class, every seed: the tables of every form of the report."""
+    """Scores, cost, one factor at a time, trimaps, time of an image, IoU by class, every seed: the tables of every form
+    of the report; those without rows are not shown."""
     tables = [_score_table(experiment), _cost_table(experiment), _comparison_table(experiment)]
+    tables += [_trimap_table(experiment), _speed_table(experiment)]
     return [*tables, _class_table(experiment), _seed_table(experiment)]
 
 
@@ -66,6 +69,7 @@ def make_notes(experiment: Experiment) -> list[str]:
     notes = [scores, interval, difference, miou, boundary, checkerboard, cost]
     if any(0 < len(cells) < 2 for cells in experiment.cells.values()):
         notes.append("One seed: no interval. A standard deviation and an interval need two seeds at least (-).")
+    notes += plan.get("notes", [])
     return notes + [plan[key] for key in ("scale_note", "data_note") if plan[key]]
 
 
@@ -111,6 +115,36 @@ def _comparison_table(experiment: Experiment) -> Table:
     rows = [row(one) for one in comparisons(experiment.plan)]
     title = "One factor at a time: difference paired by seed, with its 95 % interval over seeds"
     return Table("factors", title, ["change", "at", "seeds", *_titles()[:3]], rows, texts=2)
+
+
+def _trimap_table(experiment: Experiment) -> Table:
+    """Empty where a cell has no trimaps."""
+    plan, rows = experiment.plan, []
+    for name in plan["variants"] if all(cell.trimap is not None for cell in experiment.finished()) else ():
+        row = [name]
+        for width in TRIMAPS:
+            found = experiment.estimate(name, f"trimap/{width}").times(PERCENT[1])
+            change = experiment.difference(name, plan["baseline"], f"trimap/{width}").times(PERCENT[1])
+            own = name == plan["baseline"] or not change.n
+            row.append(_mean_std(found, 2) + ("" if own else f" ({_signed(change.mean, 2)})"))
+        rows.append(row)
+    title = (
+        "mIoU in percent of the pixels near a true boundary, by the width of the band to either side: mean ± standard "
+        f"deviation over seeds (difference to {plan['baseline']}, paired by seed)"
+    )
+    return Table("trimap", title, ["variant", *(f"{width} px" for width in TRIMAPS)], rows)
+
+
+def _speed_table(experiment: Experiment) -> Table:
+    """Empty where the time of an image was not measured."""
+    rows = []
+    for name, variant in experiment.plan["variants"].items():
+        if seconds := variant.get("image_seconds"):
+            network, crf = seconds["network"], seconds["crf"]
+            rows.append([name, *(_number(1000 * value, 1) for value in (network, crf, network + crf))])
+            rows[-1].append(_number((network + crf) / network, 2))
+    title = "Milliseconds to predict one test image, medians on one thread"
+    return Table("speed", title, ["variant", "network", "CRF", "together", "ratio to the network"], rows)
 
 
 def _class_table(experiment: Experiment) -> Table:

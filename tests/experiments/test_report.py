@@ -259,6 +259,21 @@ def test_other_test_images_are_named(tmp_path: Path) -> None:
     assert "same test images" in load(tmp_path).deviations[0]
 
 
+def test_cells_are_read_with_and_without_a_trimap(tmp_path: Path) -> None:
+    write_experiment(tmp_path, seeds=1)
+    path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
+    assert load(tmp_path).cells["nearest+none"][0].trimap is None  # as stored before there was one
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    bands = np.arange(2 * 20 * 9).reshape(2, 20, 3, 3)
+    save_npz(path, **arrays, trimap=bands)
+    cell = load(tmp_path).cells["nearest+none"][0]
+    assert cell.trimap is not None and np.array_equal(cell.trimap, bands)
+    save_npz(path, **arrays, trimap=bands[:, :19])
+    with pytest.raises(ValueError, match=r"trimap must have the shape \('n', 20, 3, 3\).*got \(2, 19, 3, 3\)"):
+        load(tmp_path)
+
+
 def test_cells_of_another_commit_or_machine_are_named(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     assert load(tmp_path).deviations == []
