@@ -5,9 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.stats import t, wilcoxon
 
-from experiments.statistics import estimate, paired_difference
+from experiments.factorial import factorial_effects, refuse_crossing
+from experiments.power import Needed, needed_for_width, needed_to_detect
+from experiments.resampling import addends, bootstrap_roots, evaluate, influence, swap_p
+from experiments.statistics import (
+    KINDS,
+    TESTS,
+    Contrast,
+    Spread,
+    compare,
+    effect_size,
+    estimate,
+    holm,
+    make_contrasts,
+    paired_difference,
+    signed_rank_test,
+)
 from experiments.stored import Cell, Comparison, comparisons, flatten
+from lightning_modules.components.metrics import scores
 
 
 def test_mean_deviation_and_interval_of_three_seeds() -> None:
@@ -45,6 +63,323 @@ def test_difference_pairs_the_seeds_that_both_have() -> None:
 def test_what_the_seeds_share_cancels_in_the_difference() -> None:
     found = paired_difference({0: 0.1, 1: 0.5, 2: 0.9}, {0: 0.0, 1: 0.4, 2: 0.8})
     assert (found.mean, found.std) == pytest.approx((0.1, 0.0), abs=1e-12)
+
+
+def draw_matrices(images: int, right: float = 3.0, seed: int = 0) -> NDArray[np.int64]:
+    """(images, 3, 3), every class in every image."""
+    means = 10 * (np.ones((3, 3)) + right * np.eye(3))
+    return 1 + np.random.default_rng(seed).poisson(means, (images, 3, 3))
+
+
+@pytest.mark.parametrize("score", ["miou", "mdice", "macc", "fwiou", "pixel_acc", "iou/1", "dice/0", "acc/2"])
+def test_sums_of_addends_give_the_scores_of_the_summed_matrices(score: str) -> None:
+    matrices = draw_matrices(7)
+    matrices[:, 2] = 0  # a class that is only predicted
+    name, _, label = score.partition("/")
+    expected = scores(matrices.sum(0))[name]
+    found, _ = evaluate(addends(matrices, score).sum(0), score)
+    np.testing.assert_allclose(found, expected[int(label)] if label else expected, rtol=1e-12)
+
+
+def test_an_absent_class_is_left_out_of_the_mean() -> None:
+    matrices = draw_matrices(5)
+    matrices[:, 2] = matrices[:, :, 2] = 0
+    found, slope = evaluate(addends(matrices, "miou").sum(0), "miou")
+    assert found == pytest.approx(float(scores(matrices.sum(0))["miou"])) and np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("score", ["miou", "fwiou", "pixel_acc"])
+def test_influence_is_the_derivative_by_an_images_weight(score: str) -> None:
+    summands, step = addends(draw_matrices(5), score), 1e-6
+    _, moved = influence(summands[None], score)
+    weighted = summands.sum(0) + step * summands  # one image at a time counts a little more
+    found = (evaluate(weighted, score)[0] - evaluate(summands.sum(0), score)[0]) / step
+    np.testing.assert_allclose(moved[0], found, atol=1e-6)
+    assert moved.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_wrong_score_is_refused_with_those_there_are() -> None:
+    for score in ("iou", "miou/1", "iou/3", "mIoU"):
+        with pytest.raises(ValueError, match=r"one of miou.* or iou/k.* below 3, got"):
+            addends(draw_matrices(2), score)
+
+
+def test_bootstrap_roots_are_those_of_every_resample() -> None:
+    # Three images of one pixel, right, right, wrong: a resample with k right has the accuracy k / 3, and its images
+    # differ from it by 1 - k / 3 (k times) and k / 3, which makes a variance of k / 3 (1 - k / 3) / 3 of their mean.
+    expected = {}
+    for k in range(4):
+        variance = k / 3 * (1 - k / 3) / 3
+        expected[k] = abs(k / 3 - 2 / 3) / math.sqrt(variance) if variance else math.inf
+    cells = np.array([[[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]]])
+    found = bootstrap_roots(cells, np.ones((1, 1)), "mean", resamples=20_000, seed=0)[0]
+    for k, root in expected.items():
+        share = math.comb(3, k) * (2 / 3) ** k * (1 / 3) ** (3 - k)
+        same = [root == other or abs(root - other) < 1e-9 for other in expected.values()]
+        shares = [math.comb(3, j) * (2 / 3) ** j * (1 / 3) ** (3 - j) for j in range(4)]
+        share = sum(one for one, equal in zip(shares, same, strict=True) if equal)
+        assert np.isclose(found, root).mean() == pytest.approx(share, abs=0.015)
+
+
+def test_the_interval_over_images_is_students_t_for_a_mean_of_normal_values() -> None:
+    values = np.random.default_rng(1).normal(0.7, 0.1, 200)
+    found = make_contrasts({"a": {0: values}}, {"": {"a": 1.0}}, "mean", seed=3)[""].estimate("images")
+    half = t.isf(0.025, 199) * values.std(ddof=1) / math.sqrt(200)
+    assert (found.n, found.images, found.mean) == (1, 200, pytest.approx(values.mean()))
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.02)
+    assert found.meaning == "95 % interval for other images, the same trained networks, from 200 images"
+
+
+def test_the_two_levels_add_what_images_do_to_all_seeds_alike() -> None:
+    # Scores a + b of 3 seeds and 4 images: the covariance of two seeds is that of b, whatever a.
+    by_image = np.random.default_rng(0).normal(0.5, 0.1, 200)
+    cells = {"a": {seed: by_image + 0.01 * seed for seed in range(3)}}
+    found = make_contrasts(cells, {"": {"a": 1.0}}, "mean")[""]
+    assert found.in_common == pytest.approx(found.over_images)
+    spread = found.spread("both")
+    assert spread.over_seeds == pytest.approx(0.01**2 / 3)
+    assert spread.error**2 == pytest.approx(0.01**2 / 3 + found.over_images)
+
+
+def test_degrees_of_freedom_count_the_seeds_three_times() -> None:
+    assert Spread(0.0, 3, 0.5, 101).df == 100 and Spread(0.5, 3, 0.0, 101).df == 2
+    assert Spread(1.0, 3, 1.0, 101).df == pytest.approx((3 + 1) ** 2 / (9 / 2 + 1 / 100))
+    assert Spread(1.0, 3, 3.0, 101).half_width() == pytest.approx(2 * t.isf(0.025, 36 / (9 / 2 + 9 / 100)))
+
+
+def test_what_a_design_cannot_give_is_refused_with_the_reason() -> None:
+    def contrast(seeds: int, images: int, score: str = "miou", rare: int = 0) -> Contrast:
+        cells = {seed: draw_matrices(images, seed=seed) for seed in range(seeds)}
+        for matrices in cells.values():
+            if rare:
+                matrices[rare:, 2] = matrices[rare:, :, 2] = 0
+        names = ["sky", "road", "pole"]
+        return make_contrasts({"a": cells}, {"": {"a": 1.0}}, score, resamples=99, class_names=names)[""]
+
+    assert contrast(2, 9).estimate("both").reason == "needs 3 seeds, got 2"
+    assert contrast(1, 9).estimate("seeds").reason == "needs 2 seeds, got 1"
+    assert contrast(3, 5).estimate("images").reason == "needs 6 images, got 5"
+    assert contrast(3, 9, rare=4).estimate("both").reason == "classes in fewer than 6 images: pole in 4"
+    assert contrast(3, 9, "iou/2", rare=4).estimate("both").reason == "needs 6 images, got 4"
+    assert not contrast(3, 9, "fwiou", rare=4).estimate("both").reason
+    assert not contrast(3, 9, "iou/1", rare=4).estimate("both").reason
+    assert not estimate([0.5, 0.6]).reason and estimate([0.5]).reason
+    for kind in KINDS:
+        refused = contrast(1, 5).estimate(kind)
+        assert refused.reason and math.isnan(refused.low) and math.isnan(refused.high) and 0 < refused.mean < 1
+        assert math.isnan(contrast(1, 5).test(kind).p) and contrast(1, 5).test(kind).mark == ""
+
+
+def test_one_class_in_twenty_may_be_rare() -> None:
+    def reason(classes: int) -> str:
+        matrices = np.broadcast_to(np.eye(classes, dtype=np.int64), (10, classes, classes)).copy()
+        matrices[2:, -1, -1] = 0
+        matrices += np.random.default_rng(0).integers(0, 2, (10, 1, 1)) * np.eye(classes, k=1, dtype=np.int64)
+        matrices[2:, :, -1] = 0
+        return make_contrasts({"a": {0: matrices}}, {"": {"a": 1.0}}, resamples=99)[""].reason
+
+    assert reason(20) == "" and reason(19) == "classes in fewer than 6 images: class 18 in 2"
+
+
+def test_variants_that_do_not_differ_have_no_interval_and_no_p() -> None:
+    cells = {variant: {seed: draw_matrices(9, seed=seed) for seed in range(3)} for variant in "ab"}
+    found = compare(cells, "a", resamples=99).differences["b"]
+    assert found.contrast.estimate("images").reason == "too few images differ"
+    assert found.tests["seeds"].reason == "the values do not vary"
+    assert found.effect.reason == "the differences do not vary" and found.effect.meaning == found.effect.reason
+    assert not any(test.mark for test in found.tests.values())
+
+
+def test_differences_are_of_the_seeds_that_both_variants_have() -> None:
+    cells = {"a": {0: draw_matrices(9), 1: draw_matrices(9, seed=1)}, "b": {1: draw_matrices(9, 4.0, 2)}, "c": {}}
+    found = compare(cells, "a", resamples=99)
+    miou = {v: {s: float(scores(m.sum(0))["miou"]) for s, m in of_seeds.items()} for v, of_seeds in cells.items()}
+    assert found.differences["b"].contrast.values == pytest.approx([miou["b"][1] - miou["a"][1]])
+    assert found.scores["a"].values == pytest.approx(list(miou["a"].values()))
+    assert found.scores["c"].estimate("images").reason == "needs 1 seed, got 0"
+    assert math.isnan(found.differences["c"].contrast.mean)
+
+
+def test_images_without_a_score_count_nowhere() -> None:
+    values = np.array([0.2, math.nan, 0.4, 0.9, 0.5, 0.6, 0.7])
+    found = make_contrasts({"a": {0: values}}, {"": {"a": 1.0}}, "mean", resamples=99)[""]
+    assert (found.images, found.mean) == (6, pytest.approx(0.55))
+    nothing = make_contrasts({"a": {0: np.full(7, math.nan)}}, {"": {"a": 1.0}}, "mean")[""]
+    assert math.isnan(nothing.mean) and nothing.estimate("images").reason
+
+
+def test_cells_of_other_images_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="same images"):
+        compare({"a": {0: draw_matrices(9)}, "b": {0: draw_matrices(8)}}, "a")
+    with pytest.raises(ValueError, match="baseline must be one of the variants a, b, got 'c'"):
+        compare({"a": {0: draw_matrices(9)}, "b": {0: draw_matrices(9)}}, "c")
+
+
+def test_a_clear_difference_is_found_by_every_test_and_the_same_seed_gives_the_same_numbers() -> None:
+    cells = {
+        variant: {seed: draw_matrices(40, right, 10 * seed + index) for seed in range(8)}
+        for index, (variant, right) in enumerate({"a": 3.0, "b": 3.5, "c": 3.0}.items())
+    }
+    found, again = (compare(cells, "a", resamples=999, seed=4) for _ in range(2))
+    better, alike = (found.differences[variant] for variant in "bc")
+    assert [test.mark for test in better.tests.values()] == ["*"] * 4
+    assert [test.mark for test in alike.tests.values()] == [""] * 4
+    assert all(name in TESTS and test.adjusted >= test.p for name, test in better.tests.items())
+    for kind in KINDS:
+        assert better.contrast.estimate(kind) == again.differences["b"].contrast.estimate(kind)
+        assert better.contrast.estimate(kind).low > 0 > alike.contrast.estimate(kind).low
+    assert {n: test.p for n, test in better.tests.items()} == {
+        n: test.p for n, test in again.differences["b"].tests.items()
+    }
+
+
+def test_p_is_five_percent_where_the_interval_ends_at_zero() -> None:
+    half = t.isf(0.025, 2) * 0.02 / math.sqrt(3)
+    assert Contrast(np.array([-0.02, 0.0, 0.02]) + half).test("seeds").p == pytest.approx(0.05)
+
+
+def test_swapping_images_is_tried_out_in_full_where_they_are_few() -> None:
+    # 2, 1 and 3 pixels more right on the three images: of the 8 ways to swap, none and all are as far from zero.
+    baseline = np.array([[[5.0, 10.0], [5.0, 10.0], [5.0, 10.0]]])
+    variant = baseline + np.array([[[2.0, 0.0], [1.0, 0.0], [3.0, 0.0]]])
+    assert swap_p(variant, baseline, "pixel_acc", resamples=8, seed=0) == pytest.approx(2 / 8)
+    one_less = baseline + np.array([[[2.0, 0.0], [-1.0, 0.0], [3.0, 0.0]]])  # |sum| >= 4: 2+3-1, 2+3+1, and mirrored
+    assert swap_p(one_less, baseline, "pixel_acc", resamples=8, seed=0) == pytest.approx(4 / 8)
+    drawn = swap_p(one_less, baseline, "pixel_acc", resamples=7, seed=0)
+    assert drawn in [(1 + k) / 8 for k in range(8)]
+
+
+def test_swaps_go_for_all_seeds_at_once() -> None:
+    # Seeds that agree are no further evidence: as many swaps are as far as with one of them.
+    baseline = np.tile([5.0, 10.0], (1, 6, 1))
+    variant = baseline + np.array([2.0, 0.0])
+    one = swap_p(variant, baseline, "pixel_acc", resamples=64, seed=0)
+    three = swap_p(np.repeat(variant, 3, 0), np.repeat(baseline, 3, 0), "pixel_acc", resamples=64, seed=0)
+    assert one == three == 2 / 64
+
+
+def test_a_rank_test_refuses_too_few_seeds() -> None:
+    five = signed_rank_test([1, 2, 3, 4, 5])
+    assert math.isnan(five.p) and five.reason == "not enough seeds: 5 give p = 0.062 at best, 6 are needed"
+    assert signed_rank_test([1, 2, 3, 4, 5, 6]).p == 2 / 64
+    seven = signed_rank_test([1, 2, 3, 4, 5, 6], comparisons=7)  # 7 * 2 / 64 = 0.22; 7 * 2 / 512 = 0.027
+    assert seven.reason == "not enough seeds: 6 give p = 0.22 at best over 7 comparisons, 9 are needed"
+    assert signed_rank_test(list(range(1, 10)), comparisons=7).p == 2 / 512
+
+
+def test_the_rank_test_is_wilcoxons() -> None:
+    generator = np.random.default_rng(0)
+    for n in (6, 9, 14):
+        differences = generator.normal(0.4, 1, n)
+        assert signed_rank_test(differences).p == pytest.approx(wilcoxon(differences, method="exact").pvalue)
+
+
+def test_ties_share_their_ranks() -> None:
+    # Ranks 1.5, 1.5, 3, 4, 5, 6 of which one 1.5 is negative: of 64 signs, 3 sum to that or less, and 3 to as much.
+    assert signed_rank_test([1, -1, 2, 3, 4, 5]).p == pytest.approx(6 / 64)
+    assert math.isnan(signed_rank_test([1, 2, 3, 4, 5, 0]).p)  # a zero says nothing
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and none less than the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+    found = holm([0.02, math.nan, 0.03])  # two in the family
+    assert found[0] == pytest.approx(0.04) and math.isnan(found[1]) and found[2] == pytest.approx(0.04)
+
+
+def test_effect_size_by_hand() -> None:
+    # Mean 2, deviation 1. Hedges' factor for 2 degrees of freedom: Gamma(1) / Gamma(1/2) = 1 / sqrt(pi).
+    found = effect_size([1.0, 2.0, 3.0])
+    assert (found.n, found.d) == (3, pytest.approx(2 / math.sqrt(math.pi)))
+    # Of all samples of three with these true values, 97.5 % and 2.5 % have a smaller t than 2 sqrt(3).
+    generator = np.random.default_rng(0)
+    normal, deviation = generator.standard_normal(400_000), np.sqrt(generator.chisquare(2, 400_000) / 2)
+    for true, share in ((found.low, 0.975), (found.high, 0.025)):
+        assert np.mean((normal + math.sqrt(3) * true) / deviation < 2 * math.sqrt(3)) == pytest.approx(share, abs=0.001)
+    assert "1.13 standard deviations" in found.meaning and "about 87 of 100 seeds" in found.meaning
+    mirrored = effect_size([-1.0, -2.0, -3.0])
+    assert (mirrored.d, mirrored.low, mirrored.high) == pytest.approx((-found.d, -found.high, -found.low))
+    assert effect_size([1.0, 2.0]).reason == "needs 3 seeds, got 2"
+
+
+def test_main_effects_and_interaction_by_hand() -> None:
+    by_level = {
+        ("x", "p"): 0.50,
+        ("x", "q"): 0.52,
+        ("y", "p"): 0.56,
+        ("y", "q"): 0.60,
+        ("z", "p"): 0.5,
+        ("z", "q"): 0.5,
+    }
+    levels = {"".join(key): dict(zip(("a", "b"), key, strict=True)) for key in by_level}
+    wiggle = np.linspace(-0.1, 0.1, 8)  # of images; the same for all, so that it cancels
+    cells = {"".join(key): {s: value + 0.01 * s + wiggle for s in range(3)} for key, value in by_level.items()}
+    effects = factorial_effects(cells, levels, {"a": "x", "b": "p"}, "mean", resamples=99)
+    found = {effect.title: effect.contrast.mean for effect in effects}
+    assert found == pytest.approx(
+        {
+            "a y - x": (0.56 + 0.60 - 0.50 - 0.52) / 2,
+            "a z - x": (0.5 + 0.5 - 0.50 - 0.52) / 2,
+            "b q - p": (0.02 + 0.04 + 0.0) / 3,
+            "a y - x x b q - p": (0.60 - 0.52) - (0.56 - 0.50),
+            "a z - x x b q - p": (0.5 - 0.52) - (0.5 - 0.50),
+        }
+    )
+    assert all(effect.contrast.std == pytest.approx(0, abs=1e-12) for effect in effects)  # paired by seed
+
+
+def test_two_factors_of_three_are_averaged_over_the_third() -> None:
+    levels = {a + b + c: {"a": a, "b": b, "c": c} for a in "xy" for b in "pq" for c in "st"}
+    values = {name: float(index**2) for index, name in enumerate(levels)}
+    cells = {name: {s: np.full(8, values[name] + s) for s in range(2)} for name in levels}
+    effects = factorial_effects(cells, levels, {"a": "x", "b": "p", "c": "s"}, "mean", resamples=99)
+    assert [effect.title for effect in effects][:3] == ["a y - x", "b q - p", "c t - s"] and len(effects) == 6
+    # Indices 0 to 7 squared. a: (16 + 25 + 36 + 49 - 0 - 1 - 4 - 9) / 4; a and b: (36 + 49 - 16 - 25 - 4 - 9 + 1) / 2
+    found = {tuple(effect.levels): effect.contrast.mean for effect in effects}
+    assert found["a",] == pytest.approx(28) and found["a", "b"] == pytest.approx(16)
+
+
+def test_designs_that_are_not_crossed_are_refused() -> None:
+    crossed = {a + b: {"a": a, "b": b} for a in "xyz" for b in "pq"}
+    assert refuse_crossing(crossed) == ""
+    lacking = {name: own for name, own in crossed.items() if name not in ("yq", "zp")}
+    assert refuse_crossing(lacking) == "not fully crossed: there is no variant with y + q, z + p"
+    assert "same levels" in refuse_crossing(crossed | {"again": {"a": "x", "b": "p"}})
+    assert "same factors" in refuse_crossing({"one": {"a": "x"}, "two": {"b": "p"}})
+    with pytest.raises(ValueError, match=r"no variant with y \+ q, z \+ p"):
+        factorial_effects({name: {} for name in lacking}, lacking, {"a": "x", "b": "p"})
+
+
+def test_seeds_for_a_width_by_hand() -> None:
+    # Deviation 0.02. t is 2.1199 with 16 degrees of freedom and 2.1098 with 17: 0.01028 with 17 seeds, 0.00995 with 18.
+    contrast = Contrast(np.array([0.48, 0.5, 0.52]))
+    found = needed_for_width(contrast, 0.01)
+    assert (found.of, found.known, found.n) == ("seeds", 3, 18)
+    assert found.low is not None and found.high is not None and found.low < 18 < found.high
+    assert str(found).startswith("18 seeds (") and "by what 3 seeds tell" in str(found)
+    assert str(needed_for_width(contrast, 0.01, kind="images")) == "no scores of single images"
+    assert str(needed_for_width(Contrast(np.array([0.5])), 0.01)) == "needs 2 seeds, got 1"
+
+
+def test_seeds_to_detect_a_difference_as_in_tables_of_the_paired_t_test() -> None:
+    # Power 80 % at 5 %: 10 pairs for a difference of one deviation, 34 for half of one (Cohen 1988).
+    contrast = Contrast(np.array([-0.01, 0.0, 0.01]))
+    assert [needed_to_detect(contrast, difference).n for difference in (0.01, 0.005)] == [10, 34]
+    several = needed_to_detect(contrast, 0.005, comparisons=7).n
+    assert several is not None and several > 34
+
+
+def test_more_seeds_do_not_replace_images() -> None:
+    values = np.array([-0.01, 0.0, 0.01])
+    contrast = Contrast(values, 100, 0.01**2, 0.01**2, reason="")  # the images alone leave 1.98 * 0.01
+    assert "more than the 100 images as well" in str(needed_for_width(contrast, 0.019, kind="both"))
+    found = needed_for_width(contrast, 0.02, kind="both").n
+    assert found is not None and found > 20
+    assert needed_for_width(contrast, 0.01, kind="images").n == pytest.approx(390, abs=10)  # 100 * (1.97 / 1)^2
+    assert isinstance(needed_for_width(contrast, 0.03, kind="both", of="images"), Needed)
+    with pytest.raises(ValueError, match="does not depend on the number of images"):
+        needed_for_width(contrast, 0.01, of="images")
 
 
 def test_one_factor_is_compared_at_every_level_of_the_other() -> None:
