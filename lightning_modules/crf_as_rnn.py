@@ -160,7 +160,7 @@ class CRFasRNNModule(SegmentationModule):
 
     def predict(self, images: Tensor) -> Tensor:
         # Whole grey levels, as image files have them; so a dark image of small levels does not look scaled to [0, 1].
-        return self.network(self.normalise(images), (255 * images).round())
+        return self.network(self.normalise(images), (255 * images.detach()).round())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         lr = self.hparams["lr"]

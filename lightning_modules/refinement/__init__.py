@@ -1,6 +1,8 @@
 """What follows the logits: conditional random fields and soft segmentation. Import from the file that defines it."""
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -25,8 +27,11 @@ def post_process(kind: str, **parameters: Any) -> Refinement:
         raise ValueError("return_energy must be False, as a module's refine returns probabilities alone: leave it out")
     inspect.signature(crf).bind(None, None, **parameters)
 
-    def refine(probabilities: Tensor, images: Tensor) -> Tensor:
-        refined: Tensor = crf(probabilities, (images * 255).round(), **parameters)
-        return refined
+    return functools.partial(_refine, crf, parameters)
 
-    return refine
+
+def _refine(crf: Callable[..., Tensor], parameters: dict[str, Any], probabilities: Tensor, images: Tensor) -> Tensor:
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floats in [0, 1], as a module's are, got {images.dtype}: divide by 255")
+    # Whole levels have no gradient; detached, gradients to the images through the network remain to be had.
+    return crf(probabilities, (images.detach() * 255).round(), **parameters)

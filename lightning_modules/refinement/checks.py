@@ -91,22 +91,22 @@ def check_parameters(
         shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
         if shape not in ((), (num_classes,)):
             raise ValueError(f"{name} must be one number, or one for each of {num_classes} classes, got shape {shape}")
-        _check_finite(name, weight)
+        check_finite(name, weight)
     if compatibility is not None:
         if tuple(compatibility.shape) != (num_classes, num_classes):
             raise ValueError(
                 f"compatibility must be a ({num_classes}, {num_classes}) matrix, the cost of a class (row) beside "
                 f"another (column), or None for Potts, got shape {tuple(compatibility.shape)}"
             )
-        _check_finite("compatibility", compatibility)
+        check_finite("compatibility", compatibility)
 
 
 def check_positive(**values: float | Tensor) -> None:
-    """ValueError naming the first of the values that is not more than 0 and finite."""
+    """ValueError naming the first of the values that is not more than 1e-12, so that squares count, and finite."""
     for name, value in values.items():
         number = float(value.detach() if isinstance(value, Tensor) else value)
-        if not 0 < number < math.inf:
-            raise ValueError(f"{name} must be more than 0 and finite, got {number}")
+        if not 1e-12 < number < math.inf:
+            raise ValueError(f"{name} must be more than 0 (1e-12) and finite, got {number}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -121,7 +121,7 @@ def check_iterations(name: str, value: int) -> None:
         raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
 
 
-def _check_finite(name: str, value: float | Tensor) -> None:
+def check_finite(name: str, value: float | Tensor) -> None:
     if isinstance(value, Tensor):
         finite = value.is_meta or bool(value.isfinite().all())
     else:
@@ -132,15 +132,15 @@ def _check_finite(name: str, value: float | Tensor) -> None:
 
 def check_memory(needed_bytes: int, device: torch.device, what: str) -> None:
     """ValueError if `what` needs more bytes than the device has free; says nothing where that cannot be known."""
-    free = _free_bytes(device)
+    free = free_bytes(device)
     if free is not None and needed_bytes > free:
         raise ValueError(
             f"{what} needs about {needed_bytes / 2**30:,.1f} GiB on {device}, which has {free / 2**30:,.1f} GiB free: "
-            "use fewer classes or a smaller image, or method='lattice' in place of 'exact'"
+            "use fewer classes or a smaller image"
         )
 
 
-def _free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached

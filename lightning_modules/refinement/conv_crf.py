@@ -26,8 +26,10 @@ from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
     NORMALIZATIONS,
     check_choice,
+    check_finite,
     check_memory,
     check_parameters,
+    check_positive,
     check_shapes,
     check_values,
 )
@@ -159,13 +161,15 @@ class ConvCRF(nn.Module):
         self.normalization, self.blur, self.engine = normalization, blur, engine
         if compatibility is None and "compatibility" in learn:
             compatibility = 1 - torch.eye(num_classes)
+        if compatibility is not None:
+            compatibility = compatibility.to(torch.get_default_dtype())
         log_kernel = _gaussian(half_window(window, shape), torch.tensor(theta_gamma), blur)
 
         def hold(name: str, value: Tensor | None, part: str) -> None:
             if value is not None and part in learn:
                 setattr(self, name, nn.Parameter(value.detach().clone()))
             else:
-                self.register_buffer(name, value)
+                self.register_buffer(name, None if value is None else value.detach().clone())
 
         for name, weight in (("w_appearance", w_appearance), ("w_smoothness", w_smoothness)):
             hold(name, torch.as_tensor(weight, dtype=torch.get_default_dtype()).expand(num_classes).clone(), "weights")
@@ -187,15 +191,20 @@ class ConvCRF(nn.Module):
                 f"probabilities must have the {len(self.w_appearance)} classes of this module, got "
                 f"{probabilities.shape[1]}"
             )
+        thetas = {name: getattr(self, f"log_{name}").exp() for name in ("theta_alpha", "theta_beta", "theta_gamma")}
+        check_positive(**thetas)  # learned ones may have gone astray
+        for name in ("w_appearance", "w_smoothness", "log_kernel", "compatibility"):
+            if (value := getattr(self, name)) is not None:
+                check_finite(name, value)
         log_kernel = self.log_kernel
         if log_kernel is None:
-            log_kernel = _gaussian(half_window(self.window, self.shape), self.log_theta_gamma.exp(), self.blur)
+            log_kernel = _gaussian(half_window(self.window, self.shape), thetas["theta_gamma"], self.blur)
         return _mean_field(
             probabilities,
             images,
             w_appearance=self.w_appearance,
-            theta_alpha=self.log_theta_alpha.exp(),
-            theta_beta=self.log_theta_beta.exp(),
+            theta_alpha=thetas["theta_alpha"],
+            theta_beta=thetas["theta_beta"],
             w_smoothness=self.w_smoothness,
             log_kernel=log_kernel,
             window=self.window,
@@ -261,9 +270,9 @@ def _mean_field(
         for value in (probabilities, w_appearance, theta_alpha, theta_beta, w_smoothness, log_kernel, compatibility)
     )
     # In torch those of all images are held, with their gradients; compiled, of one image up to four forms.
-    copies = max(number * (2 if learning else 1), 2 if normalization in ("symmetric", "none") else 4)
+    copies = max(number * (4 if learning else 1), 2 if normalization in ("symmetric", "none") else 4)
     kernels = copies * len(offsets) * math.prod(coarse) * probabilities.element_size()
-    maps = 6 + (3 * iterations if learning else 0)  # logs, marginals, messages and what is on the way
+    maps = 6 + (8 * iterations if learning else 0)  # logs, marginals, messages and what is on the way
     needed = kernels + maps * probabilities.nbytes
     check_memory(needed, probabilities.device, "the window (a smaller one needs less) of ConvCRF")
     check_values(probabilities, images)
@@ -294,25 +303,29 @@ def _mean_field(
             scalars = float(per_pixel), float(per_level), blur, iterations, normalization
             return _compiled(library, logs, images, offsets, smoothness, weights, compatibility, *scalars)
 
-    appearance = _AppearanceKernel.apply(images, per_pixel * blur**2, per_level, offsets)
-    table = _table(log_kernel.to(logs).exp(), every)
-    one = torch.ones_like(images[:, :1])
-    filters = (
-        _normalised(lambda values: _LocalSum.apply(values, appearance, offsets), one, normalization),
-        _normalised(lambda values: _depthwise(values, table), one, normalization),
-    )
-    q = logs.softmax(1)
-    for _ in range(iterations):
-        values = q if blur == 1 else _shrink(q, blur)
-        message = sum(
-            (weight[:, None, None] * one_filter(values) for weight, one_filter in zip(weights, filters, strict=True)),
-            start=torch.zeros((), dtype=logs.dtype, device=logs.device),
+    with torch.autocast(logs.device.type, enabled=False):  # lest bfloat16 sum the window
+        appearance = _AppearanceKernel.apply(images, per_pixel * blur**2, per_level, offsets)
+        table = _table(log_kernel.to(logs).exp(), every)
+        one = torch.ones_like(images[:, :1])
+        filters = (
+            _normalised(lambda values: _LocalSum.apply(values, appearance, offsets), one, normalization),
+            _normalised(lambda values: _depthwise(values, table), one, normalization),
         )
-        if blur > 1:
-            message = F.interpolate(message, scale_factor=blur, mode="bilinear")[..., :height, :width]
-        if compatibility is not None:
-            message = -torch.einsum("cd,ndhw->nchw", compatibility, message)
-        q = (logs + message).softmax(1)  # of Potts, what all classes share is left out: softmax is blind to it
+        q = logs.softmax(1)
+        for _ in range(iterations):
+            values = q if blur == 1 else _shrink(q, blur)
+            message = sum(
+                (
+                    weight[:, None, None] * one_filter(values)
+                    for weight, one_filter in zip(weights, filters, strict=True)
+                ),
+                start=torch.zeros((), dtype=logs.dtype, device=logs.device),
+            )
+            if blur > 1:
+                message = F.interpolate(message, scale_factor=blur, mode="bilinear")[..., :height, :width]
+            if compatibility is not None:
+                message = -torch.einsum("cd,ndhw->nchw", compatibility, message)
+            q = (logs + message).softmax(1)  # of Potts, what all classes share is left out: softmax is blind to it
     return q
 
 

@@ -374,4 +374,6 @@ def _check_memory(probabilities: Tensor, channels: int, method: str, remembered:
         needed += matrices * pixels**2 * size
     else:
         needed += 48 * (channels + 3 + 3) * pixels  # keys, their order and the matrices: 48 bytes a corner of a simplex
-    check_memory(needed, probabilities.device, f"dense_crf of {classes} classes at {height} x {width} ({method})")
+    hint = "; 'lattice' takes far less" * (method == "exact")
+    what = f"dense_crf of {classes} classes at {height} x {width} ({method}{hint})"
+    check_memory(needed, probabilities.device, what)

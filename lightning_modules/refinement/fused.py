@@ -6,7 +6,7 @@ from ctypes import c_float, c_int, c_int64, c_uint64, c_void_p
 import torch
 from torch import Tensor
 
-from lightning_modules.refinement.checks import NORMALIZATIONS, _free_bytes, check_memory
+from lightning_modules.refinement.checks import NORMALIZATIONS, free_bytes, check_memory
 from lightning_modules.refinement.native import library
 
 OUT_OF_RANGE = -1  # of the kernel: the lattice's coordinates do not fit 64 bits
@@ -56,7 +56,7 @@ def infer(
     )
     table = None if compatibility is None else compatibility.detach().float().contiguous()
     marginals = torch.empty_like(unary)
-    free = _free_bytes(unary.device)
+    free = free_bytes(unary.device)
     for index in range(number):
         status = kernel.dense_crf(
             *(unary[index].data_ptr(), images[index].data_ptr(), marginals[index].data_ptr()),

@@ -95,7 +95,10 @@ def _compiler() -> list[str] | None:
     """The command of the first C++ compiler found; only $CXX where that is set."""
     wanted = os.environ.get("CXX")
     for command in [wanted] if wanted else ["c++", "g++", "clang++"]:
-        words = shlex.split(command)
+        try:
+            words = shlex.split(command)
+        except ValueError:  # no closing quotation: no program either
+            continue
         if words and shutil.which(words[0]):
             return words
     return None
@@ -114,9 +117,13 @@ def _cpu() -> str:
 def _folders() -> list[Path]:
     """Where libraries are kept: the user's cache folder, else one of the user's own under the temporary folder."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    home = Path(cache) if cache else Path("~/.cache").expanduser()
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    return [home / "seglab", Path(tempfile.gettempdir()) / f"seglab-{user}"]
+    temporary = Path(tempfile.gettempdir()) / f"seglab-{user}"
+    try:
+        home = Path(cache) if cache else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home, as containers run
+        return [temporary]
+    return [home / "seglab", temporary]
 
 
 def _ours(folder: Path) -> bool:

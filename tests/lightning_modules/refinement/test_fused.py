@@ -168,8 +168,8 @@ def test_deviations_too_small_for_the_keys_are_left_to_the_torch_engine():
 
 def test_too_much_memory_is_refused_before_any_work(monkeypatch):
     unary, images = _problem(3, 20, 24)
-    monkeypatch.setattr("lightning_modules.refinement.fused._free_bytes", lambda device: 1000)
-    monkeypatch.setattr("lightning_modules.refinement.checks._free_bytes", lambda device: 10**6)
+    monkeypatch.setattr("lightning_modules.refinement.fused.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("lightning_modules.refinement.checks.free_bytes", lambda device: 10**6)
     with pytest.raises((ValueError, MemoryError), match="fewer classes or a smaller image"):
         _infer(unary, images, **WIDE)
 
