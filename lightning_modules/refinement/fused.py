@@ -6,7 +6,7 @@ from ctypes import c_float, c_int, c_int64, c_uint64, c_void_p
 import torch
 from torch import Tensor
 
-from lightning_modules.refinement.checks import NORMALIZATIONS, free_bytes, check_memory
+from lightning_modules.refinement.checks import NORMALIZATIONS, check_memory, free_bytes
 from lightning_modules.refinement.native import library
 
 OUT_OF_RANGE = -1  # of the kernel: the lattice's coordinates do not fit 64 bits
