@@ -22,10 +22,11 @@ from rich.text import Text
 from experiments.figures import write_figures
 from experiments.files import write_atomic
 from experiments.flags import Parser, refuse
-from experiments.statistics import Estimate, estimate
+from experiments.statistics import KINDS, Estimate, estimate
 from experiments.stored import PERCENT, SCORES, Experiment, flatten, load
-from experiments.tables import Table, make_notes, make_tables
+from experiments.tables import Table, make_notes, make_tables, marked_test
 
+PRINTED = ("scores", "factorial", "cost")  # by table.key, on the terminal
 LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own
 
 
@@ -47,7 +48,7 @@ def write_report(folder: Path) -> Path:
     write_atomic(folder / "table.tex", _latex(experiment, tables))
     page = folder / "report.html"
     write_atomic(page, _html(experiment, tables, notes, write_figures(experiment)))
-    _print(experiment, tables[:2], page)
+    _print(experiment, [table for table in tables if table.key in PRINTED and table.rows], page)
     return page
 
 
@@ -66,6 +67,8 @@ def _csv(experiment: Experiment) -> str:
             change = experiment.difference(name, plan["baseline"], score).times(factor)
             # The baseline's difference to itself is no finding.
             line |= _parts(f"{column}_difference", estimate([]) if name == plan["baseline"] else change)
+            if score == "miou":
+                line |= _evidence(experiment, name, f"{column}_difference", factor)
         line |= {key: variant[key] for key in ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb")}
         lines.append(line)
     file = io.StringIO()
@@ -76,6 +79,19 @@ def _csv(experiment: Experiment) -> str:
 
 def _parts(column: str, found: Estimate) -> dict[str, float]:
     return {f"{column}_{part}": getattr(found, part) for part in ("mean", "std", "low", "high")}
+
+
+def _evidence(experiment: Experiment, variant: str, column: str, factor: float) -> dict[str, Any]:
+    """Intervals of the difference by what they allow for, the marked test and the effect size; empty where refused."""
+    one = experiment.compared.differences.get(variant) if experiment.compared else None
+    line: dict[str, Any] = {}
+    for kind in KINDS:
+        found = one.contrast.estimate(kind).times(factor) if one else None
+        line |= {f"{column}_{part}_{kind}": getattr(found, part) if found else None for part in ("low", "high")}
+    test = one.tests[marked_test(experiment)] if one else None
+    line |= {f"{column}_p_adjusted": test.adjusted if test else None, f"{column}_test": test.name if test else None}
+    parts = {"effect_size": "d", "effect_size_low": "low", "effect_size_high": "high"}
+    return line | {f"{column}_{part}": getattr(one.effect, name) if one else None for part, name in parts.items()}
 
 
 def _plain(value: Any) -> str:
@@ -98,8 +114,11 @@ def _markdown(experiment: Experiment, tables: Sequence[Table], notes: Sequence[s
             continue
         marks = ["---"] * table.texts + ["---:"] * (len(table.columns) - table.texts)
         cells = [[_escape_markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
+        for row, column in table.best:
+            cells[row + 1][column] = f"**{cells[row + 1][column]}**"
         lines = [cells[0], marks, *cells[1:]]
         parts += [f"## {_escape_markdown(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        parts += [_escape_markdown(note) for note in table.notes]
         if table.key == "cost":
             parts.append("\n".join(f"- {_escape_markdown(note)}" for note in notes))
     if experiment.missing:
@@ -121,9 +140,15 @@ def _latex(experiment: Experiment, tables: Sequence[Table]) -> str:
     rules = {
         "scores": f"{plan['question']} Mean ± standard deviation over the seeds {seeds}, last epoch, test split of "
         f"{plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
-        "prediction left out. Interval: 95 % of the mean over seeds (Student's t), not over images. Difference: to the "
-        "baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of the "
+        "prediction left out. Intervals here: 95 % of the mean over seeds (Student's t), not over images. Difference: to "
+        "the baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of the "
         "spectral power of the logits on the upsampling grid, in millionths; lower is smoother.",
+        "evidence": f"Difference in mIoU to {plan['baseline']}, in percentage points, paired by seed and image, with 95 % "
+        "intervals for other seeds (Student's t), for other images (paired bootstrap) and for both; they are not corrected "
+        "for the number of comparisons.",
+        "factorial": "Effects of the crossed factors on the mIoU, in percentage points, paired by seed and image, with "
+        "95 % intervals, which are not corrected for the number of effects.",
+        "needed": "Seeds or images that a difference in mIoU would need.",
         "cost": f"Cost of the variants. GMAC: of the forward pass of one test image. Step time and peak memory on "
         f"{plan['device']}; ratio to the baseline.",
         "factors": "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with "
@@ -144,7 +169,12 @@ def _latex(experiment: Experiment, tables: Sequence[Table]) -> str:
         halves = [_halves(column) for column in table.columns]
         header = [[first for first, _ in halves], [second for _, second in halves]]
         # {}: a name that begins with a bracket would be read as the argument of the \\ before it.
-        lines = ["{}" + " & ".join(map(_escape_latex, row)) + r" \\" for row in (*header, *table.rows)]
+        body = [[_latex_cell(cell, index >= table.texts) for index, cell in enumerate(row)] for row in table.rows]
+        for row, column in table.best:
+            body[row][column] = f"\\textbf{{{body[row][column]}}}"
+        lines = ["{}" + " & ".join(row) + r" \\" for row in (*([*map(_escape_latex, one)] for one in header), *body)]
+        notes = "\\par\n".join(re.sub(r"^\*", "$^{*}$", _escape_latex(note)) for note in table.notes)
+        footnote = f"\n\\par\\smallskip\n\\begin{{minipage}}{{\\linewidth}}\\footnotesize\n{notes}\n\\end{{minipage}}"
         parts.append(
             "\\begin{table*}\n\\centering\n\\setlength{\\tabcolsep}{4pt}\n"
             f"\\caption{{{_escape_latex(rules[table.key])}}}\n\\label{{tab:{name}-{table.key}}}\n"
@@ -152,9 +182,17 @@ def _latex(experiment: Experiment, tables: Sequence[Table]) -> str:
             "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
             f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]}\n{lines[1]}\n\\midrule\n"
             + "\n".join(lines[2:])
-            + "\n\\bottomrule\n\\end{tabular}}\n\\end{table*}"
+            + "\n\\bottomrule\n\\end{tabular}}"
+            + (footnote if notes else "")
+            + "\n\\end{table*}"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _latex_cell(cell: str, number: bool) -> str:
+    """A star behind a number is raised; a name may hold one of its own."""
+    starred = number and cell.endswith("*")
+    return _escape_latex(cell.removesuffix("*")) + "$^{*}$" if starred else _escape_latex(cell)
 
 
 def _halves(title: str) -> tuple[str, str]:
@@ -220,6 +258,8 @@ def _print(experiment: Experiment, tables: Iterable[Table], page: Path) -> None:
         for row in table.rows:
             shown.add_row(*(Text(cell) for cell in row))  # Text: a name in brackets is no markup
         console.print(shown)
+        for note in table.notes:
+            console.print(Text(note))
     for line in warnings(experiment):
         console.print(Text(line, style="yellow"))
     for lost in experiment.missing:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.factorial import Effect, factorial_effects, refuse_crossing
 from experiments.files import read_json
-from experiments.statistics import Estimate, estimate, paired_difference
+from experiments.statistics import Compared, Estimate, compare, estimate, paired_difference
 from lightning_modules.components.metrics import scores
 from lightning_modules.components.trimap import WIDTH, trimap_curve
 
@@ -125,6 +126,33 @@ class Experiment:
 
     def finished(self) -> list[Cell]:
         return [cell for cells in self.cells.values() for cell in cells.values()]
+
+    @property
+    def same_images(self) -> bool:
+        """Whether all cells were scored on the same test images; without it nothing can be paired by image."""
+        return len({tuple(cell.image_names) for cell in self.finished()}) < 2
+
+    @cached_property
+    def compared(self) -> Compared | None:
+        """The mIoU of all variants against the baseline; None where not all were scored on the same images."""
+        if not self.same_images:
+            return None
+        return compare(self._confusions(), self.plan["baseline"], class_names=self.plan["class_names"])
+
+    @cached_property
+    def effects(self) -> list[Effect]:
+        """Effects of the factors on the mIoU; none for a single factor or a design that is not fully crossed."""
+        levels = {
+            name: {factor: str(level) for factor, level in variant["levels"].items()}
+            for name, variant in self.plan["variants"].items()
+        }
+        if len(self.plan["factors"]) < 2 or refuse_crossing(levels) or not self.same_images:
+            return []
+        names = self.plan["class_names"]
+        return factorial_effects(self._confusions(), levels, levels[self.plan["baseline"]], class_names=names)
+
+    def _confusions(self) -> dict[str, dict[int, NDArray[np.int64]]]:
+        return {name: {seed: cell.confusion for seed, cell in cells.items()} for name, cells in self.cells.items()}
 
 
 def comparisons(plan: Mapping[str, Any]) -> list[Comparison]:

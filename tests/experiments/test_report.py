@@ -142,6 +142,141 @@ def test_csv_holds_the_numbers_worked_out_by_hand(folder: Path) -> None:
     assert (nearest["seeds"], nearest["parameters"], nearest["step_ratio"]) == ("3", "1250000", "1.5")
 
 
+PLANTED = {"transposed-3+concat": 60, "nearest+concat": 60, "transposed-3+none": 40, "nearest+none": 32}  # percent
+
+
+def plant(folder: Path, seeds: int = 3, images: int = 12) -> None:
+    """An experiment whose mIoU are PLANTED to the digit, though every seed and every image moves them."""
+    write_experiment(folder, seeds)
+    rng = np.random.default_rng(0)
+    for number, (name, percent) in enumerate(PLANTED.items()):
+        # Per mille, zero on average over 3 seeds; no two variants alike, whose difference would not vary.
+        offsets = [(-6, 0, 6), (6, -6, 0), (0, 6, -6), (6, 0, -6)][number]
+        for seed in range(seeds):
+            moved = 2 * rng.integers(1, 20, images // 2)
+            right = 10 * percent + offsets[seed] + np.concatenate([moved, -moved])  # of 1000 pixels in the union
+            wrong = (1000 - right) // 2
+            confusion = np.zeros((images, 3, 3), dtype=np.int64)
+            confusion[:, 0, 0] = confusion[:, 1, 1] = right
+            confusion[:, 0, 1] = confusion[:, 1, 0] = wrong
+            save_npz(
+                folder / name / f"seed{seed}" / "per_image.npz",
+                names=np.array([f"{image}.png" for image in range(images)]),
+                confusion=confusion,
+                boundary_f1=np.full((images, 3), 0.5),
+                checkerboard=np.full(images, 1e-4),
+            )
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planted") / "ablate_planted"
+    plant(folder)
+    write_report(folder)
+    return folder
+
+
+def section(folder: Path, title: str) -> str:
+    """Of table.md, by the start of its title."""
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    return next(part for part in text.split("\n## ") if part.startswith(title))
+
+
+def cells(folder: Path, title: str, row: str) -> dict[str, str]:
+    """The row of a table of table.md by its first cell, by column."""
+    lines = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in section(folder, title).splitlines()
+        if line.startswith("|")
+    ]
+    return next(dict(zip(lines[0], line, strict=True)) for line in lines if line[0] == row)
+
+
+def test_a_planted_difference_gets_the_star_and_an_equal_variant_does_not(planted: Path) -> None:
+    for title, column in (("Test scores", "difference (points)"), ("Evidence", "difference (points)")):
+        assert cells(planted, title, "transposed-3+none")[column] == r"-20.00\*"
+        assert cells(planted, title, "nearest+concat")[column] == "0.00"
+        assert (
+            r"\* p below 5 % after Holm's correction over 3 comparisons with transposed-3+concat: paired t test over"
+            in (section(planted, title))
+        )
+    found = rows(planted)
+    ends = [float(found["transposed-3+none"][f"miou_percent_difference_{end}_both"]) for end in ("low", "high")]
+    assert -23 < ends[0] < -20 < ends[1] < -17 and sum(ends) == pytest.approx(-40)
+    assert float(found["transposed-3+none"]["miou_percent_difference_p_adjusted"]) < 0.05
+    assert float(found["nearest+concat"]["miou_percent_difference_p_adjusted"]) == pytest.approx(1)
+    assert found["nearest+concat"]["miou_percent_difference_test"] == "both"
+    assert found["transposed-3+concat"]["miou_percent_difference_p_adjusted"] == ""
+
+
+def test_every_interval_says_what_it_allows_for(planted: Path) -> None:
+    found = cells(planted, "Evidence", "transposed-3+none")
+    names = ("other seeds, the same images", "other images, the same trained networks", "other seeds and other images")
+    assert all(re.fullmatch(r"\[-\d\d\.\d\d, -\d\d\.\d\d\]", found[f"95 % interval: {name}"]) for name in names)
+    # The offsets 0, 6, -6 less -6, 0, 6 per mille: the deviation of (0.6, 0.6, -1.2) is 1.0392 points, and Hedges'
+    # correction for 3 seeds 1 / sqrt(pi) = 0.5642.
+    assert found["effect size d_z"].startswith(f"{-20 / 1.0392 * 0.5642:.2f} [")
+    notes = section(planted, "Cost")
+    for words in ("from 3 seeds (", "from 12 images (", "from 3 seeds and 12 images (", "In no test image: =absent"):
+        assert words in notes
+    assert "not enough seeds: 3 give p = 0.75 at best over 3 comparisons, 7 are needed" in section(planted, "Evidence")
+
+
+def test_crossed_factors_show_their_planted_effects_and_interaction(planted: Path) -> None:
+    title = "Effects of the crossed factors"
+    # 60, 60 with skips and 40, 32 without: (0 - 8) / 2, (-20 - 28) / 2, and -8 - 0.
+    assert cells(planted, title, "upsample: transposed-3 to nearest")["mIoU (points)"] == r"-4.00\*"
+    assert cells(planted, title, "skips: concat to none")["mIoU (points)"] == r"-24.00\*"
+    both = cells(planted, title, "upsample: transposed-3 to nearest x skips: concat to none")
+    assert both["mIoU (points)"] == r"-8.00\*" and both["p (Holm)"] == "&lt; 0.001"
+    assert title in (planted / "report.html").read_text(encoding="utf-8")
+
+
+def test_factors_that_are_not_fully_crossed_have_no_table_of_effects(tmp_path: Path) -> None:
+    plant(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    del plan["variants"]["nearest+none"]
+    write_atomic(tmp_path / "plan.json", json.dumps(plan))
+    write_report(tmp_path)
+    for name, kept in (("table.md", "Evidence"), ("table.tex", "-evidence}"), ("report.html", "Evidence")):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert kept in text and "ffects of the crossed factors" not in text, name
+
+
+def test_one_seed_has_a_test_of_its_networks_and_reasons_for_the_rest(tmp_path: Path) -> None:
+    plant(tmp_path, seeds=1)
+    write_report(tmp_path)
+    found = cells(tmp_path, "Evidence", "transposed-3+none")
+    assert found["95 % interval: other seeds, the same images"] == found["effect size d_z"] == "-"
+    assert found["95 % interval: other images, the same trained networks"].startswith("[")
+    assert found["difference (points)"].endswith(r"\*")
+    text = section(tmp_path, "Evidence")
+    assert "it says nothing of other seeds" in text and "permutation test" in text
+    for reason in ("needs 2 seeds, got 1", "needs 3 seeds, got 1", "not enough seeds"):
+        assert reason in text
+
+
+def test_cells_of_different_images_are_not_paired(tmp_path: Path) -> None:
+    plant(tmp_path)
+    path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
+    with np.load(path) as stored:
+        save_npz(path, **{key: array[:10] for key, array in stored.items()})
+    write_report(tmp_path)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "No tests and no intervals over images" in text and "## Evidence" not in text and r"\*" not in text
+
+
+def test_latex_prints_the_best_bold_and_the_star_raised_with_its_test(planted: Path) -> None:
+    text = (planted / "table.tex").read_text(encoding="utf-8")
+    assert r"{}nearest+concat & 3 & \textbf{60.00 $\pm$ 0.60}" in text
+    assert r"{}transposed-3+none & 3 & 40.00 $\pm$ 0.60" in text
+    assert text.count("$-$20.00$^{*}$") == 2
+    assert "\\footnotesize\n$^{*}$ p below 5 \\% after Holm's correction over 3 comparisons" in text
+    assert text.count(r"\begin{minipage}") == text.count(r"\end{minipage}") == 4
+    page = (planted / "report.html").read_text(encoding="utf-8")
+    assert "<strong>60.00 ± 0.60</strong>" in page and "<td>-20.00*</td>" in page
+
+
 def test_a_class_absent_everywhere_is_undefined_and_not_in_the_mean(folder: Path) -> None:
     assert rows(folder)["nearest+concat"][f"iou/{CLASSES[2]}_percent_mean"] == ""
     assert "absent from both truth and prediction is left out" in (folder / "table.md").read_text(encoding="utf-8")
@@ -150,13 +285,14 @@ def test_a_class_absent_everywhere_is_undefined_and_not_in_the_mean(folder: Path
 def test_markdown_shows_the_scores_and_what_they_are(folder: Path) -> None:
     text = (folder / "table.md").read_text(encoding="utf-8")
     assert "| transposed-3+concat | 3 | 82.00 ± 2.00 | [77.03, 86.97] | baseline | - |" in text
-    assert "| nearest+concat | 3 | 88.00 ± 3.46 | [79.39, 96.61] | +6.00 | [1.03, 10.97] |" in text
+    assert "| nearest+concat | 3 | **88.00 ± 3.46** | [79.39, 96.61] | +6.00 | [1.03, 10.97] |" in text
     assert "| upsample: transposed-3 to nearest | skips: none | 3 | +0.00" not in text  # zero has no sign
     assert "| skips: concat to none | upsample: transposed-3 | 3 | -20.00 [-20.00, -20.00] |" in text
     for words in (
         "over seeds",
         "last epoch, not of the best",
-        "no test of significance",
+        "No interval is corrected for the number of comparisons; every p that is printed is.",
+        "No difference gets a star: needs 6 images, got 2.",
         "CPU scale.",
         "Made of discs.",
     ):
@@ -180,7 +316,7 @@ def test_latex_escapes_names_and_keeps_its_own_commands(folder: Path) -> None:
     assert r"\label{tab:ablate-up-sampling-scores}" in text
     assert r"\textless{}script\textgreater{}alert(1)" in text and r"=absent\_class" in text
     assert r"transposed-3+none & 3 & 62.00 $\pm$ 2.00 & [57.03, 66.97] & $-$20.00" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 4
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 7
     body = re.sub(r"\\[%_#&$]", "", re.sub(r"(?m)^%.*$|\{%$", "", text))
     assert "%" not in body and "_" not in body
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
@@ -207,8 +343,8 @@ def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_seed_says_that_there_is_no_interval(one_seed: Path) -> None:
     text = (one_seed / "table.md").read_text(encoding="utf-8")
-    assert "One seed: no interval." in text
-    assert "| nearest+concat | 1 | 86.00 ± - | - | +6.00 | - |" in text
+    assert "One seed: no interval over seeds." in text
+    assert "| nearest+concat | 1 | **86.00 ± -** | - | +6.00 | - |" in text
     assert rows(one_seed)["nearest+concat"]["miou_percent_std"] == ""
 
 
@@ -230,7 +366,7 @@ def test_a_partial_experiment_says_so_and_lists_what_is_missing(
     write_report(tmp_path)
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "Partial: 8 of 12 cells are finished" in text and "8 of 12" in capsys.readouterr().out
-    assert "| nearest+concat | 2 of 3 | 89.00 ± 4.24 |" in text  # 86 and 92
+    assert "| nearest+concat | 2 of 3 | **89.00 ± 4.24** |" in text  # 86 and 92
     assert "- nearest+concat, seed 1: started, not finished; nearest+concat/seed1/log.txt ends: RuntimeError" in text
     assert "| transposed-3+none | 0 of 3 | - | - | - | - |" in text
     assert "- transposed-3+none, seed 2: not started" in text
