@@ -260,6 +260,8 @@ def _mean_field(
     blur: int,
     engine: str,
 ) -> Tensor:
+    if torch.is_grad_enabled() and images.requires_grad:
+        raise ValueError("ConvCRF has no gradients to images: detach them")
     number, classes, height, width = probabilities.shape
     coarse = -(-height // blur), -(-width // blur)
     every = half_window(window, shape)

@@ -374,3 +374,17 @@ def test_gpu_agrees_with_cpu(blur: int) -> None:
     on_cpu = conv_crf(probabilities, images, **NUMBERS, blur=blur)
     on_gpu = conv_crf(probabilities.cuda(), images.cuda(), **NUMBERS, blur=blur)
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=0)
+
+
+def test_gradients_to_images_are_refused() -> None:
+    probabilities, images = problem(5, 6)
+    with pytest.raises(ValueError, match="no gradients to images: detach"):
+        conv_crf(probabilities, images.requires_grad_(), **NUMBERS, window=3)
+
+
+def test_bfloat16_autocast_changes_nothing() -> None:
+    probabilities, images = problem(12, 14)
+    costs: dict[str, Any] = {**NUMBERS, "window": 5, "compatibility": 1 - torch.eye(3), "engine": "torch"}
+    expected = conv_crf(probabilities, images, **costs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv_crf(probabilities, images, **costs), expected)
