@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -31,19 +30,26 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
-from experiments.ablation import EVALUATION_STEPS, START_SECONDS, Ablation, add_arguments, check_fair, variants
+from experiments.ablation import (
+    EVALUATION_STEPS,
+    START_SECONDS,
+    Ablation,
+    add_arguments,
+    check_fair,
+    run_command,
+    variants,
+)
 from experiments.benchmark import Cost, gmac, measure
 from experiments.callbacks import predict, sample_positions, save_npz
 from experiments.cells import Cell, clock, run_cells
 from experiments.environment import command_line, environment, git_commit
 from experiments.files import locked, read_json, write_atomic, write_json
 from experiments.flags import Parser, positive
-from experiments.run import Run, build, check_logger, defaults
+from experiments.run import Run, build, defaults
 from experiments.search_crf import (
     Finished,
     Grid,
@@ -547,33 +553,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> int:
     """Trains, searches, scores and reports; the same command continues what was interrupted. Returns the exit status."""
-    console = Console(width=None if sys.stdout.isatty() else 160)  # a log file has no width, and a table wants one
-    jobs = args.jobs or torch.cuda.device_count() or os.cpu_count() or 1
-    try:
-        check_logger(args.logger)
+
+    def work(console: Console, jobs: int) -> list[Cell]:
         with locked(output(args)):
             plan = make_plan(args, lambda line: console.print(line, style="dim"))
             show(plan, console, jobs)
-            if args.dry_run:
-                return 0
-            failed = carry_out(plan, args, console, jobs)
-    except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        console.print(f"\ninterrupted; the same command continues: {command_line()}", soft_wrap=True)
-        return 130
-    for cell in failed:
-        console.print(
-            f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {escape(cell.error)}  (log: {cell.folder / 'log.txt'})",
-            soft_wrap=True,
-        )
-    if args.logger in ("tensorboard", "wandb"):
-        from experiments.tracking import next_step  # slow to import, and a grid may do without
+            return [] if args.dry_run else carry_out(plan, args, console, jobs)
 
-        if line := next_step(args.logger, plan.out):
-            console.print(line, soft_wrap=True, markup=False)
-    return 1 if failed else 0
+    return run_command(args, lambda: output(args), work)
 
 
 def carry_out(plan: Plan, args: argparse.Namespace, console: Console, jobs: int) -> list[Cell]:

@@ -271,11 +271,9 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
     """Plans, runs and reports; the same command continues what was interrupted. Returns the exit status."""
     from experiments.report import write_report  # imports pyplot, which the cells need not
 
-    console = Console(width=None if sys.stdout.isatty() else 160)  # a log file has no width, and a table wants one
     out = args.out or Path("outputs") / ablation.name
-    jobs = args.jobs or torch.cuda.device_count() or os.cpu_count() or 1
-    try:
-        check_logger(args.logger)
+
+    def work(console: Console, jobs: int) -> list[Cell]:
         batch = ablation.runs[ablation.baseline].resolved()["data.batch_size"]
         if args.devices != "auto" and batch % int(args.devices):
             raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
@@ -283,7 +281,7 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
             plan = make_plan(ablation, out, args.seeds, jobs, args.threads, lambda m: console.print(m, style="dim"))
             show(plan, console)
             if args.dry_run:
-                return 0
+                return []
             plan.write()
             failed = run_cells(
                 plan.cells,
@@ -297,12 +295,28 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
             )
             if len(failed) < len(plan.cells):
                 write_report(out)
+            return failed
+
+    return run_command(args, lambda: out, work)
+
+
+def run_command(
+    args: argparse.Namespace, out: Callable[[], Path], work: Callable[[Console, int], Sequence[Cell]]
+) -> int:
+    """What every grid does around its `work`, which gets a console and the number of cells at a time and returns those
+    that failed: errors in a line, interruption, the list of failures, where the logs went. Returns the exit status."""
+    console = Console(width=None if sys.stdout.isatty() else 160)  # a log file has no width, and a table wants one
+    try:
+        check_logger(args.logger)
+        failed = work(console, args.jobs or torch.cuda.device_count() or os.cpu_count() or 1)
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; the same command continues: {command_line()}", soft_wrap=True)
         return 130
+    if args.dry_run:
+        return 0
     for cell in failed:
         console.print(
             f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {escape(cell.error)}  (log: {cell.folder / 'log.txt'})",
@@ -311,6 +325,6 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
     if args.logger in ("tensorboard", "wandb"):
         from experiments.tracking import next_step  # slow to import, and a grid may do without
 
-        if line := next_step(args.logger, out):
+        if line := next_step(args.logger, out()):
             console.print(line, soft_wrap=True, markup=False)
     return 1 if failed else 0

@@ -1,6 +1,5 @@
 """Mean field of the dense CRF in fused C++ for the CPU: the kernel `dense_crf.cpp`, called through ctypes."""
 
-import math
 from ctypes import c_float, c_int, c_int64, c_uint64, c_void_p
 
 import torch
@@ -11,8 +10,6 @@ from lightning_modules.refinement.native import library
 
 OUT_OF_RANGE = -1  # of the kernel: the lattice's coordinates do not fit 64 bits
 OUT_OF_MEMORY = -2
-LANES = 8  # classes are padded to a multiple of it
-PIXEL_BYTES = 84  # lattice points, weights and their copies while the lattice is built
 ARGUMENTS = (
     *(c_void_p, c_void_p, c_void_p),  # unary, image, marginals
     *(c_int, c_int, c_int, c_int),  # classes, height, width, channels
@@ -47,8 +44,6 @@ def infer(
     kernel.dense_crf.argtypes, kernel.dense_crf.restype = ARGUMENTS, c_int64
     number, classes, height, width = unary.shape
     what = f"the dense CRF of {classes} classes on {height} x {width} pixels"
-    pixel_bytes = PIXEL_BYTES + 4 * LANES * math.ceil(classes / LANES)
-    check_memory(height * width * pixel_bytes + 4 * unary.numel(), unary.device, what)
     unary, images = unary.detach().float().contiguous(), images.detach().float().contiguous()
     appearance, smoothness = (
         torch.as_tensor(weight, dtype=torch.float32).detach().expand(classes).contiguous()
