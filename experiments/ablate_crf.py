@@ -39,14 +39,14 @@ from experiments.ablation import (
     START_SECONDS,
     Ablation,
     add_arguments,
-    check_fair,
     run_command,
     variants,
 )
 from experiments.benchmark import Cost, gmac, measure
-from experiments.callbacks import predict, sample_positions, save_npz
+from experiments.callbacks import encode_labels, sampled, save_npz, save_predictions
 from experiments.cells import Cell, clock, run_cells
 from experiments.environment import command_line, environment, git_commit
+from experiments.fairness import check_fair
 from experiments.files import locked, read_json, write_atomic, write_json
 from experiments.flags import Parser, positive
 from experiments.run import Run, build, defaults
@@ -408,9 +408,14 @@ def score_behind(
 
     point = found.best.point
     module.refine = None if point is None else post_process(crf, **point)
-    arrays = evaluate(module, datamodule.dataset("test"), jobs)
+    dataset = datamodule.dataset("test")
+    arrays, labels = evaluate(module, dataset, jobs)
     save_npz(folder / "per_image.npz", **arrays)
-    save_npz(folder / "samples.npz", **resampled(module, datamodule.dataset("test"), network / "samples.npz"))
+    pictures = {position: encode_labels(one, module.palette) for position, one in enumerate(labels)}
+    save_predictions(folder / "predictions.zip", pictures)
+    with np.load(network / "samples.npz", allow_pickle=False) as stored:
+        initial = {"initial_logits": stored["initial_logits"]}
+    save_npz(folder / "samples.npz", **initial, **sampled(module, dataset, arrays["confusion"]))
     write_atomic(folder / "metrics.csv", "epoch,train/loss,val/miou\n")  # nothing is trained
     where, trained = read_json(network / "environment.json"), read_json(network / "result.json")
     write_json(folder / "environment.json", environment() | {k: where[k] for k in ("device", "torch_threads")})
@@ -431,34 +436,23 @@ def load(plan: Plan, variant: str, seed: int) -> CRFasRNNModule:
     return CRFasRNNModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
 
 
-def evaluate(module: SegmentationModule, dataset: SegmentationDataset, jobs: int) -> dict[str, np.ndarray]:
-    """What per_image.npz holds."""
+def evaluate(
+    module: SegmentationModule, dataset: SegmentationDataset, jobs: int
+) -> tuple[dict[str, np.ndarray], list[Tensor]]:
+    """What per_image.npz holds, and the labels (H, W) of each image."""
 
     def one(index: int) -> dict[str, Tensor]:
         image, mask = dataset[index]
         with torch.no_grad():
             logits = module(image[None].to(module.device)).float().cpu()
-        of_one = Scores(module.num_classes, module.ignore_index, with_trimap=module.test_scores.with_trimap)
+        of_one = Scores(module.num_classes, module.ignore_index, detailed=True)
         return of_one.update(logits, mask[None], torch.zeros(1))
 
     with workers(jobs) as pool:
         rows = list(pool.map(one, range(len(dataset))))
-    return {
-        "names": np.array(dataset.names),
-        **{key: torch.cat([row[key] for row in rows]).numpy() for key in rows[0]},
-    }
-
-
-def resampled(module: SegmentationModule, dataset: SegmentationDataset, samples: Path) -> dict[str, np.ndarray]:
-    """The arrays of the network's samples.npz with the predictions of `module`."""
-    with np.load(samples, allow_pickle=False) as stored:
-        arrays = dict(stored)
-    for i, position in enumerate(sample_positions(len(dataset))):
-        logits = predict(module, dataset[position][0])
-        arrays[f"prediction_{i}"] = logits.argmax(0).byte().numpy()
-        if i == 0:
-            arrays["logits"] = logits.half().numpy()
-    return arrays
+    labels = [row.pop("labels")[0].byte() for row in rows]
+    arrays = {key: torch.cat([row[key] for row in rows]).numpy() for key in rows[0]}
+    return {"names": np.array(dataset.names), **arrays}, labels
 
 
 def time_images(plan: Plan, seed: int, dataset: SegmentationDataset) -> dict[str, dict[str, float]]:

@@ -2,6 +2,8 @@
 
 import io
 import time
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,16 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 from torch import Tensor
 
-from experiments.files import write_atomic, write_whole
+from datamodules.base import SegmentationDataset
+from experiments.files import PREDICTION, write_atomic, write_whole
 from lightning_modules.base import Batch
+from lightning_modules.components.metrics import scores
 
-SAMPLES = 4  # test images whose predictions are stored for figures
+SAMPLES = 4  # test images, spread over the split, that every run stores for figures
+EXTREMES = 3  # of its worst test images, and of its best, each run stores as many
 
 
 class SeedSteps(Callback):
@@ -112,8 +118,8 @@ class MetricsFile(Callback):
 class PerImage(Callback):
     """per_image.npz: scores of each test image, once each and in order, whatever the number of devices.
 
-    Of n images of C classes: names (n,), confusion (n, C, C), trimap (n, 20, C, C) of up to
-    `base.MOST_TRIMAP_CLASSES` classes, boundary_f1 (n, C) and checkerboard (n,).
+    Of n images of C classes: names (n,), confusion (n, C, C), boundary_f1 (n, C), checkerboard (n,), calibration
+    (n, 15, 3), segments (n, C, 4) and, of up to `base.MOST_TRIMAP_CLASSES` classes, trimap (n, 20, C, C).
     """
 
     def __init__(self, out: Path) -> None:
@@ -132,7 +138,8 @@ class PerImage(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.rows.append({**outputs, "index": batch["index"]})
+        scored = {name: value for name, value in outputs.items() if name != "labels"}
+        self.rows.append({**scored, "index": batch["index"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mine = {name: torch.cat([row[name] for row in self.rows]) for name in self.rows[0]}
@@ -148,8 +155,41 @@ class PerImage(Callback):
         save_npz(self.path, names=np.array([names[i] for i in every["index"][order].tolist()]), **arrays)
 
 
+class Predictions(Callback):
+    """predictions.zip: the labels of every test image, <position in the split>.png, in the colours of the classes."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / "predictions.zip"
+        self.pictures: dict[int, bytes] = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.pictures = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        palette: Any = pl_module.palette
+        for position, labels in zip(batch["index"].tolist(), outputs["labels"], strict=True):
+            if position >= 0:  # no padding of distributed evaluation
+                self.pictures[position] = encode_labels(labels, palette)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        every: list[Any] = [self.pictures]
+        if trainer.world_size > 1:
+            every = [None] * trainer.world_size
+            torch.distributed.all_gather_object(every, self.pictures)
+        if trainer.is_global_zero:
+            save_predictions(self.path, {position: png for pictures in every for position, png in pictures.items()})
+
+
 class Samples(Callback):
-    """samples.npz: a few fixed test images with their predictions, and the logits of the first before and after training."""
+    """samples.npz: some test images with their predictions, see `sampled`. After `PerImage`, whose scores it reads."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / "samples.npz"
@@ -165,17 +205,38 @@ class Samples(Callback):
         if not trainer.is_global_zero or self.initial is None:
             return
         dataset = trainer.datamodule.dataset("test")  # type: ignore[attr-defined]
-        positions = sample_positions(len(dataset))
-        arrays: dict[str, np.ndarray] = {"initial_logits": self.initial.half().numpy()}
-        for i, position in enumerate(positions):
-            image, mask = dataset[position]
-            logits = predict(pl_module, image)
-            arrays[f"image_{i}"] = to_rgb(image)
-            arrays[f"mask_{i}"] = mask.byte().numpy()
-            arrays[f"prediction_{i}"] = logits.argmax(0).byte().numpy()
-            if i == 0:
-                arrays["logits"] = logits.half().numpy()
-        save_npz(self.path, names=np.array([dataset.names[p] for p in positions]), **arrays)
+        with np.load(self.path.with_name("per_image.npz"), allow_pickle=False) as stored:
+            arrays = sampled(pl_module, dataset, stored["confusion"])
+        save_npz(self.path, initial_logits=self.initial.half().numpy(), **arrays)
+
+
+def sampled(module: LightningModule, dataset: SegmentationDataset, confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Images, masks and predictions of a few images of the test split, and the logits of the first.
+
+    First `SAMPLES` that are the same for every run, then the `EXTREMES` worst and best by the mIoU of the image alone,
+    from the confusion matrices of all images (n, C, C). `names` and `kinds`, one word or two of "fixed", "worst" and
+    "best" each, tell which is which.
+    """
+    miou = scores(confusion)["miou"]
+    order = [int(i) for i in np.argsort(miou, kind="stable") if not np.isnan(miou[i])]
+    most = min(EXTREMES, len(order) // 2)  # no image is both
+    kinds: dict[int, list[str]] = {position: ["fixed"] for position in sample_positions(len(dataset))}
+    for kind, positions in (("worst", order[:most]), ("best", order[len(order) - most :][::-1])):
+        for position in positions:
+            kinds.setdefault(position, []).append(kind)
+    arrays = {
+        "names": np.array([dataset.names[position] for position in kinds]),
+        "kinds": np.array([" ".join(words) for words in kinds.values()]),
+    }
+    for i, position in enumerate(kinds):
+        image, mask = dataset[position]
+        logits = predict(module, image)
+        arrays[f"image_{i}"] = to_rgb(image)
+        arrays[f"mask_{i}"] = mask.byte().numpy()
+        arrays[f"prediction_{i}"] = logits.argmax(0).byte().numpy()
+        if i == 0:
+            arrays["logits"] = logits.half().numpy()
+    return arrays
 
 
 def predict(module: LightningModule, image: Tensor) -> Tensor:
@@ -198,6 +259,26 @@ def to_rgb(image: Tensor) -> np.ndarray:
     """(1 or 3 channels, H, W) in [0, 1] -> (H, W, 3) uint8; of other channel counts the first three."""
     shown = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
     return np.asarray((shown.clamp(0, 1) * 255).round().byte().permute(1, 2, 0))
+
+
+def encode_labels(labels: Tensor, palette: Sequence[tuple[int, int, int]]) -> bytes:
+    """Labels (H, W) as an indexed PNG."""
+    picture = Image.fromarray(labels.byte().cpu().numpy())
+    picture.putpalette([level for colour in palette for level in colour])
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_predictions(path: Path, pictures: Mapping[int, bytes]) -> None:
+    """A zip of PNGs by their position in the split; without dates, so that the same pictures give the same bytes."""
+
+    def write(file: Any) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for position in sorted(pictures):
+                archive.writestr(zipfile.ZipInfo(PREDICTION.format(position)), pictures[position])
+
+    write_whole(path, write)
 
 
 def save_npz(path: Path, **arrays: np.ndarray) -> None:

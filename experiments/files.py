@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+PREDICTION = "{:05}.png"  # in predictions.zip, by the position in the test split
+
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Calls `write` on a temporary file in the folder of `path`, then renames it to `path`.

@@ -33,6 +33,7 @@ from experiments.callbacks import (
     AtomicCheckpoints,
     MetricsFile,
     PerImage,
+    Predictions,
     Samples,
     SeedSteps,
     StopOnNonFinite,
@@ -71,15 +72,22 @@ class Run:
         data: Mapping[str, Any] | None = None,
         trainer: Mapping[str, Any] | None = None,
         seed: int | None = None,
-        **hparams: Any,
+        **settings: Any,
     ) -> "Run":
-        """The same run with these hyperparameters, arguments of the data or the trainer, or this seed, instead."""
+        """The same run with these hyperparameters, arguments of the data or the trainer, or this seed, instead.
+
+        `settings` are hyperparameters, and by names such as "data.crop" and "trainer.max_epochs" arguments of those parts.
+        """
+        parts = {"hparams": {**self.hparams}, "data": {**self.data}, "trainer": {**self.trainer}}
+        for name, value in settings.items():
+            part, _, key = setting(name).partition(".")
+            parts[part][key] = value
         return Run(
             module=self.module,
             datamodule=self.datamodule,
-            hparams={**self.hparams, **hparams},
-            data={**self.data, **(data or {})},
-            trainer={**self.trainer, **(trainer or {})},
+            hparams=parts["hparams"],
+            data={**parts["data"], **(data or {})},
+            trainer={**parts["trainer"], **(trainer or {})},
             seed=self.seed if seed is None else seed,
         )
 
@@ -124,6 +132,13 @@ class Run:
             except (ImportError, AttributeError) as error:
                 raise ValueError(f"{part} {config[part]!r} is no class of this version of the project") from error
         return Run(**classes, **{part: config[part] for part in ("hparams", "data", "trainer", "seed")})
+
+
+def setting(name: str) -> str:
+    """The key in `Run.resolved` of what a factor or a keyword of `Run.but` names: "lr" is "hparams.lr", a hyperparameter;
+    "data.crop", "trainer.max_epochs", "module" and "datamodule" are keys already."""
+    is_key = name in ("module", "datamodule") or name.startswith(("data.", "trainer."))
+    return name if is_key else f"hparams.{name}"
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -196,6 +211,7 @@ def train(
             "test": {name.removeprefix("test/"): value for name, value in test.items() if name.startswith("test/")},
             "seconds": seconds + time.monotonic() - fitted,
             "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
             "params": sum(p.numel() for p in module.parameters()),
         }
         if trainer.is_global_zero:
@@ -236,7 +252,7 @@ def _check_length(arguments: Mapping[str, Any]) -> None:
 def _trainer(
     run: Run, out: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger], where: Mapping[str, Any]
 ) -> Trainer:
-    own = [SeedSteps(run.seed), StopOnNonFinite(), MetricsFile(out), PerImage(out), Samples(out), last_checkpoint(out)]
+    own = [SeedSteps(run.seed), StopOnNonFinite(), MetricsFile(out), PerImage(out), Predictions(out), Samples(out)]
     try:
         return Trainer(
             **{"log_every_n_steps": 10, "enable_progress_bar": sys.stderr.isatty(), **run.trainer, **where},
@@ -244,7 +260,7 @@ def _trainer(
             enable_model_summary=False,
             logger=list(loggers),
             plugins=[AtomicCheckpoints()],
-            callbacks=[*own, *callbacks],
+            callbacks=[*own, last_checkpoint(out), *callbacks],
             use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
             enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
             inference_mode=False,  # a metric updated in inference mode cannot be trained beside

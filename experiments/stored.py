@@ -5,8 +5,10 @@ number can be computed again without training.
 """
 
 import csv
+import io
 import json
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +17,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from experiments.factorial import Effect, factorial_effects, refuse_crossing
-from experiments.files import read_json
+from experiments.files import PREDICTION, read_json
 from experiments.statistics import Compared, Estimate, compare, estimate, paired_difference
+from lightning_modules.components.calibration import BINS, calibration_error
 from lightning_modules.components.metrics import scores
+from lightning_modules.components.segments import HALLUCINATED, MISSED, PREDICTED, TRUE
 from lightning_modules.components.trimap import WIDTH, trimap_curve
 
 PERCENT, PPM = ("%", 100.0), ("ppm", 1e6)
@@ -30,6 +35,17 @@ SCORES = {
     "checkerboard": ("checkerboard energy", PPM),
     "pixel_acc": ("pixel accuracy", PERCENT),
 }
+BOUNDARY = 3  # pixels: as far from a true boundary an error is counted as one at it
+# How and where the predictions err. Those of segments and calibration need what cells of earlier versions did not store.
+ERRORS = {
+    "wrong": ("wrong pixels", PERCENT),
+    "boundary_errors": (f"of them within {BOUNDARY} px of a boundary", PERCENT),
+    "missed": ("missed segments", PERCENT),
+    "hallucinated": ("hallucinated segments", PERCENT),
+    "ece": ("calibration error", PERCENT),
+    "overconfidence": ("overconfidence", PERCENT),
+}
+PICTURES = 6  # of the images that a variant is worst or best at, a report shows as many of each kind
 PLAN_KEYS = (
     *("experiment", "question", "baseline", "factors", "variants", "seeds", "data", "data_note", "scale_note"),
     *("common", "class_names", "palette", "command", "device", "commit"),
@@ -51,12 +67,15 @@ class Cell:
     confusion: NDArray[np.int64]  # (n, C, C), rows are the truth
     boundary_f1: NDArray[np.float64]  # (n, C), NaN for a class absent from the truth
     checkerboard: NDArray[np.float64]  # (n,)
-    trimap: NDArray[np.int64] | None = None  # (n, width, C, C), see components.trimap; None where it was not stored
+    # Of components.trimap (n, width, C, C), .calibration (n, bins, 3) and .segments (n, C, 4); None where not stored.
+    trimap: NDArray[np.int64] | None = None
+    calibration: NDArray[np.float64] | None = None
+    segments: NDArray[np.int64] | None = None
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Scores in [0, 1] by their logged names: miou, pixel_acc, boundary_f1, checkerboard, iou/<class>, and
-        trimap/<w>, the mIoU within w pixels of a true boundary, NaN where it was not stored.
+        """Scores in [0, 1] by their logged names: miou, pixel_acc, boundary_f1, checkerboard, iou/<class>, those of
+        `ERRORS`, and trimap/<w>, the mIoU within w pixels of a true boundary; NaN where it was not stored.
 
         IoU and accuracy are of the matrix summed over all images. Boundary F1 is the mean over the classes of an
         image, then over images; checkerboard energy the mean over images. An image without a labelled pixel counts
@@ -71,7 +90,30 @@ class Cell:
         values["checkerboard"] = float(energies.mean()) if len(energies) else math.nan
         values |= {f"iou/{name}": float(iou) for name, iou in zip(self.class_names, of_all["iou"], strict=True)}
         near = np.full(WIDTH, math.nan) if self.trimap is None else trimap_curve(self.trimap.sum(axis=0))
-        return values | {f"trimap/{width}": float(miou) for width, miou in enumerate(near, start=1)}
+        values |= {f"trimap/{width}": float(miou) for width, miou in enumerate(near, start=1)}
+        return values | self._errors()
+
+    def _errors(self) -> dict[str, float]:
+        """The scores of `ERRORS`: shares of all labelled pixels, of the wrong ones, of the segments of all classes."""
+        confusion = self.confusion.sum(axis=0)
+        wrong = int(confusion.sum() - confusion.trace())
+        values = dict.fromkeys(ERRORS, math.nan) | {"wrong": _share(wrong, int(confusion.sum()))}
+        if self.trimap is not None:
+            near = self.trimap[:, :BOUNDARY].sum(axis=(0, 1))
+            values["boundary_errors"] = _share(int(near.sum() - near.trace()), wrong)
+        if self.segments is not None:
+            counts = self.segments.sum(axis=(0, 1))
+            values["missed"] = _share(counts[MISSED], counts[TRUE])
+            values["hallucinated"] = _share(counts[HALLUCINATED], counts[PREDICTED])
+        if self.calibration is not None:
+            found = calibration_error(self.calibration.sum(axis=0))
+            values["ece"], values["overconfidence"] = (float(value) for value in found)
+        return values
+
+    @cached_property
+    def image_miou(self) -> NDArray[np.float64]:
+        """The mIoU of each test image alone (n,), in [0, 1]; NaN for one without a labelled pixel."""
+        return scores(self.confusion)["miou"]
 
     def curve(self, column: str) -> dict[int, float]:
         """A column of metrics.csv by epoch; epochs without a value are left out."""
@@ -80,8 +122,20 @@ class Cell:
         return {int(float(epoch)): float(value) for epoch, value in rows if epoch and value}
 
     def samples(self) -> dict[str, NDArray[Any]]:
-        """The arrays of samples.npz: fixed test images, their masks and predictions, and logits of the first."""
+        """The arrays of samples.npz, see `callbacks.sampled`; files of earlier versions have no `kinds`, all are fixed."""
         return _arrays(self.folder / "samples.npz")
+
+    def prediction(self, name: str) -> NDArray[np.uint8] | None:
+        """The predicted labels (H, W) of the test image `name`; None where they were not stored."""
+        path = self.folder / "predictions.zip"
+        if name not in self.image_names or not path.is_file():
+            return None
+        try:
+            with zipfile.ZipFile(path) as archive:
+                picture = archive.read(PREDICTION.format(self.image_names.index(name)))
+            return np.array(Image.open(io.BytesIO(picture)))
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise _unreadable(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -91,6 +145,19 @@ class Missing:
     variant: str
     seed: int
     state: str  # what is known of it, with the log's path where there is one
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A test image with the predictions of the lowest finished seed of each variant; a variant whose prediction was
+    not stored is in neither of the two."""
+
+    name: str
+    kinds: tuple[str, ...]  # of "fixed", "worst", "best"
+    image: NDArray[np.uint8]  # (H, W, 3)
+    mask: NDArray[np.uint8]  # (H, W), labels
+    predictions: dict[str, NDArray[np.uint8]]  # by variant, (H, W)
+    mious: dict[str, float]  # by variant: of this image alone, in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -126,6 +193,43 @@ class Experiment:
 
     def finished(self) -> list[Cell]:
         return [cell for cells in self.cells.values() for cell in cells.values()]
+
+    def pictures(self) -> list[Picture]:
+        """Images to look at: fixed ones, then up to `PICTURES` of those that some variant is worst at, from the lowest
+        mIoU, and as many it is best at, from the highest; by the mIoU of the image alone, mean over the variants."""
+        shown = {name: cells[min(cells)] for name, cells in self.cells.items() if cells}
+        kinds: dict[str, set[str]] = {}
+        given: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        predicted: dict[str, dict[str, NDArray[np.uint8]]] = {}
+        for variant, cell in shown.items():
+            arrays = cell.samples()
+            for i, name in enumerate(map(str, arrays["names"])):
+                given.setdefault(name, (arrays[f"image_{i}"], arrays[f"mask_{i}"]))
+                kinds.setdefault(name, set()).update(
+                    str(arrays["kinds"][i]).split() if "kinds" in arrays else ["fixed"]
+                )
+                predicted.setdefault(name, {})[variant] = arrays[f"prediction_{i}"]
+        mious = {
+            name: {v: float(c.image_miou[c.image_names.index(name)]) for v, c in shown.items() if name in c.image_names}
+            for name in given
+        }
+        mean = {name: float(np.mean(list(of_variants.values()))) for name, of_variants in mious.items()}
+        order = [name for name, words in kinds.items() if "fixed" in words]
+        for kind, sign in (("worst", 1), ("best", -1)):
+            found = sorted((name for name, words in kinds.items() if kind in words), key=lambda n: sign * mean[n])
+            for name in found[PICTURES:]:
+                kinds[name].discard(kind)
+            order += [name for name in found[:PICTURES] if name not in order]
+        pictures = []
+        for name in order:
+            image, mask = given[name]
+            for variant, cell in shown.items():
+                if variant not in predicted[name] and (labels := cell.prediction(name)) is not None:
+                    predicted[name][variant] = labels
+            own = {variant: predicted[name][variant] for variant in shown if variant in predicted[name]}
+            words = tuple(word for word in ("fixed", "worst", "best") if word in kinds[name])
+            pictures.append(Picture(name, words, image, mask, own, {v: mious[name].get(v, math.nan) for v in own}))
+        return pictures
 
     @property
     def same_images(self) -> bool:
@@ -237,8 +341,10 @@ def _load_cell(folder: Path, variant: str, seed: int, class_names: list[str]) ->
         "boundary_f1": (-1, classes),
         "checkerboard": (-1,),
     }
-    if "trimap" in arrays:  # not of more than base.MOST_TRIMAP_CLASSES, nor in files older than it
-        expected["trimap"] = (-1, WIDTH, classes, classes)
+    # Not in files of earlier versions, and the trimap not of more than base.MOST_TRIMAP_CLASSES.
+    later: dict[str, tuple[int, ...]] = {"trimap": (-1, WIDTH, classes, classes)}
+    later |= {"calibration": (-1, BINS, 3), "segments": (-1, classes, 4)}
+    expected |= {key: shape for key, shape in later.items() if key in arrays}
     images = len(arrays.get("names", ()))
     for key, (_, *rest) in expected.items():
         shape = arrays[key].shape if key in arrays else None
@@ -255,6 +361,8 @@ def _load_cell(folder: Path, variant: str, seed: int, class_names: list[str]) ->
         boundary_f1=arrays["boundary_f1"],
         checkerboard=arrays["checkerboard"],
         trimap=arrays.get("trimap"),
+        calibration=arrays.get("calibration"),
+        segments=arrays.get("segments"),
     )
 
 
@@ -285,6 +393,12 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
     except Exception as error:  # numpy raises OSError, ValueError, BadZipFile, zlib.error, EOFError by what is broken
-        raise ValueError(
-            f"{path} cannot be read ({error}): delete {path.parent} and run the experiment again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read ({error}): delete {path.parent} and run the experiment again")
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else math.nan

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_modules.components.calibration import calibration
 from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.metrics import (
     ConfusionMatrix,
@@ -20,6 +21,7 @@ from lightning_modules.components.metrics import (
     scores,
 )
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, schedule
+from lightning_modules.components.segments import segments
 from lightning_modules.components.trimap import trimap
 
 Refinement = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) probabilities, (N, in_channels, H, W) images in [0, 1]
@@ -105,7 +107,7 @@ class SegmentationModule(LightningModule):
         self.loss_function = LOSSES[loss]
         self.refine = None
         self.val_scores = Scores(num_classes, ignore_index)
-        self.test_scores = Scores(num_classes, ignore_index, with_trimap=num_classes <= MOST_TRIMAP_CLASSES)
+        self.test_scores = Scores(num_classes, ignore_index, detailed=True)
 
     def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
         """Names and colours of the classes, for logs and pictures; the checkpoint carries them."""
@@ -225,12 +227,13 @@ class SegmentationModule(LightningModule):
 class Scores(nn.Module):
     """What one split is scored by: a confusion matrix over all its pixels, and means over its images.
 
-    `with_trimap`: each image's scores hold its `components.trimap` too.
+    `detailed`: of each image, its labels too, and where and how it errs: `components.calibration`, `components.segments`
+    and, of up to MOST_TRIMAP_CLASSES classes, `components.trimap`.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int, *, with_trimap: bool = False) -> None:
+    def __init__(self, num_classes: int, ignore_index: int, *, detailed: bool = False) -> None:
         super().__init__()
-        self.with_trimap = with_trimap
+        self.detailed = detailed
         self.confusion = ConfusionMatrix(num_classes, ignore_index)
         self.loss, self.boundary_f1, self.checkerboard = ImageMean(), ImageMean(), ImageMean()
 
@@ -251,8 +254,12 @@ class Scores(nn.Module):
         self.boundary_f1.update(per_class.nanmean(1))
         self.checkerboard.update(energy.masked_fill(unlabelled, torch.nan))
         of_images = {"confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}
-        if self.with_trimap:
-            of_images["trimap"] = trimap(labels, masks, num_classes, ignore_index)
+        if self.detailed:
+            of_images["labels"] = labels
+            of_images["calibration"] = calibration(logits, masks, ignore_index)
+            of_images["segments"] = segments(labels, masks, num_classes, ignore_index)
+            if num_classes <= MOST_TRIMAP_CLASSES:
+                of_images["trimap"] = trimap(labels, masks, num_classes, ignore_index)
         return of_images
 
     def reset(self) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from experiments.callbacks import sample_positions
 from experiments.run import Run, build, train
 from experiments.train import ARCHITECTURES, DATAMODULES, load, main, parse
 from lightning_modules.components.metrics import confusion_matrix, scores
+from lightning_modules.components.segments import segments
 from lightning_modules.components.trimap import trimap
 from lightning_modules.unet import UNetModule
 
@@ -169,8 +171,18 @@ def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
     assert result["test"]["miou"] == pytest.approx(float(scores(per_image["confusion"].sum(0))["miou"]))
     assert per_image["trimap"].shape == (7, 20, 3, 3)
     assert per_image["trimap"].dtype == np.int64
-    assert set(per_image) == {"names", "confusion", "trimap", "boundary_f1", "checkerboard"}
+    assert per_image["segments"].shape == (7, 3, 4)
+    assert per_image["calibration"].shape == (7, 15, 3)
+    expected_keys = {"names", "confusion", "trimap", "boundary_f1", "checkerboard", "calibration", "segments"}
+    assert set(per_image) == expected_keys
     samples = np.load(out / "samples.npz")
+    mious = dict(zip(per_image["names"].tolist(), scores(per_image["confusion"])["miou"], strict=True))
+    kinds = dict(zip(samples["names"].tolist(), samples["kinds"].tolist(), strict=True))
+    fixed = [f"test{position:04}" for position in sample_positions(7)]
+    assert [name for name in kinds if "fixed" in kinds[name]] == fixed == list(kinds)[:4]
+    ranked = sorted(mious, key=lambda name: mious[name])
+    assert {name for name in kinds if "worst" in kinds[name]} == set(ranked[:3])
+    assert {name for name in kinds if "best" in kinds[name]} == set(ranked[-3:])
     assert samples["image_3"].shape == (32, 32, 3)
     assert samples["logits"].shape == samples["initial_logits"].shape == (3, 32, 32)
     torch.manual_seed(TINY.seed)
@@ -190,6 +202,12 @@ def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
         labels = module(image[None]).argmax(1)
     assert confusion_matrix(labels, mask[None], 3, 255)[0].tolist() == per_image["confusion"][3].tolist()
     assert trimap(labels, mask[None], 3, 255)[0].tolist() == per_image["trimap"][3].tolist()
+    assert segments(labels, mask[None], 3, 255)[0].tolist() == per_image["segments"][3].tolist()
+    with zipfile.ZipFile(out / "predictions.zip") as archive, archive.open("00003.png") as file:
+        assert len(archive.namelist()) == 7
+        picture = Image.open(file)
+        assert np.array_equal(np.array(picture), labels[0].numpy())
+        assert np.array_equal(np.array(picture.convert("RGB"))[0, 0], data.palette[int(labels[0, 0, 0])])
 
 
 def test_the_same_run_gives_the_same_numbers_with_any_number_of_workers(tmp_path: Path) -> None:
@@ -345,6 +363,8 @@ def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path)
     (one, first), (two, second) = stored
     assert one["names"].tolist() == two["names"].tolist()
     assert np.array_equal(one["confusion"], two["confusion"])
-    assert np.array_equal(one["trimap"], two["trimap"])
+    for key in ("trimap", "segments", "calibration"):
+        assert np.array_equal(one[key], two[key])
+    assert (tmp_path / "1" / "predictions.zip").read_bytes() == (tmp_path / "2" / "predictions.zip").read_bytes()
     assert first["test"]["miou"] == second["test"]["miou"]
     assert first["val"]["miou"] == second["val"]["miou"]
