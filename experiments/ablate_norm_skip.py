@@ -9,14 +9,17 @@ Answer: experiments/results/ablate_norm_skip.md
 """
 
 from experiments.ablation import crossed
+from experiments.fairness import Match
 from experiments.study import Study, cpu_scale, full_size
 from lightning_modules.unet import UNetModule
 
+NORMS = ("none", "batch", "group")
 STUDY = Study(
     name="ablate_norm_skip",
     question="Does a U-Net need normalisation, and do skip connections stand in for it?",
     baseline="batch+concat",
-    variants=crossed(norm=("none", "batch", "group"), skips=("concat", "none")),
+    variants=crossed(norm=NORMS, skips=("concat", "none")),
+    matched={f"{norm}+none": Match(of="parameters", like=f"{norm}+concat") for norm in NORMS},
     bases=cpu_scale(UNetModule, width=8, depth=3, match_parameters=True),
     full_size=full_size(UNetModule, match_parameters=True, optimizer="adamw", momentum=0.9, schedule="poly", lr=1e-3),
 )

@@ -4,7 +4,8 @@
     python -m experiments.ablate_upsampling --data camvid --root DIR
 
 A U-Net with two factors crossed: the layer that doubles the resolution, and whether the decoder sees the encoder's
-maps. Without skips the decoder is widened until the network has as many parameters as with them.
+maps. Without skips the decoder is widened until the network has as many parameters as with them. Between the layers nothing
+is matched: transposed-2 has four weights a pair of channels where the others have nine, a tenth of all parameters.
 Odena et al. 2016 predict a checkerboard where the kernel does not divide by the stride (transposed-3).
 Answer: experiments/results/ablate_upsampling.md
 """
@@ -13,6 +14,7 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import crossed
+from experiments.fairness import Match
 from experiments.run import Run
 from experiments.study import BRAIN_WEIGHTS, Study
 from lightning_modules.unet import UNetModule
@@ -54,11 +56,13 @@ FULL_SIZE = {
         trainer={"max_epochs": 200},
     ),
 }
+LAYERS = ("transposed-2", "transposed-3", "nearest", "bilinear")
 STUDY = Study(
     name="ablate_upsampling",
     question="Transposed convolution or resize-convolution, with and without skip connections?",
     baseline="transposed-2+concat",  # the paper's up-convolution and skips
-    variants=crossed(upsample=("transposed-2", "transposed-3", "nearest", "bilinear"), skips=("concat", "none")),
+    variants=crossed(upsample=LAYERS, skips=("concat", "none")),
+    matched={f"{layer}+none": Match(of="parameters", like=f"{layer}+concat") for layer in LAYERS},
     bases=BASES,
     full_size=FULL_SIZE,
 )

@@ -20,10 +20,12 @@ from rich.table import Table
 
 from experiments.benchmark import Cost, gmac, measure
 from experiments.cells import Cell, clock, run_cells
+from experiments.deviations import statements
 from experiments.environment import command_line, git_commit
+from experiments.fairness import Budget, Match, check_fair, check_matched, differences
 from experiments.files import locked, read_json, write_json
 from experiments.flags import natural, positive
-from experiments.run import LOGGER_HELP, LOGGERS, Run, build, check_logger
+from experiments.run import LOGGER_HELP, LOGGERS, Run, build, check_logger, setting
 
 START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
 EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only
@@ -31,20 +33,34 @@ EVALUATION_STEPS = 0.4  # a validation image costs about this share of a trainin
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """Variants of one run that differ in the declared factors and in nothing else."""
+    """Variants of one run that differ in the declared factors and in nothing else, but for what makes an arm match another.
+
+    A factor is a hyperparameter of the module, or an argument of the data or the trainer: "upsample", "data.crop",
+    "trainer.max_epochs". `matched`: the arms that must be as large as another one.
+    """
 
     name: str
     question: str
     runs: Mapping[str, Run]
-    factors: Mapping[str, Sequence[Any]]  # a hyperparameter of the module, and its levels
+    factors: Mapping[str, Sequence[Any]]  # with their levels
     baseline: str
+    matched: Mapping[str, Match] = field(default_factory=dict)
     data: str = ""  # name of the data, for the report
     data_note: str = ""  # what these data can and cannot show
     scale_note: str = ""  # what was made smaller than a full-size run
 
+    def __post_init__(self) -> None:
+        if self.baseline not in self.runs:
+            raise ValueError(f"baseline must be one of {', '.join(self.runs)}, got {self.baseline!r}")
+        for name in {*self.matched, *(how.like for how in self.matched.values())} - {*self.runs}:
+            raise ValueError(f"matched must name variants ({', '.join(self.runs)}), got {name!r}")
+
 
 def crossed(**factors: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Every combination of the levels, named by them: {"nearest+none": {"upsample": "nearest", "skips": "none"}, ...}."""
+    """Every combination of the levels, named by them: {"nearest+none": {"upsample": "nearest", "skips": "none"}, ...}.
+
+    A factor such as "data.crop" is handed over as `**{"data.crop": (96, 128)}`.
+    """
     return {
         "+".join(str(level) for level in levels): dict(zip(factors, levels, strict=True))
         for levels in product(*factors.values())
@@ -52,36 +68,8 @@ def crossed(**factors: Sequence[Any]) -> dict[str, dict[str, Any]]:
 
 
 def variants(base: Run, hparams: Mapping[str, Mapping[str, Any]]) -> dict[str, Run]:
-    """The run with each of these sets of hyperparameters instead of its own."""
+    """The run with each of these sets of settings, see `Run.but`, instead of its own."""
     return {name: base.but(**changed) for name, changed in hparams.items()}
-
-
-def check_fair(ablation: Ablation) -> None:
-    """Refuses variants that differ in anything but the declared factors: such a table would answer another question."""
-    if ablation.baseline not in ablation.runs:
-        raise ValueError(f"baseline must be one of {', '.join(ablation.runs)}, got {ablation.baseline!r}")
-    base = ablation.runs[ablation.baseline].resolved()
-    declared = {f"hparams.{name}" for name in ablation.factors}
-    for name, run in ablation.runs.items():
-        other = run.resolved()
-        differing = {key for key in {*base, *other} if base.get(key) != other.get(key)}
-        if differing - declared:
-            found = "; ".join(f"{k}: {base.get(k)!r} against {other.get(k)!r}" for k in sorted(differing - declared))
-            raise ValueError(
-                f"{ablation.name}: {name!r} differs from the baseline {ablation.baseline!r} in more than the declared "
-                f"factors ({', '.join(ablation.factors)}): {found}. Make it equal, or declare it as a factor"
-            )
-        for factor, levels in ablation.factors.items():
-            if other[f"hparams.{factor}"] not in levels:
-                raise ValueError(
-                    f"{ablation.name}: {name!r} has {factor}={other[f'hparams.{factor}']!r}, which is none of the declared "
-                    f"levels {list(levels)}"
-                )
-    hashes: dict[str, str] = {}
-    for name, run in ablation.runs.items():
-        if run.hash in hashes:
-            raise ValueError(f"{ablation.name}: {name!r} and {hashes[run.hash]!r} are the same run")
-        hashes[run.hash] = name
 
 
 @dataclass
@@ -96,7 +84,8 @@ class Plan:
     gmac: dict[str, float]
     costs: dict[str, Cost]
     classes: dict[str, Any]
-    steps: int
+    budgets: dict[str, Budget]
+    ratios: dict[str, float]  # of the matched arms' sizes
     validation_images: int
     jobs: int
     device: str
@@ -104,15 +93,17 @@ class Plan:
 
     def seconds(self, cell: Cell) -> float:
         """An estimate, from the measured step."""
-        batch = self.ablation.runs[cell.variant].resolved()["data.batch_size"]
-        steps = self.steps + EVALUATION_STEPS * self.validation_images * cell.epochs / batch
+        budget = self.budgets[cell.variant]
+        steps = budget["steps"] + EVALUATION_STEPS * self.validation_images * cell.epochs / budget["batch"]
         return START_SECONDS + steps * self.costs[cell.variant].step_seconds
 
-    def write(self) -> None:
+    def content(self) -> dict[str, Any]:
+        """What plan.json holds."""
         a, base = self.ablation, self.costs[self.ablation.baseline]
+        differing = differences(a)
         variants = {
             name: {
-                "levels": {factor: run.resolved()[f"hparams.{factor}"] for factor in a.factors},
+                "levels": {factor: run.resolved().get(setting(factor)) for factor in a.factors},
                 "parameters": self.parameters[name],
                 "gmac": self.gmac[name],
                 "step_ratio": self.costs[name].step_seconds / base.step_seconds,
@@ -124,52 +115,65 @@ class Plan:
         common = a.runs[a.baseline].resolved()
         if "root" in a.runs[a.baseline].data:
             common["data.root"] = a.runs[a.baseline].data["root"]  # as it was typed
-        for factor in (*(f"hparams.{name}" for name in a.factors), "seed"):
-            common.pop(factor)
-        write_json(
-            self.out / "plan.json",
-            {
-                "experiment": a.name,
-                "question": a.question,
-                "baseline": a.baseline,
-                "factors": {name: list(levels) for name, levels in a.factors.items()},
-                "variants": variants,
-                "seeds": list(self.seeds),
-                "data": a.data,
-                "data_note": a.data_note,
-                "scale_note": a.scale_note,
-                "common": common,
-                "device": self.device,
-                **self.classes,
-                **self.environment,
-            },
-        )
+        for key in {"seed", *map(setting, a.factors), *(key for of_one in differing.values() for key in of_one)}:
+            common.pop(key, None)
+        return {
+            "experiment": a.name,
+            "question": a.question,
+            "baseline": a.baseline,
+            "factors": {name: list(levels) for name, levels in a.factors.items()},
+            "variants": variants,
+            "seeds": list(self.seeds),
+            "data": a.data,
+            "data_note": a.data_note,
+            "scale_note": a.scale_note,
+            "common": common,
+            "budget": self.budgets,
+            "differences": differing,
+            "matched": {name: self._match(name) for name in a.matched},
+            "device": self.device,
+            **self.classes,
+            **self.environment,
+        }
+
+    def _match(self, variant: str) -> dict[str, Any]:
+        """How an arm was matched; `values` of the setting that was chosen for it: of the arm it matches, and its own."""
+        how, runs = self.ablation.matched[variant], self.ablation.runs
+        values = [runs[name].resolved()[setting(how.by)] for name in (how.like, variant)] if how.by else None
+        return {**asdict(how), "values": values, "ratio": self.ratios[variant]}
 
 
 def make_plan(
     ablation: Ablation, out: Path, seeds: Sequence[int], jobs: int, threads: int, say: Callable[[str], None]
 ) -> Plan:
     """Builds every variant, verifies the data once and measures the cost, before any cell is trained."""
-    check_fair(ablation)
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"--seeds must differ from one another, got {list(seeds)}")
     _check_same(ablation, out)
     parameters, macs = {}, {}
-    _, datamodule = build(ablation.runs[ablation.baseline])
     say("verifying the data")
-    datamodule.verify()
-    image, _ = datamodule.dataset("test")[0]
-    validation_images = len(datamodule.dataset("val"))
+    verified: list[dict[str, Any]] = []
     for name, run in ablation.runs.items():
         with torch.device("meta"):
-            parameters[name] = sum(p.numel() for p in build(run)[0].parameters())
-        macs[name] = gmac(run, *image.shape[-2:])
-    base = ablation.runs[ablation.baseline]
-    epochs = int(base.trainer["max_epochs"])
-    steps = epochs * (len(datamodule.dataset("train")) // datamodule.batch_size)
+            module, datamodule = build(run)
+        parameters[name] = sum(p.numel() for p in module.parameters())
+        if run.data not in verified:
+            datamodule.verify()
+            verified.append(dict(run.data))
+    say("comparing the budgets")
+    budgets = check_fair(ablation)
+    for name, run in ablation.runs.items():
+        if not budgets[name]["steps"]:
+            raise ValueError(
+                f"{name} would be trained for no step: a batch of {budgets[name]['batch']} images is more than the "
+                f"{budgets[name]['train_images']} training images, or trainer.limit_train_batches leaves none"
+            )
+        macs[name] = gmac(run, *budgets[name]["test_size"])
+    _, datamodule = build(ablation.runs[ablation.baseline])
+    validation_images = len(datamodule.dataset("val"))
     cells = [
         # Seeds outermost: an interrupted grid has whole replications of the table rather than half of its rows.
-        Cell(name, run.but(seed=seed), out / name / f"seed{seed}", epochs)
+        Cell(name, run.but(seed=seed), out / name / f"seed{seed}", budgets[name]["epochs"])
         for seed in seeds
         for name, run in ablation.runs.items()
     ]
@@ -184,7 +188,8 @@ def make_plan(
         macs,
         costs,
         {"class_names": datamodule.class_names, "palette": [list(colour) for colour in datamodule.palette]},
-        steps,
+        budgets,
+        check_matched(ablation),
         validation_images,
         jobs,
         device,
@@ -225,28 +230,47 @@ def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost]
 
 
 def show(plan: Plan, console: Console) -> None:
+    """The variants with what they differ in, what they cost, the budget, and how long the cells take."""
+    a, content = plan.ablation, plan.content()
     done = sum(cell.result is not None for cell in plan.cells)
-    table = Table(
-        "variant", title=f"{plan.ablation.name}: {len(plan.ablation.runs)} variants x {len(plan.seeds)} seeds"
-    )
-    for column in ("parameters", "GMAC", "ms/step", "peak MB", "est. time"):
+    table = Table("variant", title=f"{a.name}: {len(a.runs)} variants x {len(plan.seeds)} seeds")
+    factors = [setting(factor) for factor in a.factors]
+    found = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
+    differing = [key for key in factors if key in found] + [key for key in found if key not in factors]
+    for key in differing:
+        name = key.removeprefix("hparams.")
+        table.add_column(escape(name if key in factors else f"({name})"))
+    for column in ("parameters", "ratio", "GMAC", "ratio", "ms/step", "peak MB", "est. time"):
         table.add_column(column, justify="right")
-    for name in plan.ablation.runs:
-        cost = plan.costs[name]
+    base = content["variants"][a.baseline]
+    for name, run in a.runs.items():
+        cost, resolved = plan.costs[name], run.resolved()
         seconds = sum(plan.seconds(cell) for cell in plan.cells if cell.variant == name)
         table.add_row(
-            name + (" (baseline)" if name == plan.ablation.baseline else ""),
+            escape(name + (" (baseline)" if name == a.baseline else "")),
+            *(escape(str(resolved.get(key, "-"))) for key in differing),
             f"{plan.parameters[name]:,}",
+            f"{plan.parameters[name] / base['parameters']:.2f}",
             f"{plan.gmac[name]:.3g}",
+            f"{plan.gmac[name] / base['gmac']:.2f}",
             f"{1000 * cost.step_seconds:.0f}",
             f"{cost.peak_memory_mb:.0f}",
             clock(seconds),
         )
     console.print(table)
+    for line in statements(content):
+        console.print(line, soft_wrap=True, markup=False)
+    followed = ", in brackets what follows from them" if len(differing) > len(factors) else ""
+    console.print(
+        f"The table has the factors{followed}; the other {len(content['common'])} settings are equal in all variants.",
+        soft_wrap=True,
+        markup=False,
+    )
     todo = sum(plan.seconds(cell) for cell in plan.cells if cell.result is None)
     console.print(
-        f"{plan.steps} steps a cell, {len(plan.cells)} cells, {done} already done; about {clock(todo / plan.jobs)} "
-        f"with {plan.jobs} at a time on {plan.device}. Results: {plan.out}"
+        f"{len(plan.cells)} cells, {done} already done; about {clock(todo / plan.jobs)} "
+        f"with {plan.jobs} at a time on {plan.device}. Results: {plan.out}",
+        soft_wrap=True,
     )
 
 
@@ -282,7 +306,7 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
             show(plan, console)
             if args.dry_run:
                 return []
-            plan.write()
+            write_json(out / "plan.json", plan.content())
             failed = run_cells(
                 plan.cells,
                 console,

@@ -158,10 +158,13 @@ def _runs(shown: Content) -> int:
 
 
 def markdown(table: Table) -> str:
-    """A table as Markdown."""
+    """A table and its notes as Markdown."""
     marks = ["---"] * table.texts + ["---:"] * (len(table.columns) - table.texts)
     lines = [[_escape(cell) for cell in row] for row in (table.columns, *table.rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
+    for row, column in table.best:
+        lines[row + 1][column] = f"**{lines[row + 1][column]}**"
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
+    return "\n\n".join([rows, *map(_escape, table.notes)])
 
 
 def _escape(text: str) -> str:

@@ -1,33 +1,50 @@
-"""Tables, figures and one offline page from the finished cells of an experiment, without training.
+"""Tables, figures and one offline page from the finished cells of experiments, without training.
 
     python -m experiments.report outputs/ablate_upsampling
+    python -m experiments.report outputs/ablate_decoder outputs/ablate_decoder_camvid --out outputs/decoders
+    python -m experiments.report outputs/ablate_decoder outputs/ablate_decoder_camvid --out outputs/decoders --record
 
-Writes table.md, table.csv, table.tex, figures/*.png, figures/*.pdf and report.html into the experiment's folder.
+Writes table.md, table.csv, table.tex, figures/*.png, figures/*.pdf, report.html, reproduce.sh and environment.json: of
+one experiment into its folder, of several into --out, with the figures in <experiment>/figures there. Folders of the
+same grid with other seeds are joined into one experiment; others stand below one another, under a table of all of them.
+--record also writes <experiment>.md, the form in which a finished experiment is committed; what a person wrote into it
+is kept.
 """
 
-import base64
-import csv
-import io
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from experiments.figures import write_figures
-from experiments.files import write_atomic
+from experiments import formats
+from experiments.deviations import unequal
+from experiments.figures import missing_figures, write_figures
+from experiments.files import write_atomic, write_json
 from experiments.flags import Parser, refuse
-from experiments.statistics import KINDS, Estimate, estimate
-from experiments.stored import PERCENT, SCORES, Experiment, flatten, load
-from experiments.tables import Table, make_notes, make_tables, marked_test
+from experiments.join import join
+from experiments.page import Section, render
+from experiments.record import RESULTS, slug, write_record
+from experiments.reproduce import report_environment, reproduce_script, show_command
+from experiments.stored import Experiment, load
+from experiments.tables import Table, make_notes, make_summary, make_tables
 
 PRINTED = ("scores", "factorial", "cost")  # by table.key, on the terminal
 LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all forms of a report are made from."""
+
+    out: Path
+    sections: Sequence[Section]
+    summary: Table | None  # of several experiments
+    script: str  # reproduce.sh
+    environment: dict[str, Any]
 
 
 def write_report(folder: Path) -> Path:
@@ -35,6 +52,47 @@ def write_report(folder: Path) -> Path:
 
     Raises FileNotFoundError where there is no experiment, ValueError where no cell is finished or a file is damaged.
     """
+    return write(collect([folder], folder))
+
+
+def collect(folders: Sequence[Path], out: Path) -> Report:
+    """Reads the experiments and draws their figures, into `out`.
+
+    Raises as `write_report`, and ValueError where folders hold different results of one cell.
+    """
+    experiments = join([_load(folder) for folder in folders])
+    several = len(experiments) > 1
+    folders_of = (
+        _folder_names(experiments) if several else {experiments[0].plan["experiment"]: slug(folders[0].absolute().name)}
+    )
+    environment = report_environment(experiments)
+    script = reproduce_script(experiments, folders_of, environment["report"]["commit"])
+    sections = []
+    for experiment in map(_without_places, experiments):
+        place = out / folders_of[experiment.plan["experiment"]] if several else out
+        notes = make_notes(experiment) + [
+            f"Not drawn: {name}; {why}" for name, why in missing_figures(experiment).items()
+        ]
+        figures = write_figures(experiment, place)
+        sections.append(Section(experiment, make_tables(experiment), notes, warnings(experiment), figures))
+    summary = make_summary([section.experiment for section in sections]) if several else None
+    return Report(out, sections, summary, script, environment)
+
+
+def write(report: Report) -> Path:
+    """Writes every form of the report, prints its main tables and returns the path of report.html."""
+    page = report.out / "report.html"
+    write_atomic(report.out / "table.md", formats.to_markdown(report.sections, report.summary))
+    write_atomic(report.out / "table.csv", formats.to_csv(report.sections))
+    write_atomic(report.out / "table.tex", formats.to_latex(report.sections, report.summary))
+    write_atomic(report.out / "reproduce.sh", report.script)
+    write_json(report.out / "environment.json", report.environment)
+    write_atomic(page, render(report.sections, report.summary))
+    _print(report, page)
+    return page
+
+
+def _load(folder: Path) -> Experiment:
     experiment = load(folder)
     if not experiment.finished():
         cells = "\n".join(f"  {m.variant} seed {m.seed}: {m.state}" for m in experiment.missing)
@@ -42,196 +100,25 @@ def write_report(folder: Path) -> Path:
             f"{folder} has no finished cell, so there is nothing to report yet. Run it first: "
             f"{experiment.plan['command']}\n{cells}"
         )
-    tables, notes = make_tables(experiment), make_notes(experiment)
-    write_atomic(folder / "table.md", _markdown(experiment, tables, notes))
-    write_atomic(folder / "table.csv", _csv(experiment))
-    write_atomic(folder / "table.tex", _latex(experiment, tables))
-    page = folder / "report.html"
-    write_atomic(page, _html(experiment, tables, notes, write_figures(experiment)))
-    _print(experiment, [table for table in tables if table.key in PRINTED and table.rows], page)
-    return page
+    return experiment
 
 
-def _csv(experiment: Experiment) -> str:
-    """A row a variant, plain numbers: scores in percent or ppm, as the column says, empty where undefined."""
-    plan, lines = experiment.plan, list[dict[str, Any]]()
-    units = {score: unit for score, (_, unit) in SCORES.items()}
-    units |= {f"iou/{name}": PERCENT for name in plan["class_names"]}
-    for name, variant in plan["variants"].items():
-        line: dict[str, Any] = {"variant": _defused(name), "baseline": int(name == plan["baseline"])}
-        line |= {f"level_{factor}": _defused(str(level)) for factor, level in variant["levels"].items()}
-        line |= {"seeds": len(experiment.cells[name]), "seeds_planned": len(plan["seeds"])}
-        for score, (unit, factor) in units.items():
-            column = f"{score}_{'percent' if unit == PERCENT[0] else unit}"
-            line |= _parts(column, experiment.estimate(name, score).times(factor))
-            change = experiment.difference(name, plan["baseline"], score).times(factor)
-            # The baseline's difference to itself is no finding.
-            line |= _parts(f"{column}_difference", estimate([]) if name == plan["baseline"] else change)
-            if score == "miou":
-                line |= _evidence(experiment, name, f"{column}_difference", factor)
-        line |= {key: variant[key] for key in ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb")}
-        lines.append(line)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([list(lines[0]), *([_plain(value) for value in line.values()] for line in lines)])
-    return file.getvalue()
-
-
-def _parts(column: str, found: Estimate) -> dict[str, float]:
-    return {f"{column}_{part}": getattr(found, part) for part in ("mean", "std", "low", "high")}
-
-
-def _evidence(experiment: Experiment, variant: str, column: str, factor: float) -> dict[str, Any]:
-    """Intervals of the difference by what they allow for, the marked test and the effect size; empty where refused."""
-    one = experiment.compared.differences.get(variant) if experiment.compared else None
-    line: dict[str, Any] = {}
-    for kind in KINDS:
-        found = one.contrast.estimate(kind).times(factor) if one else None
-        line |= {f"{column}_{part}_{kind}": getattr(found, part) if found else None for part in ("low", "high")}
-    test = one.tests[marked_test(experiment)] if one else None
-    line |= {f"{column}_p_adjusted": test.adjusted if test else None, f"{column}_test": test.name if test else None}
-    parts = {"effect_size": "d", "effect_size_low": "low", "effect_size_high": "high"}
-    return line | {f"{column}_{part}": getattr(one.effect, name) if one else None for part, name in parts.items()}
-
-
-def _plain(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:.8g}" if isinstance(value, float) else str(value)
-
-
-def _defused(text: str) -> str:
-    """A spreadsheet runs a cell that begins with one of these as a formula; the apostrophe makes it text."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _markdown(experiment: Experiment, tables: Sequence[Table], notes: Sequence[str]) -> str:
+def _without_places(experiment: Experiment) -> Experiment:
+    """The same for print: where the data lie on this machine is nobody's business."""
     plan = experiment.plan
-    parts = [f"# {_escape_markdown(plan['experiment'])}", _escape_markdown(plan["question"])]
-    parts += [f"**{_escape_markdown(line)}**" for line in warnings(experiment)]
-    for table in tables:
-        if not table.rows:
-            continue
-        marks = ["---"] * table.texts + ["---:"] * (len(table.columns) - table.texts)
-        cells = [[_escape_markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
-        for row, column in table.best:
-            cells[row + 1][column] = f"**{cells[row + 1][column]}**"
-        lines = [cells[0], marks, *cells[1:]]
-        parts += [f"## {_escape_markdown(table.title)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
-        parts += [_escape_markdown(note) for note in table.notes]
-        if table.key == "cost":
-            parts.append("\n".join(f"- {_escape_markdown(note)}" for note in notes))
-    if experiment.missing:
-        lost = [f"- {m.variant}, seed {m.seed}: {m.state}" for m in experiment.missing]
-        parts += ["## Cells without a result", "\n".join(_escape_markdown(line) for line in lost)]
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plan["command"])), default=2))
-    parts.append(f"Made by\n\n{fence}\n{plan['command']}\n{fence}\n\nat commit {_escape_markdown(plan['commit'])}.")
-    return "\n\n".join(parts) + "\n"
+    common = dict(plan["common"])
+    if "data.root" in common:
+        common["data.root"] = "DIR"
+    return replace(experiment, plan=plan | {"command": show_command(plan["command"], plan["data"]), "common": common})
 
 
-def _escape_markdown(text: str) -> str:
-    text = re.sub(r"([\\`*|])", r"\\\1", " ".join(text.split()))
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
-
-
-def _latex(experiment: Experiment, tables: Sequence[Table]) -> str:
-    plan = experiment.plan
-    seeds = ", ".join(str(seed) for seed in plan["seeds"])
-    rules = {
-        "scores": f"{plan['question']} Mean ± standard deviation over the seeds {seeds}, last epoch, test split of "
-        f"{plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
-        "prediction left out. Intervals here: 95 % of the mean over seeds (Student's t), not over images. Difference: to "
-        "the baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of the "
-        "spectral power of the logits on the upsampling grid, in millionths; lower is smoother.",
-        "evidence": f"Difference in mIoU to {plan['baseline']}, in percentage points, paired by seed and image, with 95 % "
-        "intervals for other seeds (Student's t), for other images (paired bootstrap) and for both; they are not corrected "
-        "for the number of comparisons.",
-        "factorial": "Effects of the crossed factors on the mIoU, in percentage points, paired by seed and image, with "
-        "95 % intervals, which are not corrected for the number of effects.",
-        "needed": "Seeds or images that a difference in mIoU would need.",
-        "cost": f"Cost of the variants. GMAC: of the forward pass of one test image. Step time and peak memory on "
-        f"{plan['device']}; ratio to the baseline.",
-        "factors": "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with "
-        "its 95 % interval over seeds.",
-        "trimap": "mIoU in percent of the pixels within the given distance of a true boundary, mean ± standard deviation over "
-        f"the seeds {seeds}; in brackets the difference to the baseline, paired by seed.",
-        "speed": "Milliseconds to predict one test image, medians on one thread, all variants on the same images in turn.",
-        "classes": f"IoU by class in percent, mean over the seeds {seeds}.",
-    }
-    rules["scores"] += "".join(f" {line}" for line in (*warnings(experiment), plan["scale_note"]) if line)
-    name = re.sub(r"[^A-Za-z0-9]+", "-", plan["experiment"])
-    needs = "Needs \\usepackage{booktabs} and \\usepackage{graphicx}; names beyond Latin letters need lualatex."
-    parts = [f"% Written by python -m experiments.report. {needs}"]
-    for table in tables:
-        if table.key not in rules or not table.rows:
-            continue
-        columns = "l" * table.texts + "r" * (len(table.columns) - table.texts)
-        halves = [_halves(column) for column in table.columns]
-        header = [[first for first, _ in halves], [second for _, second in halves]]
-        # {}: a name that begins with a bracket would be read as the argument of the \\ before it.
-        body = [[_latex_cell(cell, index >= table.texts) for index, cell in enumerate(row)] for row in table.rows]
-        for row, column in table.best:
-            body[row][column] = f"\\textbf{{{body[row][column]}}}"
-        lines = ["{}" + " & ".join(row) + r" \\" for row in (*([*map(_escape_latex, one)] for one in header), *body)]
-        notes = "\\par\n".join(re.sub(r"^\*", "$^{*}$", _escape_latex(note)) for note in table.notes)
-        footnote = f"\n\\par\\smallskip\n\\begin{{minipage}}{{\\linewidth}}\\footnotesize\n{notes}\n\\end{{minipage}}"
-        parts.append(
-            "\\begin{table*}\n\\centering\n\\setlength{\\tabcolsep}{4pt}\n"
-            f"\\caption{{{_escape_latex(rules[table.key])}}}\n\\label{{tab:{name}-{table.key}}}\n"
-            # Only ever made smaller: a narrow table keeps the size of the text.
-            "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
-            f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]}\n{lines[1]}\n\\midrule\n"
-            + "\n".join(lines[2:])
-            + "\n\\bottomrule\n\\end{tabular}}"
-            + (footnote if notes else "")
-            + "\n\\end{table*}"
-        )
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex_cell(cell: str, number: bool) -> str:
-    """A star behind a number is raised; a name may hold one of its own."""
-    starred = number and cell.endswith("*")
-    return _escape_latex(cell.removesuffix("*")) + "$^{*}$" if starred else _escape_latex(cell)
-
-
-def _halves(title: str) -> tuple[str, str]:
-    """A column's title on two lines, cut at the space that leaves the shorter longest line."""
-    words = title.split()
-    cuts = [(" ".join(words[:cut]), " ".join(words[cut:])) for cut in range(1, len(words) + 1)]
-    return min(cuts, key=lambda cut: max(map(len, cut)), default=("", ""))
-
-
-def _escape_latex(text: str) -> str:
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}"}
-    special |= {"^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "±": "$\\pm$"}
-    escaped = "".join(special.get(c, c) for c in " ".join(text.split()))
-    return re.sub(r"(?<![\w.}-])-(?=\d)", "$-$", escaped)  # a minus, not the hyphen of a name
-
-
-def _html(
-    experiment: Experiment, tables: Sequence[Table], notes: Sequence[str], figures: Mapping[str, tuple[bytes, str]]
-) -> str:
-    # Escapes every value: names of classes, variants and images come from users' files.
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pictures = [(name, base64.b64encode(png).decode(), caption) for name, (png, caption) in figures.items()]
-    done, planned = len(experiment.finished()), len(experiment.finished()) + len(experiment.missing)
-    return environment.get_template("report.html.j2").render(
-        experiment=experiment,
-        plan=experiment.plan,
-        tables={table.key: table for table in tables},
-        notes=notes,
-        warnings=warnings(experiment),
-        figures=pictures,
-        common=sorted(flatten(experiment.plan["common"]).items()),
-        cells=f"{done} of {planned}",
-    )
+def _folder_names(experiments: Iterable[Experiment]) -> dict[str, str]:
+    """A folder for each experiment, by its name."""
+    found: dict[str, str] = {}
+    for experiment in experiments:
+        name = slug(experiment.plan["experiment"])
+        found[experiment.plan["experiment"]] = name if name not in found.values() else f"{name}-{len(found)}"
+    return found
 
 
 def warnings(experiment: Experiment) -> list[str]:
@@ -244,34 +131,68 @@ def warnings(experiment: Experiment) -> list[str]:
         )
     if not experiment.cells[experiment.plan["baseline"]]:
         lines.append("The baseline has no finished seed: there are no differences to it.")
-    return lines + experiment.deviations
+    return lines + unequal(experiment.plan) + experiment.deviations
 
 
-def _print(experiment: Experiment, tables: Iterable[Table], page: Path) -> None:
+def _print(report: Report, page: Path) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_COLUMNS)
-    for table in tables:
-        shown = rich.table.Table(title=Text(table.title), title_justify="left")
-        for index, column in enumerate(table.columns):
-            shown.add_column(Text(column), justify="left" if index < table.texts else "right", overflow="fold")
-        for row in table.rows:
-            shown.add_row(*(Text(cell) for cell in row))  # Text: a name in brackets is no markup
-        console.print(shown)
-        for note in table.notes:
-            console.print(Text(note))
-    for line in warnings(experiment):
-        console.print(Text(line, style="yellow"))
-    for lost in experiment.missing:
-        console.print(Text(f"  {lost.variant}, seed {lost.seed}: {lost.state}"), soft_wrap=True)
-    console.print(Text(f"report: {page}"), soft_wrap=True)
+    if report.summary:
+        _print_table(console, report.summary)
+    for section in report.sections:
+        if not report.summary:
+            for table in section.tables:
+                if table.key in PRINTED and table.rows:
+                    _print_table(console, table)
+        name = f"{section.experiment.plan['experiment']}: " if report.summary else ""
+        for line in section.warnings:
+            console.print(Text(name + line, style="yellow"))
+        for lost in section.experiment.missing:
+            console.print(Text(f"  {name}{lost.variant}, seed {lost.seed}: {lost.state}"), soft_wrap=True)
+    files = "table.md, table.csv, table.tex, figures, reproduce.sh and environment.json beside it"
+    console.print(Text(f"report: {page} ({files})"), soft_wrap=True)
+
+
+def _print_table(console: Console, table: Table) -> None:
+    shown = rich.table.Table(title=Text(table.title), title_justify="left")
+    for index, column in enumerate(table.columns):
+        shown.add_column(Text(column), justify="left" if index < table.texts else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))  # Text: a name in brackets is no markup
+    console.print(shown)
+    for note in table.notes:
+        console.print(Text(note))
 
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="of an experiment, such as outputs/ablate_upsampling")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="of an experiment: outputs/ablate_upsampling"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the report of several experiments (of one: its own folder)")
+    parser.add_argument(
+        *("--record",),
+        type=Path,
+        nargs="?",
+        const=RESULTS,
+        metavar="DIR",
+        help="also write <experiment>.md, to be committed (default DIR: experiments/results)",
+    )
+    parser.add_argument(
+        "--answer", metavar="TEXT_OR_FILE", help="of --record: your sentence that answers, for the drafted one"
+    )
+    args = parser.parse_args()
+    if args.out is None and len(args.folders) > 1:
+        refuse(f"several experiments ({', '.join(map(str, args.folders))}) need --out DIR, the folder of their report")
+    if args.answer is not None and args.record is None:
+        refuse("--answer is the sentence of a record: add --record")
     try:
-        write_report(parser.parse_args().folder)
+        report = collect(args.folders, args.out or args.folders[0])
+        write(report)
+        if args.record is not None:
+            path = write_record(report.sections, report.summary, args.record, answer=args.answer)
+            Console().print(Text(f"record: {path}"), soft_wrap=True)
     except (FileNotFoundError, ValueError) as error:
         refuse(str(error))
 

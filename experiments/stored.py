@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from experiments.deviations import deviations, other_settings
 from experiments.factorial import Effect, factorial_effects, refuse_crossing
 from experiments.files import PREDICTION, read_json
 from experiments.statistics import Compared, Estimate, compare, estimate, paired_difference
@@ -194,6 +195,7 @@ class Experiment:
     def finished(self) -> list[Cell]:
         return [cell for cells in self.cells.values() for cell in cells.values()]
 
+    @cached_property
     def pictures(self) -> list[Picture]:
         """Images to look at: fixed ones, then up to `PICTURES` of those that some variant is worst at, from the lowest
         mIoU, and as many it is best at, from the highest; by the mIoU of the image alone, mean over the variants."""
@@ -213,7 +215,7 @@ class Experiment:
             name: {v: float(c.image_miou[c.image_names.index(name)]) for v, c in shown.items() if name in c.image_names}
             for name in given
         }
-        mean = {name: float(np.mean(list(of_variants.values()))) for name, of_variants in mious.items()}
+        mean = {name: float(np.mean(list(values.values()) or [math.nan])) for name, values in mious.items()}
         order = [name for name, words in kinds.items() if "fixed" in words]
         for kind, sign in (("worst", 1), ("best", -1)):
             found = sorted((name for name, words in kinds.items() if kind in words), key=lambda n: sign * mean[n])
@@ -321,9 +323,7 @@ def _state(folder: Path, cell: Path, plan: dict[str, Any], variant: str) -> str:
         if status != "done":
             return f"status {status}"
         # A folder can hold cells of an earlier call with other settings, say fewer epochs: never mix the two.
-        levels = {f"hparams.{factor}": level for factor, level in plan["variants"][variant]["levels"].items()}
-        planned, own = flatten(plan["common"] | levels), flatten(read_json(cell / "run.json"))
-        other = [f"{key} {own[key]}, planned {planned[key]}" for key in own if planned.get(key, own[key]) != own[key]]
+        other = other_settings(plan, variant, read_json(cell / "run.json"))
         return f"trained with other settings ({'; '.join(other)})" if other else ""
     log = cell / "log.txt"
     if log.is_file():
@@ -370,14 +370,6 @@ def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, C
     found = []
     if len({tuple(cell.image_names) for of_variant in cells.values() for cell in of_variant.values()}) > 1:
         found.append("Not all cells were scored on the same test images: their differences are not only the variants'.")
-    for key in ("commit", "versions", "python", "torch_threads", "device"):
-        values = {
-            json.dumps(cell.environment.get(key)) for of_variant in cells.values() for cell in of_variant.values()
-        }
-        if len(values) > 1:
-            found.append(
-                f"Cells were trained with different {key} ({', '.join(sorted(values))}): their last digits may differ."
-            )
     planned = {folder / variant / f"seed{seed}" for variant in plan["variants"] for seed in plan["seeds"]}
     stored = {path.parent for path in folder.glob("*/seed*/result.json") if path.parent.name[4:].isdigit()}
     known = plan.get("not_compared", [])  # folders of what the variants are made from
@@ -385,7 +377,7 @@ def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, C
     if stray:
         more = f" and {len(stray) - 6} more" if len(stray) > 6 else ""
         found.append(f"Finished cells that the plan does not name are left out: {', '.join(stray[:6])}{more}.")
-    return found
+    return found + deviations(plan, cells)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -2,15 +2,16 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, main, variants
+from experiments.fairness import Match, matched
 from experiments.flags import Parser, positive, refuse
-from experiments.run import Run
+from experiments.run import Run, setting
 from lightning_modules.base import SegmentationModule
 
 DATA_NOTES = {
@@ -78,8 +79,8 @@ def full_size(module: type[SegmentationModule], **hparams: Any) -> dict[str, Run
 class Study:
     """Variants of a run on each data set, small enough for two CPU cores, and at the paper's size for a GPU.
 
-    `variants`: the hyperparameters by which each differs from the run of the data set. `bases` and `full_size`: those
-    runs, by the name of the data set.
+    `variants`: the settings by which each differs from the run of the data set, see `Run.but`. `bases` and `full_size`:
+    those runs, by the name of the data set. `matched`: the arms that are to be as large as another one.
     """
 
     name: str
@@ -88,9 +89,14 @@ class Study:
     variants: Mapping[str, Mapping[str, Any]]
     bases: Mapping[str, Run]
     full_size: Mapping[str, Run]
+    matched: Mapping[str, Match] = field(default_factory=dict)
 
     def runs(self, data: str = "brain", *, full_size: bool = False) -> dict[str, Run]:
-        return variants((self.full_size if full_size else self.bases)[data], self.variants)
+        return self._runs((self.full_size if full_size else self.bases)[data])
+
+    def _runs(self, base: Run) -> dict[str, Run]:
+        runs = variants(base, self.variants)
+        return runs | {name: matched(runs[name], runs[how.like], how) for name, how in self.matched.items()}
 
     def ablation(
         self,
@@ -116,39 +122,48 @@ class Study:
                 )
             base = base.but(data={"root": root})
         if epochs is not None:
+            self._refuse_varied("--epochs", "trainer.max_epochs")
             # The largest interval that is not longer than the default and ends with the last epoch.
             most = base.resolved()["trainer.check_val_every_n_epoch"]
             every = max(n for n in range(1, most + 1) if epochs % n == 0)
             base = base.but(trainer={"max_epochs": epochs, "check_val_every_n_epoch": every})
         if scale is not None:
+            self._refuse_varied("--scale", "data.scale", "data.size", "data.crop")
             if not 0 < scale <= 8:
                 raise ValueError(f"--scale must be more than 0 and at most 8, got {scale}")
             base = base.but(data=_scaled(base, scale))
         if weights is not None:
             if "hparams.weights" not in base.resolved():
                 raise ValueError(f"--weights is for networks on an encoder, and {base.module.__name__} has none")
-            if any("weights" in hparams for hparams in self.variants.values()):
-                raise ValueError(
-                    f"--weights is for studies with one encoder; the variants of {self.name} have their own"
-                )
+            self._refuse_varied("--weights", "weights")
             base = base.but(weights=weights)
         return self._described(base, data, full_size)
 
+    def _refuse_varied(self, flag: str, *names: str) -> None:
+        varied = [name for name in names if any(name in changed for changed in self.variants.values())]
+        if varied:
+            raise ValueError(
+                f"{flag} is for studies whose variants share {varied[0]}; the variants of {self.name} have their own"
+            )
+
     def _described(self, base: Run, data: str, full_size: bool) -> Ablation:
-        runs = variants(base, self.variants)
-        factors: dict[str, list[Any]] = {}  # each hyperparameter that a variant sets, and its levels in their order
-        for name in dict.fromkeys(key for hparams in self.variants.values() for key in hparams):
-            levels = [run.resolved()[f"hparams.{name}"] for run in runs.values()]
+        runs = self._runs(base)
+        factors: dict[str, list[Any]] = {}  # each setting that a variant gives, and its levels in their order
+        for name in dict.fromkeys(key for changed in self.variants.values() for key in changed):
+            levels = [run.resolved()[setting(name)] for run in runs.values()]
             factors[name] = [level for i, level in enumerate(levels) if level not in levels[:i]]
         r = base.resolved()
-        widths = [f"{key.removeprefix('hparams.')} {r[key]}" for key in r if key.endswith("width") and r[key]]
-        size = [*widths, f"crop {r['data.crop']}", f"batch {r['data.batch_size']}", f"{r['trainer.max_epochs']} epochs"]
+        shown = {key: f"{key.removeprefix('hparams.')} {r[key]}" for key in r if key.endswith("width") and r[key]}
+        shown |= {"data.crop": f"crop {r['data.crop']}", "data.batch_size": f"batch {r['data.batch_size']}"}
+        shown |= {"trainer.max_epochs": f"{r['trainer.max_epochs']} epochs"}
+        size = [text for key, text in shown.items() if key not in map(setting, factors)]
         return Ablation(
             name=self.name + f"_{data}" * (data != "brain") + "_full_size" * full_size,
             question=self.question,
             runs=runs,
             factors=factors,
             baseline=self.baseline,
+            matched=self.matched,
             data=data,
             data_note=DATA_NOTES[data],
             scale_note=f"{'Full size' if full_size else 'CPU scale'}: {', '.join(size)}.",

@@ -27,7 +27,13 @@ SHOWN = Content(
         "commit": "ab12",
         "device": "CPU",
     },
-    tables=[Table("scores", "Test scores", ["variant", "mIoU (%)"], [["nearest", "82.0"], ["transposed-2", "80.5"]])],
+    tables=[
+        Table(
+            *("scores", "Test scores", ["variant", "mIoU (%)"], [["nearest", "82.0*"], ["transposed-2", "80.5"]]),
+            best=[(0, 1)],
+            notes=["* p below 5 % over 3 seeds."],
+        )
+    ],
     notes=["Mean over seeds."],
     warnings=["Partial: 5 of 6 cells are finished."],
 )
@@ -78,7 +84,8 @@ def test_both_show_what_an_ablation_needs(build: Any) -> None:
         assert (only["key"], only["value"]) == ({"section": "run", "name": "group"}, "ablate_something")
         assert one["grouping"] == [{"section": "config", "name": "variant.value"}]
     text = json.dumps(spec)
-    assert "| nearest | 82.0 |" in text and "Partial: 5 of 6 cells" in text
+    assert r"| nearest | **82.0\\*** |\n" in text and r"\n\n\\* p below 5 % over 3 seeds." in text
+    assert "Partial: 5 of 6 cells" in text
 
 
 def test_names_of_users_stay_text() -> None:

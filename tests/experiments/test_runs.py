@@ -15,7 +15,7 @@ import torch
 import experiments
 from datamodules.brain import BrainDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.ablation import check_fair
+from experiments.fairness import check_fair
 from experiments.run import Run, build, defaults
 from experiments.study import Study
 from lightning_modules.unet import UNetModule
@@ -118,7 +118,9 @@ def test_weights_are_not_set_where_the_study_varies_them() -> None:
     from experiments.ablate_separable import STUDY as SEPARABLE
     from experiments.ablate_upsampling import STUDY as UPSAMPLING
 
-    with pytest.raises(ValueError, match="the variants of ablate_encoder have their own"):
+    with pytest.raises(
+        ValueError, match=r"--weights is for studies .* share weights; the variants of ablate_encoder have"
+    ):
         ENCODERS.ablation("shapes", weights="imagenet")
     with pytest.raises(ValueError, match="--weights is for networks on an encoder, and UNetModule has none"):
         UPSAMPLING.ablation("shapes", weights="imagenet")

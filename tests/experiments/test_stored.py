@@ -91,7 +91,7 @@ def distance(mask: np.ndarray, y: int, x: int) -> float:
 
 def test_pictures_are_fixed_ones_then_the_worst_then_the_best_with_every_prediction(folder: Path) -> None:
     experiment = load(folder)
-    pictures = experiment.pictures()
+    pictures = experiment.pictures
     assert [p.kinds[0] for p in pictures[:SAMPLES]] == ["fixed"] * SAMPLES
     test = ShapesDataModule(**RUN.data).dataset("test")
     mean = {}
@@ -128,8 +128,8 @@ def test_cells_of_earlier_versions_say_what_they_have_not_stored(folder: Path) -
     assert cell.calibration is None and cell.segments is None and cell.prediction("test0003") is None
     assert not math.isnan(cell.scores["wrong"])
     assert all(math.isnan(cell.scores[name]) for name in ERRORS if name != "wrong")
-    assert {kind for picture in experiment.pictures() for kind in picture.kinds} == {"fixed"}
-    for picture in experiment.pictures():
+    assert {kind for picture in experiment.pictures for kind in picture.kinds} == {"fixed"}
+    for picture in experiment.pictures:
         stored_by = [v for v in LEVELS if picture.name in experiment.cells[v][0].samples()["names"]]
         assert list(picture.predictions) == stored_by
 
