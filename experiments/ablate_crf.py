@@ -46,7 +46,7 @@ from experiments.benchmark import Cost, gmac, measure
 from experiments.callbacks import encode_labels, sampled, save_npz, save_predictions
 from experiments.cells import Cell, clock, run_cells
 from experiments.environment import command_line, environment, git_commit
-from experiments.fairness import check_fair
+from experiments.fairness import Budget, check_fair
 from experiments.files import locked, read_json, write_atomic, write_json
 from experiments.flags import Parser, positive
 from experiments.run import Run, build, defaults
@@ -191,6 +191,7 @@ class Plan:
     images: int  # of a search
     diagonal: float  # of an image, in pixels
     split_sizes: Mapping[str, int]
+    budgets: Mapping[str, Budget]  # of the variants that are trained, beyond the base network
     parameters: Mapping[str, int]
     gmac: float  # of the network
     costs: Mapping[str, Cost]
@@ -245,6 +246,14 @@ class Plan:
         steps = cell.epochs * (self.split_sizes["train"] // batch) + EVALUATION_STEPS * evaluated / batch
         return START_SECONDS + steps * self.cost(cell.variant).step_seconds
 
+    def budget(self, variant: str) -> Budget:
+        """What a variant is trained for; a CRF behind the network is trained for what the network is."""
+        before = self.base.trainer["max_epochs"] * (
+            self.split_sizes["train"] // self.base.resolved()["data.batch_size"]
+        )
+        own = self.budgets.get(variant, self.budgets[BASELINE])
+        return own | {"start": "the base network of the same seed", "steps_before": before}
+
     def write(self, image_seconds: Mapping[str, Mapping[str, float]], notes: Sequence[str]) -> None:
         """plan.json, as a report reads it."""
         a, without = self.ablation, self.ablation.runs[BASELINE]
@@ -278,6 +287,7 @@ class Plan:
                 "scale_note": a.scale_note,
                 "notes": list(notes),
                 "common": common,
+                "budget": {name: self.budget(name) for name in LEVELS},
                 "not_compared": ["base"],
                 "hashes": self.hashes(),
                 "class_names": self.class_names,
@@ -314,7 +324,7 @@ def make_plan(args: argparse.Namespace, say: Callable[[str], None]) -> Plan:
         scale_note=f"{'Full size' if args.full_size else 'CPU scale'}: {base.module.__name__}, crop {r['data.crop']}, "
         f"batch {r['data.batch_size']}, {r['trainer.max_epochs']} epochs, then {epochs} more of every variant.",
     )
-    check_fair(ablation)
+    budgets = check_fair(ablation)
     parameters = {}
     for variant, run in runs.items():
         with torch.device("meta"):
@@ -328,6 +338,7 @@ def make_plan(args: argparse.Namespace, say: Callable[[str], None]) -> Plan:
         images=args.images,
         diagonal=diagonal,
         split_sizes={split: len(datamodule.dataset(split)) for split in ("train", "val", "test")},
+        budgets=budgets,
         parameters=parameters,
         gmac=gmac(runs[BASELINE], height, width),
         costs=costs,

@@ -199,6 +199,7 @@ def _percent(share: float) -> str:
 def _words(item: str) -> str:
     """An item of the budget as a sentence has it."""
     words = {"gradient_clip_val": "gradient clipping at", "start": "what it starts from"}
+    words |= {"rates": "the factor of lr and the weight decay of each group of parameters"}
     return words.get(item, item.replace("_", " ").replace("augmentation.", "the augmentation's "))
 
 

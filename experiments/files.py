@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ from pathlib import Path
 from typing import IO, Any
 
 PREDICTION = "{:05}.png"  # in predictions.zip, by the position in the test split
+
+
+def slug(name: str) -> str:
+    """A file name for an experiment's name, which is a user's and may hold any character."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

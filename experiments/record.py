@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.factorial import Effect
-from experiments.files import write_atomic
+from experiments.files import slug, write_atomic
 from experiments.formats import (
     code_to_markdown,
     escape_markdown,
@@ -65,11 +65,6 @@ def _name(names: Sequence[str]) -> str:
     """That of the experiment whose name all others begin with, else that of the first."""
     shared = next((name for name in names if all(other.startswith(name) for other in names)), names[0])
     return slug(shared)
-
-
-def slug(name: str) -> str:
-    """A name for a file or folder; that of an experiment is a user's and may hold any character."""
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
 
 
 def _figure(section: Section, figure: str) -> str:

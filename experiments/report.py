@@ -23,11 +23,11 @@ from rich.text import Text
 from experiments import formats
 from experiments.deviations import unequal
 from experiments.figures import missing_figures, write_figures
-from experiments.files import write_atomic, write_json
+from experiments.files import slug, write_atomic, write_json
 from experiments.flags import Parser, refuse
 from experiments.join import join
 from experiments.page import Section, render
-from experiments.record import RESULTS, slug, write_record
+from experiments.record import RESULTS, write_record
 from experiments.reproduce import report_environment, reproduce_script, show_command
 from experiments.stored import Experiment, load
 from experiments.tables import Table, make_notes, make_summary, make_tables
