@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.files import write_json
+from experiments.files import read_json, write_json
 from experiments.run import Run
 
 
@@ -37,8 +37,8 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """What the finished cell wrote, if it is a result of this very run."""
         try:
-            stored: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
-        except (OSError, ValueError):
+            stored = read_json(self.folder / "result.json")
+        except ValueError:
             return None
         return stored if stored.get("hash") == self.run.hash else None
 

@@ -146,6 +146,8 @@ def budget(run: Run, splits: Splits) -> Budget:
     an_epoch = math.ceil(batches / accumulation)
     limits = [trainer.get("max_steps", -1), an_epoch * (trainer.get("max_epochs") or 0)]
     steps = min((count for count in limits if count > 0), default=0) if an_epoch else 0
+    whole, rest = divmod(steps, max(an_epoch, 1))
+    parts = whole * batches + rest * accumulation  # the last step of an epoch that is cut short adds up fewer
     groups = {
         (group.get("lr", h["lr"]) / (h["lr"] or 1), group.get("weight_decay", h["weight_decay"]))
         for group in module.parameter_groups()
@@ -155,7 +157,7 @@ def budget(run: Run, splits: Splits) -> Budget:
         "steps": steps,
         "batch": datamodule.batch_size,
         "accumulation": accumulation,
-        "images": steps * datamodule.batch_size,
+        "images": parts * (datamodule.batch_size // accumulation),
         "epochs": math.ceil(steps / max(an_epoch, 1)),
         "train_images": splits.train,
         "test_images": len(splits.test),
@@ -267,12 +269,26 @@ def _check_budgets(ablation: "Ablation", budgets: Mapping[str, Budget], declared
 
 
 def check_matched(ablation: "Ablation") -> dict[str, float]:
-    """Size of each matched arm relative to that of the arm it is matched with. ValueError outside the tolerance."""
+    """Size of each matched arm relative to that of the arm it is matched with.
+
+    ValueError outside the tolerance, and for a match that would let other differences through.
+    """
     ratios = {}
     for name, how in ablation.matched.items():
         run, like = ablation.runs[name], ablation.runs[how.like]
+        if how.like in ablation.matched:  # or two arms of any size could match each other
+            raise ValueError(
+                f"{ablation.name}: {name!r} is to match {how.like!r}, which is matched itself: expected a variant of a size "
+                "of its own. Match both with the same one"
+            )
+        if how.by is not None and not _sizes(run, how.of, how.by):
+            raise ValueError(
+                f"{ablation.name}: {name!r} is matched by {how.by}={run.resolved().get(setting(how.by))!r}, which does not "
+                f"set its size: expected a whole number, of {', '.join(_whole(run)) or 'which it has none'}, that "
+                f"{SIZES[how.of]} grow with. Make it equal, or declare it as a factor"
+            )
         ratios[name] = size(run, how.of) / size(like, how.of)
-        if abs(ratios[name] - 1) > how.tolerance:
+        if not abs(ratios[name] - 1) <= how.tolerance:
             form = ",d" if how.of == "parameters" else ".3g"
             raise ValueError(
                 f"{ablation.name}: {name!r} is to match {how.like!r} in {SIZES[how.of]} within {100 * how.tolerance:g} %, "
@@ -280,6 +296,11 @@ def check_matched(ablation: "Ablation") -> dict[str, float]:
                 f"({100 * (ratios[name] - 1):+.1f} %). {_way_out(run, like, how)}"
             )
     return ratios
+
+
+def _sizes(run: Run, of: str, by: str) -> bool:
+    """Whether `by` is a hyperparameter that the size grows with, the only kind that may differ for a match."""
+    return by in _whole(run) and size(_with(run, by, 2 * run.resolved()[setting(by)]), of) > size(run, of)
 
 
 def _way_out(run: Run, like: Run, how: Match) -> str:

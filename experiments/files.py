@@ -50,10 +50,17 @@ def write_json(path: Path, obj: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; a ValueError that names the file where it cannot be read."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        wrong = "" if isinstance(content, dict) else f"expected an object, got {json.dumps(content)[:40]}"
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): delete its folder, or run it again") from error
-    return content
+        wrong = str(error)
+    if wrong:
+        way_out = f"delete {path.parent} and run the experiment again"
+        if path.name == "plan.json":  # whose folder holds every finished cell
+            way_out = "delete this file alone and start the experiment again, which keeps its finished cells"
+        raise ValueError(f"{path} cannot be read as JSON ({wrong}): {way_out}")
+    found: dict[str, Any] = content
+    return found
 
 
 def _plain(obj: Any) -> Any:

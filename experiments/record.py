@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +23,9 @@ from experiments.formats import (
 )
 from experiments.page import Section
 from experiments.reproduce import calls
-from experiments.statistics import KINDS, Estimate, Test
+from experiments.statistics import CONFIDENCE, KINDS, Estimate, Test
 from experiments.stored import PERCENT, Experiment
-from experiments.tables import Table
+from experiments.tables import Table, marked_test
 from experiments.tables.evidence import footnote
 from experiments.tables.summary import known_difference, known_test
 from experiments.tables.text import interval_of, mean_std, signed
@@ -94,7 +94,12 @@ def _read_kept(path: Path) -> dict[str, str]:
     """What a person wrote into the file, by the part."""
     if not path.exists():
         return {}
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be text in UTF-8, got {error}: save it as such, or record elsewhere: --record DIR"
+        ) from error
     found = {part: match[2].strip("\n") for part in HINTS if (match := _part(part).search(text))}
     if "words" not in found:
         raise ValueError(
@@ -119,6 +124,12 @@ def _read_answer(answer: str) -> str:
         text = Path(answer).read_text(encoding="utf-8") if Path(answer).is_file() else answer
     except OSError:  # a sentence is too long for the name of a file
         text = answer
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--answer {answer} must be a text file in UTF-8, got {error}: save it as such") from error
+    if text == answer and not re.search(r"\s", answer.strip()) and re.search(r"[\\/]|\.\w+$", answer):
+        raise ValueError(
+            f"--answer must be a sentence or a file that holds one, got {answer!r}, which is no file: name it"
+        )
     if "<!--" in text or not text.strip():
         raise ValueError(f"--answer must be a sentence without HTML comments, or a file with one, got {text!r}")
     return text.strip()
@@ -195,22 +206,25 @@ class Told:
     undecided: list[str]
     rest: list[str]
     untested: list[str]
+    lost_by_correction: bool = True  # whether each of the undecided had its star before Holm's correction
 
-    @property
-    def more(self) -> list[str]:
-        """Sentences on the undecided and the untested."""
+    def more(self, name: str = "") -> list[str]:
+        """Sentences on the undecided and the untested, which are effects of this name."""
         found = []
         if self.undecided:
             one = len(self.undecided) == 1
+            why = " after the correction for the number of comparisons" if self.lost_by_correction else ""
             found.append(
                 f"For {_listed(self.undecided)} the interval{'' if one else 's'} leave{'s' if one else ''} out 0, "
-                f"but no star holds for {'it' if one else 'them'} after the correction for the number of comparisons."
+                f"but no star holds for {'it' if one else 'them'}{why}."
             )
-        return [*found, *([f"Not tested: {_listed(self.untested)}."] if self.untested else [])]
+        many = "s" * (len(self.untested) > 1)
+        title = f"{name.capitalize()}{many} not tested" if name else "Not tested"
+        return [*found, *([f"{title}: {_listed(self.untested)}."] if self.untested else [])]
 
 
 def _told(found: Sequence[Found]) -> Told:
-    told = Told([], [], [], [])
+    told, corrected = Told([], [], [], []), True
     for one in found:
         if one.test is None or one.test.reason:
             told.untested.append(one.shown)
@@ -219,7 +233,8 @@ def _told(found: Sequence[Found]) -> Told:
         else:
             leaves_out = one.estimate.low > 0 or one.estimate.high < 0
             (told.undecided if leaves_out else told.rest).append(one.shown)
-    return told
+            corrected = corrected and not (leaves_out and one.test.p >= 1 - CONFIDENCE)
+    return replace(told, lost_by_correction=corrected)
 
 
 def draft(experiment: Experiment) -> list[str]:
@@ -232,7 +247,10 @@ def draft(experiment: Experiment) -> list[str]:
     baseline, where = plan["baseline"], f"On {plan['data']}" if plan["data"] else "Here"
     others = [name for name in plan["variants"] if name != baseline and experiment.difference(name, baseline, "miou").n]
     if not others:
-        sentence = f"{where}, nothing can be compared yet: no variant has a finished seed of the baseline."
+        reason = (
+            "no variant has a finished seed of the baseline" if len(plan["variants"]) > 1 else "there is one variant"
+        )
+        sentence = f"{where}, nothing can be compared{' yet' * (len(plan['variants']) > 1)}: {reason}."
         return [f"**{escape_markdown(sentence)}**"]
     level = mean_std(experiment.estimate(baseline, "miou").times(PERCENT[1]), 2)
     against = f"{baseline} ({level} % mIoU)"
@@ -245,8 +263,20 @@ def draft(experiment: Experiment) -> list[str]:
     else:
         sentences = [f"{where}, no difference to {against} is {'certain' if told.undecided else 'known'}."]
     effects = " ".join(_effects(experiment.effects))
-    paragraphs = [f"**{escape_markdown(text)}**" for text in (" ".join([*sentences, *told.more]), effects) if text]
+    sentences += [*told.more(), *_of_networks(experiment)]
+    paragraphs = [f"**{escape_markdown(text)}**" for text in (" ".join(sentences), effects) if text]
     return [*paragraphs, escape_markdown(_legend(experiment, others))]
+
+
+def _of_networks(experiment: Experiment) -> list[str]:
+    """What the sentences before it are not about, where the test is of the trained networks alone: the sign of such a
+    difference can turn with the next seed."""
+    differences = experiment.compared.differences.values() if experiment.compared else ()
+    if marked_test(experiment) == "both" or all(one.tests["swap"].reason for one in differences):
+        return []
+    most = max(len(one.contrast.values) for one in differences)
+    few = "1 seed is" if most == 1 else f"{most} seeds are"
+    return [f"All of this is of these trained networks alone: {few} too few to tell what other seeds would give."]
 
 
 def _effects(effects: Sequence[Effect]) -> list[str]:
@@ -260,7 +290,9 @@ def _effects(effects: Sequence[Effect]) -> list[str]:
             sentences.append(f"{name.capitalize()}{'s' * (len(told.starred) > 1)}{averaged}: {_listed(told.starred)}.")
         if told.rest:
             sentences.append(f"No {'other ' * bool(told.starred)}{name} shows: {_listed(told.rest)}.")
-        sentences += told.more
+        sentences += told.more(name)
+        lost = [_title(effect) for effect in effects if len(effect.levels) == order and not len(effect.contrast.values)]
+        sentences += [f"Without a seed that all its variants have finished: {_listed(lost)}."] if lost else []
     return sentences
 
 
@@ -277,6 +309,8 @@ def _legend(experiment: Experiment, others: Sequence[str]) -> str:
     """What the numbers of the drafted answer are."""
     found = [known_difference(experiment, name) for name in others]
     meanings = list(dict.fromkeys(one.meaning for one in found if not math.isnan(one.low)))
+    if meanings and not experiment.compared:
+        meanings = ["95 % interval over seeds (Student's t), which does not allow for the images being other ones"]
     brackets = [f"in brackets the {' or the '.join(meanings)}"] if meanings else []
     tested = (
         footnote(experiment)
@@ -289,7 +323,8 @@ def _legend(experiment: Experiment, others: Sequence[str]) -> str:
             f" Intervals and stars of effects: for {KINDS['both']}, Holm's correction over all of the same kind."
         )
     elif experiment.effects:
-        of_effects = f" Effects of the factors are not tested: {experiment.effects[0].test.reason}."
+        reasons = dict.fromkeys(effect.test.reason for effect in experiment.effects)
+        of_effects = f" Effects of the factors are not tested: {', '.join(reasons)}."
     first = [
         "mIoU: mean ± standard deviation over seeds",
         "differences in percentage points, paired by seed",

@@ -195,6 +195,12 @@ def main() -> None:
             Console().print(Text(f"record: {path}"), soft_wrap=True)
     except (FileNotFoundError, ValueError) as error:
         refuse(str(error))
+    except OSError as error:  # what is read names itself, so this one is of writing
+        place = args.out or args.folders[0]
+        refuse(
+            f"cannot write the report to {place} or its record ({error}): expected a folder that can be written to. "
+            "Make it so, or choose others with --out DIR and --record DIR"
+        )
 
 
 if __name__ == "__main__":

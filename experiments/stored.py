@@ -118,9 +118,13 @@ class Cell:
 
     def curve(self, column: str) -> dict[int, float]:
         """A column of metrics.csv by epoch; epochs without a value are left out."""
-        with (self.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = [(row.get("epoch"), row.get(column)) for row in csv.DictReader(file)]
-        return {int(float(epoch)): float(value) for epoch, value in rows if epoch and value}
+        path = self.folder / "metrics.csv"
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [(row.get("epoch"), row.get(column)) for row in csv.DictReader(file)]
+            return {int(float(epoch)): float(value) for epoch, value in rows if epoch and value}
+        except (OSError, ValueError, csv.Error) as error:
+            raise _unreadable(path, error) from error
 
     def samples(self) -> dict[str, NDArray[Any]]:
         """The arrays of samples.npz, see `callbacks.sampled`; files of earlier versions have no `kinds`, all are fixed."""

@@ -121,10 +121,12 @@ def footnote(experiment: Experiment) -> str:
         return f"No difference gets a star: {', '.join(dict.fromkeys(test.reason for test in tests))}."
     comparisons = f"{family} comparison{'s' if family > 1 else ''} with {experiment.plan['baseline']}"
     limit = "" if name == "both" else "; it says nothing of other seeds, for which there are too few"
+    reasons = ["is of its comparison alone"] if family > 1 else []
+    reasons += ["allows for something else than the test", *(["is of another method"] if name == "swap" else [])]
     return (
         f"* p below 5 % after Holm's correction over {comparisons}: {TESTS[name]}, of the mIoU{limit}. "
-        "No star: no such evidence, not equality. An interval can leave out 0 without a star, because it is of its "
-        "comparison alone."
+        "No star: no such evidence, not equality. An interval can leave out 0 without a star, or hold it with one, where "
+        f"it {' or '.join(reasons)}."
     )
 
 

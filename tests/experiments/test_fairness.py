@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from datamodules.base import SegmentationDataset
@@ -142,6 +143,15 @@ def test_test_splits_of_other_images_are_refused() -> None:
 # What a budget is.
 
 
+class Seen(Callback):
+    """Counts the images of all training batches."""
+
+    images = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.images += len(batch["image"])
+
+
 @pytest.mark.parametrize(
     "trainer",
     [
@@ -152,15 +162,17 @@ def test_test_splits_of_other_images_are_refused() -> None:
         {"max_epochs": 2, "limit_train_batches": 1},
         {"max_epochs": 2, "limit_train_batches": 0.7},
         {"max_epochs": 2, "limit_train_batches": 3, "accumulate_grad_batches": 2},
+        {"max_steps": 3, "limit_train_batches": 3, "accumulate_grad_batches": 2},
     ],
     ids=str,
 )
 def test_the_steps_are_those_that_the_trainer_takes(trainer: dict[str, Any], tmp_path: Path) -> None:
     run = Run(module=UNetModule, datamodule=ShapesDataModule, hparams=BASE.hparams, data=BASE.data, trainer=trainer)
-    result = train(run, tmp_path, accelerator="cpu", devices=1)
+    seen = Seen()
+    result = train(run, tmp_path, callbacks=[seen], accelerator="cpu", devices=1)
     found = budget(run, splits(run))
     assert (found["steps"], found["epochs"]) == (result["steps"], result["epochs"])
-    assert found["images"] == 2 * found["steps"]
+    assert found["images"] == seen.images
 
 
 def test_a_budget_names_the_checkpoint_it_starts_from_and_all_steps_behind_it(tmp_path: Path) -> None:
@@ -246,6 +258,25 @@ def test_an_arm_outside_the_tolerance_is_refused_with_the_width_that_fits() -> N
     assert abs(check_matched(fitting)["none"] - 1) < 0.05
     with pytest.raises(ValueError, match=r"hparams\.width: 16 against 17"):
         check_fair(grid({"skips": ("concat", "none")}, base=wide, none=none))
+
+
+@pytest.mark.parametrize(
+    ("changed", "how", "message"),
+    [
+        ({"dropout": 0.5}, Match(of="parameters", like="base", by="dropout", tolerance=0.2), r"by dropout=0\.5, which"),
+        ({"norm": "group"}, Match(of="parameters", like="base", by="norm", tolerance=0.2), r"by norm='group', which"),
+        (
+            {"trainer.limit_val_batches": 1},
+            Match(of="parameters", like="base", by="trainer.limit_val_batches", tolerance=0.2),
+            "by trainer.limit_val_batches=1, which does not set its size",
+        ),
+        ({"width": 16}, Match(of="parameters", like="other", by="width"), "'other', which is matched itself"),
+        ({"width": 16}, Match(of="parameters", like="base", by="width", tolerance=float("nan")), "within nan %"),
+    ],
+)
+def test_a_match_lets_no_other_difference_through(changed: dict[str, Any], how: Match, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_fair(grid(UPSAMPLE, {"other": how}, base=BASE, other=NEAREST.but(**changed)))
 
 
 def test_matched_names_variants() -> None:

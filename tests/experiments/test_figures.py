@@ -279,6 +279,8 @@ def test_pareto_fills_the_front_and_leaves_out_a_cost_that_is_equal_for_all(tmp_
     assert [axis.get_xlabel() for axis in figure.axes] == ["training step (ms)", "prediction of one image (ms)"]
     assert "Not drawn: GMAC of one image, the same for all variants." in caption
     assert "no claim of significance" in caption and "for other seeds and other images" in caption
+    # Of two that cost the same the worse is off the front, though none is both better and cheaper.
+    assert "no other variant is as good and as cheap at least, and better in one of the two" in caption
     steps, images = figure.axes
     assert sorted(texts(steps)) == ["base *", "other $1$"]
     marks = [line for line in images.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +83,18 @@ def test_what_cannot_be_tested_is_said(tmp_path: Path) -> None:
     )
     assert differences.startswith(f"{known}(+6.00 points, no interval), ")
     assert "No difference gets a star: needs 6 images, got 2." in legend
-    assert effects.startswith("**Not tested: upsample transposed-3 to nearest (+3.00 points, no interval) and skips")
+    assert effects.startswith(
+        "**Main effects not tested: upsample transposed-3 to nearest (+3.00 points, no interval) and "
+    )
+    assert "Interaction not tested: upsample" in effects
     assert legend.endswith("Effects of the factors are not tested: needs 6 images, got 2.")
 
 
 def test_one_seed_speaks_of_its_networks_only(tmp_path: Path) -> None:
     plant(tmp_path, seeds=1)
     differences, _, legend = draft(load(tmp_path))
+    alone = "All of this is of these trained networks alone: 1 seed is too few to tell what other seeds would give.**"
+    assert differences.endswith(alone)
     assert "(59.40 ± - % mIoU)" in differences and r"nearest+none (-26.80 points, [-2" in differences
     assert "other images, the same trained networks" in legend and "it says nothing of other seeds" in legend
     assert "Effects of the factors are not tested: needs 3 seeds, got 1." in legend
@@ -99,6 +105,42 @@ def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "transposed-3+concat")
     (sentence,) = draft(load(tmp_path))
     assert sentence == "**On shapes, nothing can be compared yet: no variant has a finished seed of the baseline.**"
+
+
+def test_one_variant_is_compared_with_nothing(tmp_path: Path) -> None:
+    plant(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["variants"] = {"transposed-3+concat": plan["variants"]["transposed-3+concat"]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert draft(load(tmp_path)) == ["**On shapes, nothing can be compared: there is one variant.**"]
+
+
+def test_the_correction_is_blamed_only_for_what_it_took(tmp_path: Path) -> None:
+    """An interval by one method and a test by another can disagree without any correction."""
+    plant(tmp_path, seeds=1)
+    experiment = load(tmp_path)
+    assert experiment.compared is not None
+    for name, one in experiment.compared.differences.items():
+        tests = {kind: replace(test, p=0.06, adjusted=0.06) for kind, test in one.tests.items()}
+        experiment.compared.differences[name] = replace(one, tests=tests)
+    differences = draft(experiment)[0]
+    assert "out 0, but no star holds for them. " in differences and "correction" not in differences
+
+
+def test_of_other_images_no_interval_is_called_one_of_the_same(tmp_path: Path) -> None:
+    plant(tmp_path)
+    path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
+    with np.load(path) as stored:
+        save_npz(path, **{key: array[:-1] for key, array in stored.items()})
+    legend = draft(load(tmp_path))[-1]
+    assert "seeds, the same images" not in legend and "does not allow for the images being other ones" in legend
+
+
+def test_an_effect_without_a_common_seed_is_named(tmp_path: Path) -> None:
+    plant(tmp_path)
+    shutil.rmtree(tmp_path / "nearest+none")
+    effects = draft(load(tmp_path))[1]
+    assert "Without a seed that all its variants have finished: upsample transposed-3 to nearest and skips" in effects
 
 
 def test_a_record_holds_every_seed_commit_command_and_cost(planted: Section, tmp_path: Path) -> None:
@@ -177,6 +219,22 @@ def test_a_file_of_a_person_is_never_replaced(planted: Section, tmp_path: Path) 
     assert path.read_text() == changed
     path.write_text(changed.rstrip("\n").rpartition("\n")[0])
     assert "One cell failed twice." not in write_record([planted], None, tmp_path).read_text()
+
+
+def test_a_file_that_is_not_there_is_no_answer(planted: Section, tmp_path: Path) -> None:
+    for answer in ("notes/answer.md", str(tmp_path), "answer.txt"):
+        with pytest.raises(ValueError, match=r"--answer must be a sentence or a file.*which is no file"):
+            write_record([planted], None, tmp_path, answer=answer)
+    binary = tmp_path / "binary.md"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"--answer .*binary\.md must be a text file in UTF-8"):
+        write_record([planted], None, tmp_path, answer=str(binary))
+    assert "\nYes.\n" in write_record([planted], None, tmp_path, answer="Yes.").read_text()
+    mine = tmp_path / "ablate_up_sampling.md"
+    mine.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"ablate_up_sampling\.md must be text in UTF-8"):
+        write_record([planted], None, tmp_path)
+    assert mine.read_bytes() == b"\xff\xfe"
 
 
 def test_several_experiments_are_one_file_with_a_section_each(tmp_path: Path) -> None:

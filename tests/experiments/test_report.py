@@ -221,6 +221,16 @@ def test_a_planted_difference_gets_the_star_and_an_equal_variant_does_not(plante
     assert found["transposed-3+concat"]["miou_percent_difference_p_adjusted"] == ""
 
 
+def test_one_comparison_is_not_corrected_and_nothing_is_blamed_on_it(tmp_path: Path) -> None:
+    plant(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["variants"] = {name: plan["variants"][name] for name in ("transposed-3+concat", "nearest+concat")}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    write_tables(tmp_path)
+    note = section(tmp_path, "Evidence")
+    assert "over 1 comparison with" in note and "of its comparison alone" not in note
+
+
 def test_every_interval_says_what_it_allows_for(planted: Path) -> None:
     found = cells(planted, "Evidence", "transposed-3+none")
     names = ("other seeds, the same images", "other images, the same trained networks", "other seeds and other images")
@@ -434,6 +444,21 @@ def test_cells_of_another_commit_or_machine_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_experiment(tmp_path / "one", seeds=1)
+    (tmp_path / "mine").write_text("of the user's")
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "one"), "--out", str(tmp_path / "mine")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("error: cannot write the report to ") and str(tmp_path / "mine") in said and "--out DIR" in said
+    )
+    assert (tmp_path / "mine").read_text() == "of the user's"
+
+
 def test_errors_name_the_folder_or_file_and_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere holds no experiment.*expected .*plan\.json"):
         write_report(tmp_path / "nowhere")
@@ -451,6 +476,31 @@ def test_errors_name_the_folder_or_file_and_the_way_out(tmp_path: Path, monkeypa
     save_npz(damaged, names=np.array(["a"]), confusion=np.zeros((1, 2, 2), np.int64))
     with pytest.raises(ValueError, match=r"confusion must have the shape \('n', 3, 3\).*got \(1, 2, 2\)"):
         write_report(tmp_path / "one")
+    shutil.rmtree(tmp_path / "one")
+    write_experiment(tmp_path / "one", seeds=1)
+    for name, content, message in (
+        (
+            "metrics.csv",
+            "epoch,train/loss,val/miou\n0,much,0.5\n",
+            r"metrics\.csv cannot be read .*'much'.*: delete .*seed0 and",
+        ),
+        (
+            "result.json",
+            "null",
+            r"result\.json cannot be read .*expected an object, got null\): delete .*seed0 and run",
+        ),
+        (
+            "../../plan.json",
+            "{",
+            r"plan\.json cannot be read .*: delete this file alone and start .*keeps its finished",
+        ),
+    ):
+        file = tmp_path / "one" / "nearest+none" / "seed0" / name
+        before = file.read_text()
+        file.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            write_report(tmp_path / "one")
+        file.write_text(before)
     for path in (tmp_path / "one").glob("*/seed0/result.json"):
         path.unlink()
     with pytest.raises(ValueError, match=r"(?s)no finished cell.*python -m experiments\.x.*nearest\+none seed 0"):
