@@ -61,9 +61,16 @@ class AtomicCheckpoints(TorchCheckpointIO):
         write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """One without state in the checkpoint: it would be where the folder lies, which a checkpoint is not to tell."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
 def last_checkpoint(out: Path) -> ModelCheckpoint:
     """checkpoints/last.ckpt, after every epoch."""
-    return ModelCheckpoint(
+    return LastCheckpoint(
         out / "checkpoints",
         filename="last",
         save_top_k=1,

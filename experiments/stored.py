@@ -249,17 +249,28 @@ class Experiment:
             return None
         return compare(self._confusions(), self.plan["baseline"], class_names=self.plan["class_names"])
 
+    @property
+    def no_effects(self) -> str:
+        """Why several factors have no effects on the mIoU; empty where they have, and for a single factor."""
+        if len(self.plan["factors"]) < 2:
+            return ""
+        return refuse_crossing(self._levels()) or ("" if self.same_images else "not scored on the same test images")
+
     @cached_property
     def effects(self) -> list[Effect]:
         """Effects of the factors on the mIoU; none for a single factor or a design that is not fully crossed."""
-        levels = {
+        if len(self.plan["factors"]) < 2 or self.no_effects:
+            return []
+        levels = self._levels()
+        names = self.plan["class_names"]
+        return factorial_effects(self._confusions(), levels, levels[self.plan["baseline"]], class_names=names)
+
+    def _levels(self) -> dict[str, dict[str, str]]:
+        """By variant, then factor."""
+        return {
             name: {factor: str(level) for factor, level in variant["levels"].items()}
             for name, variant in self.plan["variants"].items()
         }
-        if len(self.plan["factors"]) < 2 or refuse_crossing(levels) or not self.same_images:
-            return []
-        names = self.plan["class_names"]
-        return factorial_effects(self._confusions(), levels, levels[self.plan["baseline"]], class_names=names)
 
     def _confusions(self) -> dict[str, dict[int, NDArray[np.int64]]]:
         return {name: {seed: cell.confusion for seed, cell in cells.items()} for name, cells in self.cells.items()}

@@ -45,8 +45,8 @@ def error_table(experiment: Experiment) -> Table:
         reason = "the cells were trained by a version that did not, or there are too many classes for trimaps"
         notes.append(f"Not stored: what {absent} would need; {reason}. Cells that are trained again have it.")
     title = (
-        f"Error anatomy on {plan['data']}: mean ± standard deviation over seeds (difference to {plan['baseline']}, "
-        "paired by seed)"
+        f"Error anatomy on {plan['data']}: mean ± standard deviation over seeds (difference to {plan['baseline']} in "
+        "percentage points, paired by seed)"
     )
     return Table("errors", title, ["variant", "seeds", *titles.values()], rows, notes=notes)
 

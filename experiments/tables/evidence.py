@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from experiments.power import LIMIT, Needed, needed_for_width, needed_to_detect
+from experiments.resampling import MIN_IMAGES
 from experiments.statistics import KINDS, NEEDED_SEEDS, RESAMPLES, TESTS, Contrast, Difference, Test
 from experiments.stored import PERCENT, Experiment
 from experiments.tables.text import Table, interval_of, number, p_value, signed
@@ -76,7 +77,9 @@ def needed_table(experiment: Experiment) -> Table:
         "± 1 point: until the 95 % interval of the difference for other seeds, or for other images, ends 1 percentage "
         "point from it or nearer, in all. To find 1 point: until a true difference of 1 point gets its star with a "
         f"chance of 80 %, by the {TESTS['both']}, with {images} images and this many comparisons. In brackets what "
-        "it could as well be: the deviation is itself known only from the seeds or images at hand (95 %)."
+        "it could as well be: the deviation is itself known only from the seeds or images at hand (95 %). The least that "
+        f"is printed is what an interval takes at all: {NEEDED_SEEDS['seeds']} seeds, {MIN_IMAGES} images, and "
+        f"{NEEDED_SEEDS['both']} seeds for the test."
     )
     title = "How many seeds or images a difference in mIoU would need"
     return Table("needed", title, columns, rows, notes=[meaning, *_reasons(refused, len(rows))] if rows else [])

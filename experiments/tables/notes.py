@@ -7,10 +7,11 @@ from experiments.tables.evidence import evidence_notes
 def make_notes(experiment: Experiment) -> list[str]:
     """What each number is, a sentence or two each."""
     plan = experiment.plan
-    images = len(experiment.finished()[0].image_names)
+    counts = sorted({len(cell.image_names) for cell in experiment.finished()})
+    images = f"the {counts[0]}" if experiment.same_images else f"{counts[0]} to {counts[-1]}, not always the same,"
     seeds = ", ".join(str(seed) for seed in plan["seeds"])
     scores = (
-        "Scores are in percent (x 100; checkerboard energy in millionths, ppm), on the "
+        "Scores are in percent (x 100; checkerboard energy in millionths, ppm), on "
         f"{images} images of the test split of {plan['data']}, with the weights of the last epoch, not of the best "
         f"one; mean ± sample standard deviation over seeds ({seeds})."
     )
@@ -43,7 +44,9 @@ def make_notes(experiment: Experiment) -> list[str]:
         f"time (median over training steps) and peak memory were measured on {plan['device']}, all variants in one go: "
         "compare them inside this table only. Ratio: to the baseline."
     )
-    notes = [scores, interval, difference, *evidence_notes(experiment), miou, *_absent_classes(experiment)]
+    notes = [scores, interval, difference, *evidence_notes(experiment)]
+    notes += [f"No effects of the factors: {experiment.no_effects}."] if experiment.no_effects else []
+    notes += [miou, *_absent_classes(experiment)]
     notes += [boundary, checkerboard, cost]
     if any(0 < len(cells) < 2 for cells in experiment.cells.values()):
         notes.append(

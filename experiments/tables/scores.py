@@ -82,7 +82,10 @@ def comparison_table(experiment: Experiment) -> Table:
         return cells
 
     rows = [row(one) for one in comparisons(experiment.plan)]
-    title = "One factor at a time: difference paired by seed, with its 95 % interval over seeds"
+    title = (
+        "One factor at a time: difference paired by seed, in percentage points (energy in ppm), with its 95 % interval "
+        "over seeds"
+    )
     return Table("factors", title, ["change", "at", "seeds", *titles()[:3]], rows, texts=2)
 
 
@@ -99,7 +102,7 @@ def trimap_table(experiment: Experiment) -> Table:
         rows.append(row)
     title = (
         "mIoU in percent of the pixels near a true boundary, by the width of the band to either side: mean ± standard "
-        f"deviation over seeds (difference to {plan['baseline']}, paired by seed)"
+        f"deviation over seeds (difference to {plan['baseline']} in percentage points, paired by seed)"
     )
     return Table("trimap", title, ["variant", *(f"{width} px" for width in TRIMAPS)], rows)
 

@@ -28,9 +28,17 @@ def make_summary(experiments: Sequence[Experiment]) -> Table:
         kind = interval_kind(experiment)
         compared = experiment.compared.differences.values() if experiment.compared else ()
         found = [one.contrast.estimate(kind) for one in compared if not one.contrast.refuse(kind)]
+        name = experiment.plan["experiment"]
         if found:
             meanings = " or ".join(dict.fromkeys(one.meaning for one in found))
-            notes.append(f"{experiment.plan['experiment']}: {meanings}. {footnote(experiment)}")
+            notes.append(f"{name}: {meanings}. {footnote(experiment)}")
+        elif experiment.compared is None:
+            notes.append(
+                f"{name}: 95 % interval over seeds (Student's t). Nothing is tested, as the cells were not scored on the "
+                "same test images, and the interval does not allow for that."
+            )
+        elif compared:
+            notes.append(f"{name}: no interval. {footnote(experiment)}")
     title = (
         f"{'The same variants' if alike else 'The variants'} of {len(experiments)} experiments: mIoU, mean ± standard "
     )

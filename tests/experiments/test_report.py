@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from experiments.formats import to_csv, to_latex, to_markdown
 from experiments.page import Section
 from experiments.report import main, warnings, write_report
 from experiments.stored import load
-from experiments.tables import make_notes, make_tables
+from experiments.tables import make_notes, make_summary, make_tables
 
 CLASSES = ["background", "<script>alert(1)</script>", "=absent_class 5%"]
 MIOU = {  # percent, for the seeds 0, 1, 2
@@ -242,6 +243,28 @@ def test_every_interval_says_what_it_allows_for(planted: Path) -> None:
     for words in ("from 3 seeds (", "from 12 images (", "from 3 seeds and 12 images (", "In no test image: =absent"):
         assert words in notes
     assert "not enough seeds: 3 give p = 0.75 at best over 3 comparisons, 7 are needed" in section(planted, "Evidence")
+
+
+def test_a_design_that_is_not_crossed_says_why_it_has_no_effects(tmp_path: Path) -> None:
+    plant(tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    del plan["variants"]["nearest+none"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    reason = "No effects of the factors: not fully crossed: there is no variant with nearest + none."
+    assert reason in make_notes(load(tmp_path))
+
+
+def test_of_other_test_images_no_number_is_called_that_of_all(tmp_path: Path) -> None:
+    plant(tmp_path)
+    path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
+    with np.load(path) as stored:
+        save_npz(path, **{key: array[:-1] for key, array in stored.items()})
+    experiment = load(tmp_path)
+    notes = make_notes(experiment)
+    assert "on 11 to 12, not always the same, images of the test split" in notes[0]
+    assert "No effects of the factors: not scored on the same test images." in notes
+    other = replace(experiment, plan=experiment.plan | {"experiment": "other", "data": "others"})
+    assert "other: 95 % interval over seeds (Student's t). Nothing" in make_summary([experiment, other]).notes[-1]
 
 
 def test_crossed_factors_show_their_planted_effects_and_interaction(planted: Path) -> None:

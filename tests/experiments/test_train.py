@@ -291,6 +291,12 @@ class Kill(Callback):
             raise RuntimeError("power cut")
 
 
+def test_a_checkpoint_does_not_tell_where_it_was_written(tmp_path: Path) -> None:
+    train(TINY.but(trainer={"max_epochs": 1}), tmp_path, **QUIET)
+    with zipfile.ZipFile(tmp_path / "checkpoints" / "last.ckpt") as archive:
+        assert not [name for name in archive.namelist() if str(tmp_path).encode() in archive.read(name)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, workers: int) -> None:
     run = TINY.but(data={"num_workers": workers})
