@@ -105,7 +105,12 @@ def match(run: Run, like: Run, *, of: str = "parameters", by: str = "width") -> 
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle) < target else (low, middle)
-    return min((low, high), key=lambda value: abs(at(value) - target))
+    nearest = min((low, high), key=lambda value: abs(at(value) - target))
+    if nearest == 1 and at(1) > target:
+        raise ValueError(
+            f"{by} = 1 has {at(1):,.4g} {SIZES[of]} already where {target:,.4g} are wanted: match by another hyperparameter"
+        )
+    return nearest
 
 
 def _with(run: Run, name: str, value: Any) -> Run:

@@ -324,7 +324,7 @@ def _legend(experiment: Experiment, others: Sequence[str]) -> str:
         )
     elif experiment.effects:
         reasons = dict.fromkeys(effect.test.reason for effect in experiment.effects)
-        of_effects = f" Effects of the factors are not tested: {', '.join(reasons)}."
+        of_effects = f" Effects of the factors are not tested: {'; '.join(reasons)}."
     first = [
         "mIoU: mean ± standard deviation over seeds",
         "differences in percentage points, paired by seed",

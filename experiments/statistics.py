@@ -392,9 +392,10 @@ def compare(
     weights |= {("difference", variant): {variant: 1.0, baseline: -1.0} for variant in others}
     contrasts = _contrasts(sums, weights, resamples, seed, class_names)
     tests = dict[str, list[Test]]()
+    family = sum(bool(len(contrasts["difference", variant].values)) for variant in others)  # those with a common seed
     for variant in others:
         contrast = contrasts["difference", variant]
-        found = [contrast.test("seeds"), signed_rank_test(contrast.values.tolist(), len(others))]
+        found = [contrast.test("seeds"), signed_rank_test(contrast.values.tolist(), max(family, 1))]
         found += [_swap_test(sums, variant, baseline, contrast, resamples, seed), contrast.test("both")]
         for test in found:
             tests.setdefault(test.name, []).append(test)

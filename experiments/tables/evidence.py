@@ -65,10 +65,13 @@ def needed_table(experiment: Experiment) -> Table:
     differences: Mapping[str, Difference] = experiment.compared.differences if experiment.compared else {}
     columns = ["variant", "seeds for ± 1 point", "images for ± 1 point", "seeds to find 1 point"]
     rows, refused = [], dict[tuple[str, str], list[str]]()
+    family = sum(
+        bool(len(one.contrast.values)) for one in differences.values()
+    )  # a variant without a cell is not in it
     for variant, one in differences.items():
         point = 1 / PERCENT[1]
         found = [needed_for_width(one.contrast, point, kind=kind) for kind in ("seeds", "images")]
-        found.append(needed_to_detect(one.contrast, point, kind="both", of="seeds", comparisons=len(differences)))
+        found.append(needed_to_detect(one.contrast, point, kind="both", of="seeds", comparisons=max(family, 1)))
         for column, needed in zip(columns[1:], found, strict=True):
             _refuse(refused, column, needed.reason, variant)
         rows.append([variant, *map(_needed, found)])

@@ -241,6 +241,11 @@ def test_what_cannot_be_matched_is_refused(changed: dict[str, str], message: str
         match(BASE, BASE.but(width=8), **changed)
 
 
+def test_a_network_that_is_too_large_at_its_least_cannot_be_matched() -> None:
+    with pytest.raises(ValueError, match=r"width = 1 has .* parameters already where .* are wanted"):
+        match(BASE.but(depth=4), BASE.but(width=1))
+
+
 def test_an_arm_outside_the_tolerance_is_refused_with_the_width_that_fits() -> None:
     how = Match(of="parameters", like="base")
     wide = BASE.but(width=16)

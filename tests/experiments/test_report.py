@@ -232,6 +232,14 @@ def test_one_comparison_is_not_corrected_and_nothing_is_blamed_on_it(tmp_path: P
     assert "over 1 comparison with" in note and "of its comparison alone" not in note
 
 
+def test_a_variant_without_a_cell_is_in_no_family_of_tests(tmp_path: Path) -> None:
+    plant(tmp_path)
+    shutil.rmtree(tmp_path / "nearest+none")
+    write_tables(tmp_path)
+    evidence = section(tmp_path, "Evidence")
+    assert "after Holm's correction over 2 comparisons" in evidence and "at best over 2 comparisons" in evidence
+
+
 def test_every_interval_says_what_it_allows_for(planted: Path) -> None:
     found = cells(planted, "Evidence", "transposed-3+none")
     names = ("other seeds, the same images", "other images, the same trained networks", "other seeds and other images")
