@@ -95,7 +95,7 @@ def _amiss(plan: Mapping[str, Any], cell: "Cell") -> list[str]:
         return wrong
     settings = planned(plan, cell.variant)
     if "trainer.max_steps" not in settings and cell.result.get("epochs") != settings.get("trainer.max_epochs"):
-        wrong.append(f"{cell.result.get('epochs')} epochs, planned {settings.get('trainer.max_epochs')}")
+        wrong.append(f"{_epochs(cell.result.get('epochs') or 0)}, planned {settings.get('trainer.max_epochs')}")
     return wrong
 
 
@@ -214,7 +214,7 @@ def _say(value: Any) -> str:
 
 
 def _epochs(number: int) -> str:
-    return f"{number} epoch{'s' * (number > 1)}"
+    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -32,7 +32,7 @@ from experiments.reproduce import report_environment, reproduce_script, show_com
 from experiments.stored import Experiment, load
 from experiments.tables import Table, make_notes, make_summary, make_tables
 
-PRINTED = ("scores", "factorial", "cost")  # by table.key, on the terminal
+PRINTED = ("scores", "factorial", "needed", "cost")  # by table.key, on the terminal
 LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own
 
 

@@ -436,7 +436,7 @@ def test_missing_seeds_are_named_where_variants_have_unequal_ones() -> None:
 def test_epochs_stand_in_for_steps_that_were_not_stored() -> None:
     found = cells(result={"epochs": 1})
     del found["b"][1].result["steps"]
-    assert deviations(PLAN, found) == ["b seed 1 deviates from the plan: 1 epochs, planned 2."]
+    assert deviations(PLAN, found) == ["b seed 1 deviates from the plan: 1 epoch, planned 2."]
 
 
 def test_a_plan_of_an_earlier_version_still_says_its_sizes() -> None:

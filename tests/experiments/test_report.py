@@ -417,7 +417,9 @@ def test_a_partial_experiment_says_so_and_lists_what_is_missing(
     shutil.rmtree(tmp_path / "transposed-3+none")
     write_report(tmp_path)
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert "Partial: 8 of 12 cells are finished" in text and "8 of 12" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Partial: 8 of 12 cells are finished" in text and "8 of 12" in printed
+    assert "How many seeds or images a difference in mIoU would need" in printed
     assert "| nearest+concat | 2 of 3 | **89.00 ± 4.24** |" in text  # 86 and 92
     assert "- nearest+concat, seed 1: started, not finished; nearest+concat/seed1/log.txt ends: RuntimeError" in text
     assert "| transposed-3+none | 0 of 3 | - | - | - | - |" in text
