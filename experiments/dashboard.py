@@ -10,7 +10,6 @@ those of the experiment's folder, logged with --logger wandb and, if that was of
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +20,7 @@ import wandb
 
 from experiments.files import write_json
 from experiments.flags import Parser, refuse
+from experiments.formats import rows_to_markdown
 from experiments.report import warnings
 from experiments.stored import load
 from experiments.sync import STEP, logged_in
@@ -69,7 +69,9 @@ def content(folder: Path) -> Content:
 def workspace(shown: Content, entity: str, project: str) -> Any:
     """The workspace; nobody is asked for it."""
     sections = [ws.Section(name=title, panels=panels, is_open=True) for title, panels in make_panels(shown).items()]
-    text = "\n\n".join([*shown.warnings, *(f"**{table.title}**\n\n{markdown(table)}" for table in shown.tables)])
+    text = "\n\n".join(
+        [*shown.warnings, *(f"**{table.title}**\n\n{rows_to_markdown(table)}" for table in shown.tables)]
+    )
     statistics = wr.MarkdownPanel(markdown=text, layout=wr.Layout(w=WIDE, h=12))
     sections.insert(1, ws.Section(name="Statistics", panels=[statistics], is_open=True))
     return ws.Workspace(
@@ -93,7 +95,7 @@ def report(shown: Content, entity: str, project: str) -> Any:
     blocks: list[Any] = [wr.P(text=shown.plan["question"])]
     blocks += [wr.CalloutBlock(text=line) for line in shown.warnings]
     for table in shown.tables:
-        blocks += [wr.H2(text=table.title), wr.MarkdownBlock(text=markdown(table))]
+        blocks += [wr.H2(text=table.title), wr.MarkdownBlock(text=rows_to_markdown(table))]
     blocks += [wr.H2(text="What the numbers are"), wr.UnorderedList(items=list(shown.notes))]
     for title, panels in make_panels(shown).items():
         blocks += [wr.H2(text=title), wr.PanelGrid(runsets=[wr.Runset(name=shown.group, **runs)], panels=panels)]
@@ -155,22 +157,6 @@ def _filters(shown: Content) -> list[Any]:
 
 def _runs(shown: Content) -> int:
     return len(shown.plan["variants"]) * len(shown.plan["seeds"])
-
-
-def markdown(table: Table) -> str:
-    """A table and its notes as Markdown."""
-    marks = ["---"] * table.texts + ["---:"] * (len(table.columns) - table.texts)
-    lines = [[_escape(cell) for cell in row] for row in (table.columns, *table.rows)]
-    for row, column in table.best:
-        lines[row + 1][column] = f"**{lines[row + 1][column]}**"
-    rows = "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], marks, *lines[1:]))
-    return "\n\n".join([rows, *map(_escape, table.notes)])
-
-
-def _escape(text: str) -> str:
-    """Names come from users' files."""
-    text = re.sub(r"([\\`*|$])", r"\\\1", " ".join(text.split()))  # a dollar would begin a formula
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def specification(built: Any) -> dict[str, Any]:

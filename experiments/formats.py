@@ -100,14 +100,17 @@ def tables_to_markdown(section: Section, level: int = 2) -> str:
 
 def table_to_markdown(table: Table, level: int = 2) -> str:
     """Heading, table and its notes."""
+    return f"{'#' * level} {escape_markdown(table.title)}\n\n{rows_to_markdown(table)}"
+
+
+def rows_to_markdown(table: Table) -> str:
+    """A table and its notes, without the title."""
     marks = ["---"] * table.texts + ["---:"] * (len(table.columns) - table.texts)
     cells = [[escape_markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
     for row, column in table.best:
         cells[row + 1][column] = f"**{cells[row + 1][column]}**"
-    lines = [cells[0], marks, *cells[1:]]
-    parts = [f"{'#' * level} {escape_markdown(table.title)}"]
-    parts += ["\n".join(f"| {' | '.join(line)} |" for line in lines), *map(escape_markdown, table.notes)]
-    return "\n\n".join(parts)
+    lines = "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], marks, *cells[1:]))
+    return "\n\n".join([lines, *map(escape_markdown, table.notes)])
 
 
 def missing_to_markdown(experiment: Experiment) -> str:
@@ -121,7 +124,7 @@ def code_to_markdown(code: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    text = re.sub(r"([\\`*|])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*|$])", r"\\\1", " ".join(text.split()))  # a dollar would begin a formula
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
 
 

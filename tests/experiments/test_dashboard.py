@@ -11,7 +11,8 @@ from test_report import write_experiment
 
 pytest.importorskip("wandb_workspaces", reason='needs pip install -e ".[wandb]"')
 
-from experiments.dashboard import Content, content, main, markdown, report, specification, workspace
+from experiments.dashboard import Content, content, main, report, specification, workspace
+from experiments.formats import rows_to_markdown
 from experiments.tables import Table
 
 GOLDEN = Path(__file__).parents[1] / "data" / "dashboard.json"
@@ -90,7 +91,7 @@ def test_both_show_what_an_ablation_needs(build: Any) -> None:
 
 def test_names_of_users_stay_text() -> None:
     table = Table("classes", "IoU", ["variant", "<b> a|b"], [["$x$ `y`", "[z](http://x)"]])
-    assert markdown(table).splitlines() == [
+    assert rows_to_markdown(table).splitlines() == [
         "| variant | &lt;b> a\\|b |",
         "| --- | ---: |",
         "| \\$x\\$ \\`y\\` | [z]\\(http://x) |",
@@ -115,7 +116,7 @@ def test_an_experiment_becomes_a_file_without_network_or_login(
     written = json.loads((tmp_path / "file.json").read_text())
     assert set(written) == {"workspace", "report"}
     for table in content(folder).tables:
-        assert markdown(table) in find(written["report"], "content")
+        assert rows_to_markdown(table) in find(written["report"], "content")
     with pytest.raises(SystemExit, match="2"):
         call(tmp_path / "nowhere", "--publish")
     assert "--publish needs a login: type `wandb login`" in capsys.readouterr().err
