@@ -1,0 +1,5 @@
+"""What can go wrong with the numbers themselves, by a name that a command can tell from other errors."""
+
+
+class NonFiniteError(ValueError):
+    """A loss, a logit at a labelled pixel or a weight is NaN or infinite; the message names the image or the parameter."""
