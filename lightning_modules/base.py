@@ -109,6 +109,15 @@ class SegmentationModule(LightningModule):
         self.val_scores = Scores(num_classes, ignore_index)
         self.test_scores = Scores(num_classes, ignore_index, detailed=True)
 
+    @classmethod
+    def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
+        """What an earlier version did otherwise with these hyperparameters, defaults included: a short name and a sentence each.
+
+        The names go into a run's hash, so that what was trained before a correction is trained again, and the sentence says why.
+        A name stays for ever; settings that a correction does not touch must not list it.
+        """
+        return {}
+
     def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
         """Names and colours of the classes, for logs and pictures; the checkpoint carries them."""
         self.class_names, self.palette = (list(class_names), [(r, g, b) for r, g, b in palette])
