@@ -5,7 +5,8 @@ index, because workers that were forked in an earlier epoch do not see attribute
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.files import SPLITS
 from datamodules.transforms import JointTransform
 
 Sample = dict[str, Tensor]
@@ -21,8 +23,6 @@ Sample = dict[str, Tensor]
 "image": float32 (in_channels, H, W) in [0, 1]; "mask": int64 (H, W) in [0, num_classes) or ignore_index; "index": int64
 scalar, the position in the split, or -1 for an image that only fills up the last step of a distributed evaluation.
 """
-
-SPLITS = ("train", "val", "test")
 
 
 def random_generator(*key: int) -> torch.Generator:
@@ -138,6 +138,14 @@ class SegmentationDataModule(LightningDataModule):
 
     def verify(self) -> None:
         """Raises a ValueError that names every bad file, before anything expensive starts."""
+
+    @classmethod
+    def identify(cls, arguments: Mapping[str, Any]) -> str | None:
+        """What the data of these keyword arguments hold, as a short name that goes into a run's hash; None where code makes them.
+
+        Raises as `verify` does.
+        """
+        return None
 
     def dataset(self, split: str) -> SegmentationDataset:
         """The raw images of "train", "val" or "test"."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+SPLITS = ("train", "val", "test")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000  # more is rather a bomb: 20 KB of PNG can unpack to a gigabyte
 

@@ -7,8 +7,10 @@ root/splits/      train.txt, val.txt and test.txt: names without extension
 """
 
 import math
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from datamodules.files import decode, files_by_name, read_bytes, read_classes, read_image, read_mask, read_split
+from datamodules.fingerprint import fingerprint
 from datamodules.transforms import JointTransform, resize, scaled_size
 from datamodules.verify import check_folder, check_layout
 
@@ -91,6 +94,12 @@ class FolderDataModule(SegmentationDataModule):
 
     def load(self, split: str) -> SegmentationDataset:
         return Folder(self.root, read_split(self.root, split), self.scale)
+
+    @classmethod
+    def identify(cls, arguments: Mapping[str, Any]) -> str:
+        root = Path(arguments["root"])
+        check_layout(root)
+        return fingerprint(root)
 
     def verify(self) -> None:
         check_folder(self.root, self.num_classes, self.ignore_index)

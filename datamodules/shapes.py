@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from datamodules.base import SPLITS, SegmentationDataModule, SegmentationDataset, random_generator
+from datamodules.base import SegmentationDataModule, SegmentationDataset, random_generator
+from datamodules.files import SPLITS
 from datamodules.transforms import JointTransform
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.base import SPLITS
-from datamodules.files import decode, files_by_name, read_bytes, read_split, short
+from datamodules.files import SPLITS, decode, files_by_name, read_bytes, read_split, short
+from datamodules.fingerprint import file_states, keep_record, make_record, stored_record
 
 SHOWN = 20  # problems spelt out in one message
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 5 to 8 swap height and width
@@ -42,8 +42,15 @@ def check_layout(root: Path) -> None:
 def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
     """Raises a ValueError with every problem of the folder: how many there are, and the first 20.
 
-    Every file counts, also one that no split names. Warns of images that EXIF turns, and of those in no split.
+    Every file counts, also one that no split names. Warns of images that EXIF turns, and of those in no split. A folder
+    that was found right is not read again until one of its files has another size or time.
     """
+    wanted, states = [num_classes, ignore_index], file_states(root)
+    known = stored_record(root)
+    if known and known.verified == wanted:
+        for line in known.warnings:
+            warnings.warn(line, stacklevel=3)
+        return
     images, masks = files_by_name(root / "images"), files_by_name(root / "masks")
     splits = {split: read_split(root, split) for split in SPLITS}
     names = [name for name in images if name in masks]
@@ -61,11 +68,20 @@ def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         raise ValueError("\n  ".join([f"{count} in {root}:", *problems[:SHOWN], *more]))
-    _warn(
-        "images turned upright by their EXIF orientation",
-        [name for name, check in checks.items() if check.orientation != 1],
-    )
-    _warn("images in no split, which stay unused", sorted(set(names).difference(*splits.values())))
+    turned = [name for name, check in checks.items() if check.orientation != 1]
+    unused = sorted(set(names).difference(*splits.values()))
+    warned = [
+        f"{what}: {', '.join(found[:5])}" + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        for what, found in (
+            ("images turned upright by their EXIF orientation", turned),
+            ("images in no split, which stay unused", unused),
+        )
+        if found
+    ]
+    for line in warned:
+        warnings.warn(line, stacklevel=3)
+    digests = {path: digest for check in checks.values() for path, digest in check.digests.items()}
+    keep_record(root, make_record(root, states, digests, wanted, warned))
 
 
 @dataclass
@@ -74,7 +90,8 @@ class _Check:
 
     problems: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)  # values in the mask
-    digest: bytes = b""  # of the image file
+    digests: dict[Path, str] = field(default_factory=dict)  # SHA-256 of the files that can be read
+    picture: str = ""  # that of the image
     orientation: int = 1
 
 
@@ -106,7 +123,8 @@ def _check_image(path: Path, check: _Check) -> Image.Image:
     if image.mode not in {"RGB", "L", "P", "1"} or "transparency" in image.info:
         raise ValueError(f"{short(path)} holds {_meaning(image)}; save it as 8-bit RGB or grey without transparency")
     _check_single(image, path)
-    check.digest, check.orientation = sha256(data).digest(), image.getexif().get(ORIENTATION, 1)
+    check.picture = check.digests[path] = sha256(data).hexdigest()
+    check.orientation = image.getexif().get(ORIENTATION, 1)
     return image
 
 
@@ -122,6 +140,7 @@ def _check_mask(path: Path, check: _Check, num_classes: int, ignore_index: int) 
     if mask.mode == "L" and data[24] < 8:  # the bit depth in the PNG header
         raise ValueError(f"{short(path)} is grey with {data[24]} bits a pixel, which readers stretch to 0-255; {fix}")
     _check_single(mask, path)
+    check.digests[path] = sha256(data).hexdigest()
     check.labels = np.bincount(np.asarray(mask, dtype=np.uint8).ravel()).nonzero()[0].tolist()
     if check.labels == [ignore_index]:
         raise ValueError(f"{short(path)} has no label, all of it is {ignore_index}; label it or move the pair out")
@@ -173,11 +192,11 @@ def _label_problems(labels: set[int], num_classes: int, ignore_index: int) -> li
 
 def _leaks(splits: Splits, checks: dict[str, _Check]) -> list[str]:
     """The same picture under two names in two splits."""
-    seen: dict[bytes, tuple[str, str]] = {}
+    seen: dict[str, tuple[str, str]] = {}
     problems = []
     for split, names in splits.items():
         for name in names:
-            if name in checks and (digest := checks[name].digest):
+            if name in checks and (digest := checks[name].picture):
                 twin, home = seen.setdefault(digest, (name, split))
                 if home != split and twin != name:
                     problems.append(
@@ -198,12 +217,6 @@ def _pairing_problems(images: Files, masks: Files) -> list[str]:
             if name not in others:
                 problems.append(f"{short(paths[0])} has no {other}; add {other}s/{name}.* or move it out of {folder}/")
     return problems
-
-
-def _warn(what: str, names: list[str]) -> None:
-    if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        warnings.warn(f"{what}: {', '.join(names[:5])}{more}", stacklevel=4)
 
 
 def _meaning(image: Image.Image) -> str:

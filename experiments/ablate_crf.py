@@ -142,6 +142,7 @@ def trained_variants(base: Run, epochs: int, diagonal: float) -> dict[str, Run]:
         },
         data=base.data,
         trainer={**base.trainer, "max_epochs": epochs, "check_val_every_n_epoch": epochs},
+        fingerprint=base.fingerprint,
     )
     middle = {crf: {k: v[len(v) // 2] for k, v in default_grid(crf, diagonal).items()} for crf in CRFS}
     arms = {f"{crf}-trained": {"crf": crf, "crf_options": crf_options(middle[crf])} for crf in CRFS}
@@ -223,17 +224,28 @@ class Plan:
         """What the finished search of this very plan found; None before."""
         path = self.folder(crf, seed) / "run.json"
         stored = read_json(path) if path.exists() else {}
-        return stored["search"] if stored.get("hash") == self.search_hash(crf, seed) else None
+        run = self.cell(BASELINE, seed).run
+        same = {self._search_hash(crf, trained) for trained in run.hashes}
+        return stored["search"] if stored.get("hash") in same else None
 
     def search_hash(self, crf: str, seed: int) -> str:
         """A name for what decides the numbers of a CRF behind the network."""
-        decides = [crf, self.cell(BASELINE, seed).run.hash, self.images, self.grid(crf)]
+        return self._search_hash(crf, self.cell(BASELINE, seed).run.hash)
+
+    def _search_hash(self, crf: str, trained: str) -> str:
+        decides = [crf, trained, self.images, self.grid(crf)]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
     def hashes(self) -> dict[str, str]:
         """Of all settings but the seed."""
         trained = {name: run.hash for name, run in self.ablation.runs.items()}
         return {"base": self.base.hash, **trained, "images": str(self.images)}
+
+    def is_of(self, hashes: Mapping[str, str]) -> bool:
+        """Whether a stored plan, perhaps of an earlier version, has these settings."""
+        runs = {"base": self.base, **self.ablation.runs}
+        same = hashes.keys() == {*runs, "images"} and hashes["images"] == str(self.images)
+        return same and all(hashes[name] in run.hashes for name, run in runs.items())
 
     def cost(self, variant: str) -> Cost:
         """Of a training step; the base network's is that of the network alone."""
@@ -309,6 +321,7 @@ def make_plan(args: argparse.Namespace, say: Callable[[str], None]) -> Plan:
     _, datamodule = build(base)
     say("verifying the data")
     datamodule.verify()
+    base = base.identified()
     height, width = datamodule.dataset("test")[0][1].shape
     diagonal = math.hypot(height, width)
     runs = trained_variants(base, epochs, diagonal)
@@ -346,7 +359,7 @@ def make_plan(args: argparse.Namespace, say: Callable[[str], None]) -> Plan:
         palette=[list(colour) for colour in datamodule.palette],
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
     )
-    if stored and stored.get("hashes") != plan.hashes():
+    if stored and not plan.is_of(stored.get("hashes", {})):
         raise ValueError(
             f"{out} holds the results of another grid (other data, epochs, weights or --images): choose another folder "
             "with --out, or remove it"
@@ -583,6 +596,7 @@ def carry_out(plan: Plan, args: argparse.Namespace, console: Console, jobs: int)
             threads=args.threads,
             devices=args.devices,
             logger=args.logger,
+            save_every=args.save_every,
             command=command_line(),
             seconds=plan.seconds,
         )

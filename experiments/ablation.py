@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from rich.table import Table
 
 from experiments.benchmark import Cost, gmac, measure
 from experiments.cells import Cell, clock, run_cells
-from experiments.deviations import statements
+from experiments.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
+from experiments.deviations import planned, statements
+from experiments.ending import DONE, IN_PART, UNEXPECTED, ending
 from experiments.environment import command_line, git_commit
 from experiments.fairness import Budget, Match, check_fair, check_matched, differences
 from experiments.files import locked, read_json, write_json
-from experiments.flags import natural, positive
-from experiments.run import LOGGER_HELP, LOGGERS, Run, build, check_logger, setting
+from experiments.flags import minutes, natural, positive
+from experiments.run import LOGGER_HELP, LOGGERS, Run, build, check_logger, identified, setting
 
 START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
 EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only
@@ -93,9 +95,7 @@ class Plan:
 
     def seconds(self, cell: Cell) -> float:
         """An estimate, from the measured step."""
-        budget = self.budgets[cell.variant]
-        steps = budget["steps"] + EVALUATION_STEPS * self.validation_images * cell.epochs / budget["batch"]
-        return START_SECONDS + steps * self.costs[cell.variant].step_seconds
+        return _seconds(self.budgets[cell.variant], self.costs[cell.variant].step_seconds, self.validation_images)
 
     def content(self) -> dict[str, Any]:
         """What plan.json holds."""
@@ -129,6 +129,7 @@ class Plan:
             "scale_note": a.scale_note,
             "common": common,
             "budget": self.budgets,
+            "validation_images": self.validation_images,
             "differences": differing,
             "matched": {name: self._match(name) for name in a.matched},
             "device": self.device,
@@ -149,7 +150,6 @@ def make_plan(
     """Builds every variant, verifies the data once and measures the cost, before any cell is trained."""
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"--seeds must differ from one another, got {list(seeds)}")
-    _check_same(ablation, out)
     parameters, macs = {}, {}
     say("verifying the data")
     verified: list[dict[str, Any]] = []
@@ -160,6 +160,8 @@ def make_plan(
         if run.data not in verified:
             datamodule.verify()
             verified.append(dict(run.data))
+    ablation = replace(ablation, runs=identified(ablation.runs))
+    _check_same(ablation, out)
     say("comparing the budgets")
     budgets = check_fair(ablation)
     for name, run in ablation.runs.items():
@@ -202,16 +204,25 @@ def _check_same(ablation: Ablation, out: Path) -> None:
     if not (out / "plan.json").exists():
         return
     stored = read_json(out / "plan.json")
-    hashes = {name: variant.get("hash") for name, variant in stored.get("variants", {}).items()}
-    if hashes == {name: run.hash for name, run in ablation.runs.items()}:
+    if _is_of(stored, ablation):
         return
     now = {key: json.loads(json.dumps(value)) for key, value in ablation.runs[ablation.baseline].resolved().items()}
     old = stored.get("common", {})
     changed = [f"{key}: {old[key]!r} -> {now[key]!r}" for key in sorted({*old} & {*now}) if old[key] != now[key]]
-    what = "; ".join(c for c in changed if not c.startswith("data.root")) or "its variants or defaults differ"
+    corrections = {k: v for run in ablation.runs.values() for k, v in run.corrections().items()}
+    changed += [
+        f"corrected since: {why}" for name, why in corrections.items() if name not in old.get("corrections", ())
+    ]
     raise ValueError(
-        f"{out} holds the results of another grid ({what}): choose another folder with --out, or remove it"
+        f"{out} holds the results of another grid ({'; '.join(changed) or 'its variants or defaults differ'}): choose another "
+        "folder with --out, or remove it"
     )
+
+
+def _is_of(stored: Mapping[str, Any], ablation: Ablation) -> bool:
+    """Whether a stored plan, perhaps of an earlier version, has the runs of `ablation`."""
+    variants, runs = stored.get("variants", {}), ablation.runs
+    return variants.keys() == runs.keys() and all(variants[name].get("hash") in runs[name].hashes for name in runs)
 
 
 def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost] | None:
@@ -220,21 +231,34 @@ def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost]
         stored = json.loads((out / "plan.json").read_text())
     except (OSError, ValueError):
         return None
-    variants = stored["variants"]
-    same = {name: variant["hash"] for name, variant in variants.items()} == {
-        n: r.hash for n, r in ablation.runs.items()
-    }
-    if not same or stored["device"] != device:
+    if not _is_of(stored, ablation) or stored["device"] != device:
         return None
-    return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in variants.items()}
+    return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in stored["variants"].items()}
+
+
+def _seconds(budget: Mapping[str, Any], step_seconds: float, validation_images: int) -> float:
+    """An estimate of a cell's time, from that of a step."""
+    steps = budget["steps"] + EVALUATION_STEPS * validation_images * budget["epochs"] / budget["batch"]
+    return START_SECONDS + float(steps * step_seconds)
 
 
 def show(plan: Plan, console: Console) -> None:
     """The variants with what they differ in, what they cost, the budget, and how long the cells take."""
-    a, content = plan.ablation, plan.content()
+    show_content(plan.content(), plan.seeds, console)
     done = sum(cell.result is not None for cell in plan.cells)
-    table = Table("variant", title=f"{a.name}: {len(a.runs)} variants x {len(plan.seeds)} seeds")
-    factors = [setting(factor) for factor in a.factors]
+    todo = sum(plan.seconds(cell) for cell in plan.cells if cell.result is None)
+    console.print(
+        f"{len(plan.cells)} cells, {done} already done; about {clock(todo / plan.jobs)} "
+        f"with {plan.jobs} at a time on {plan.device}. Results: {plan.out}",
+        soft_wrap=True,
+    )
+
+
+def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Console) -> None:
+    """The table of a plan as plan.json holds it, and the sentences on its budget."""
+    baseline, variants = content["baseline"], content["variants"]
+    table = Table("variant", title=f"{content['experiment']}: {len(variants)} variants x {len(seeds)} seeds")
+    factors = [setting(factor) for factor in content["factors"]]
     found = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
     differing = [key for key in factors if key in found] + [key for key in found if key not in factors]
     for key in differing:
@@ -242,20 +266,20 @@ def show(plan: Plan, console: Console) -> None:
         table.add_column(escape(name if key in factors else f"({name})"))
     for column in ("parameters", "ratio", "GMAC", "ratio", "ms/step", "peak MB", "est. time"):
         table.add_column(column, justify="right")
-    base = content["variants"][a.baseline]
-    for name, run in a.runs.items():
-        cost, resolved = plan.costs[name], run.resolved()
-        seconds = sum(plan.seconds(cell) for cell in plan.cells if cell.variant == name)
+    base = variants[baseline]
+    for name, own in variants.items():
+        settings = planned(content, name)
+        seconds = _seconds(content["budget"][name], own["step_seconds"], content.get("validation_images", 0))
         table.add_row(
-            escape(name + (" (baseline)" if name == a.baseline else "")),
-            *(escape(str(resolved.get(key, "-"))) for key in differing),
-            f"{plan.parameters[name]:,}",
-            f"{plan.parameters[name] / base['parameters']:.2f}",
-            f"{plan.gmac[name]:.3g}",
-            f"{plan.gmac[name] / base['gmac']:.2f}",
-            f"{1000 * cost.step_seconds:.0f}",
-            f"{cost.peak_memory_mb:.0f}",
-            clock(seconds),
+            escape(name + (" (baseline)" if name == baseline else "")),
+            *(escape(str(settings.get(key, "-"))) for key in differing),
+            f"{own['parameters']:,}",
+            f"{own['parameters'] / base['parameters']:.2f}",
+            f"{own['gmac']:.3g}",
+            f"{own['gmac'] / base['gmac']:.2f}",
+            f"{1000 * own['step_seconds']:.0f}",
+            f"{own['peak_memory_mb']:.0f}",
+            clock(len(seeds) * seconds),
         )
     console.print(table)
     for line in statements(content):
@@ -266,11 +290,30 @@ def show(plan: Plan, console: Console) -> None:
         soft_wrap=True,
         markup=False,
     )
-    todo = sum(plan.seconds(cell) for cell in plan.cells if cell.result is None)
-    console.print(
-        f"{len(plan.cells)} cells, {done} already done; about {clock(todo / plan.jobs)} "
-        f"with {plan.jobs} at a time on {plan.device}. Results: {plan.out}",
-        soft_wrap=True,
+
+
+def show_without_data(ablation: Ablation, out: Path, seeds: Sequence[int], reason: str, console: Console) -> None:
+    """What a dry run can tell where the data are not: the plan that was stored with them, or what the flags say."""
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
+    if (out / "plan.json").exists():
+        show_content(read_json(out / "plan.json"), seeds, console)
+        say(f"This is the plan stored in {out}; whether the data are still those is not known: {reason}")
+        return
+    differing = dict.fromkeys(key for own in differences(ablation).values() for key in own)
+    table = Table(
+        "variant",
+        *(escape(key.removeprefix("hparams.")) for key in differing),
+        title=f"{ablation.name}: {len(ablation.runs)} variants x {len(seeds)} seeds",
+    )
+    for name, run in ablation.runs.items():
+        table.add_row(escape(name), *(escape(str(run.resolved().get(key, "-"))) for key in differing))
+    console.print(table)
+    say(
+        f"Not known without the data: steps, parameters, multiply-adds, time and memory, and whether the variants are "
+        f"trained alike. {reason}"
     )
 
 
@@ -284,6 +327,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices", type=_devices, default="auto", help="devices of one cell; more than one trains it with DDP"
     )
     parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0], help=LOGGER_HELP)
+    parser.add_argument("--save-every", type=minutes, default=SAVE_EVERY, help=SAVE_EVERY_HELP)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
@@ -302,7 +346,13 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
         if args.devices != "auto" and batch % int(args.devices):
             raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
         with locked(out):
-            plan = make_plan(ablation, out, args.seeds, jobs, args.threads, lambda m: console.print(m, style="dim"))
+            try:
+                plan = make_plan(ablation, out, args.seeds, jobs, args.threads, lambda m: console.print(m, style="dim"))
+            except FileNotFoundError as error:
+                if not args.dry_run:
+                    raise
+                show_without_data(ablation, out, args.seeds, str(error), console)
+                return []
             show(plan, console)
             if args.dry_run:
                 return []
@@ -314,6 +364,7 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
                 threads=args.threads,
                 devices=args.devices,
                 logger=args.logger,
+                save_every=args.save_every,
                 command=command_line(),
                 seconds=plan.seconds,
             )
@@ -331,14 +382,11 @@ def run_command(
     that failed: errors in a line, interruption, the list of failures, where the logs went. Returns the exit status."""
     console = Console(width=None if sys.stdout.isatty() else 160)  # a log file has no width, and a table wants one
     try:
-        check_logger(args.logger)
-        failed = work(console, args.jobs or torch.cuda.device_count() or os.cpu_count() or 1)
-    except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        console.print(f"\ninterrupted; the same command continues: {command_line()}", soft_wrap=True)
-        return 130
+        with Signals(), ending(f"interrupted; the same command continues: {command_line()}"):
+            check_logger(args.logger)
+            failed = work(console, args.jobs or torch.cuda.device_count() or os.cpu_count() or 1)
+    except SystemExit as stop:
+        return int(stop.code or 0)
     if args.dry_run:
         return 0
     for cell in failed:
@@ -351,4 +399,9 @@ def run_command(
 
         if line := next_step(args.logger, out()):
             console.print(line, soft_wrap=True, markup=False)
-    return 1 if failed else 0
+    if not failed:
+        return DONE
+    if any(out().glob("*/seed*/result.json")):
+        return IN_PART
+    codes = {cell.process.returncode for cell in failed if cell.process is not None}
+    return codes.pop() if len(codes) == 1 and min(codes) > 0 else UNEXPECTED

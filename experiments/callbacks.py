@@ -1,6 +1,7 @@
-"""What happens around the bare training steps: seeds, files and checkpoints of one run."""
+"""What happens around the bare training steps: seeds, and the files of one run."""
 
 import io
+import math
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
@@ -39,57 +38,31 @@ class SeedSteps(Callback):
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
 
 
-class StopOnNonFinite(Callback):
-    """Stops at the end of an epoch whose loss is NaN or infinite, before its weights are saved."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss = trainer.callback_metrics.get("train/loss_epoch")
-        if loss is not None and not torch.isfinite(loss):
-            raise ValueError(
-                f"the training loss is {float(loss)} in epoch {trainer.current_epoch}: lower the learning "
-                f"rate or clip the gradients (gradient_clip_val); these weights are not saved"
-            )
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints written whole, in the folder they belong to.
-
-    Lightning's own stage in the system's temporary folder and copy from there, so that a kill can leave half a file.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """One without state in the checkpoint: it would be where the folder lies, which a checkpoint is not to tell."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-
-def last_checkpoint(out: Path) -> ModelCheckpoint:
-    """checkpoints/last.ckpt, after every epoch."""
-    return LastCheckpoint(
-        out / "checkpoints",
-        filename="last",
-        save_top_k=1,
-        every_n_epochs=1,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
-
-
 class MetricsFile(Callback):
-    """metrics.csv: one row an epoch. A resumed run keeps the rows of the epochs before it."""
+    """metrics.csv: one row an epoch. A resumed run keeps the rows before it, and what a checkpoint knew of its epoch."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / "metrics.csv"
-        self.started = 0.0
+        self.started: float | None = None  # when this process began with this epoch
+        self.spent = 0.0  # seconds that earlier processes trained for it
+        self.lr = math.nan
+        self.validated: dict[str, float] = {}  # the scores of the latest validation in this epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._seconds(), "lr": self.lr, "validated": self.validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.spent, self.lr = state_dict["seconds"], state_dict["lr"]
+        self.validated = dict(state_dict["validated"])
+
+    def _seconds(self) -> float:
+        return self.spent + (0.0 if self.started is None else time.monotonic() - self.started)
 
     def read(self) -> pd.DataFrame:
         try:
             return pd.read_csv(self.path)
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.path} is gone: delete its folder to train it from the start") from error
         except ValueError as error:  # what pandas raises for an empty or a broken file
             raise ValueError(
                 f"{self.path} is damaged ({error}): delete its folder to train it from the start"
@@ -105,21 +78,25 @@ class MetricsFile(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            logged = trainer.callback_metrics.items()
+            self.validated = {name: float(value) for name, value in logged if name.startswith("val/")}
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        row["seconds"] = time.monotonic() - self.started
-        row["train/loss"] = logged.pop("train/loss_epoch")
-        row["train/lr"] = logged.pop("train/lr")
-        validated = trainer.fit_loop.epoch_loop._should_check_val_epoch()
-        row |= {name: value for name, value in logged.items() if name.startswith("val/") and validated}
-        rows = pd.DataFrame([row])
-        if self.path.exists():
-            before = self.read()
-            rows = pd.concat([before[before["epoch"] < trainer.current_epoch], rows], ignore_index=True)
-        write_atomic(self.path, rows.to_csv(index=False))
+        loss = float(pl_module.epoch_loss.compute())  # type: ignore[union-attr,operator]  # of all processes, so all of them ask
+        if trainer.is_global_zero:
+            row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            row |= {"seconds": self._seconds(), "train/loss": loss, "train/lr": self.lr, **self.validated}
+            rows = pd.DataFrame([row])
+            if self.path.exists():
+                before = self.read()
+                rows = pd.concat([before[before["epoch"] < trainer.current_epoch], rows], ignore_index=True)
+            write_atomic(self.path, rows.to_csv(index=False))
+        self.started, self.spent, self.validated = None, 0.0, {}
 
 
 class PerImage(Callback):

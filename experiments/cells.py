@@ -1,6 +1,5 @@
 """Cells of a grid, one process each: started, watched, stopped, and continued by what they left on disk."""
 
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments.files import read_json, write_json
-from experiments.run import Run
+from experiments.run import Run, changes
+
+STOP_SECONDS = 30  # for a cell to finish its step and save
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Cell:
             stored = read_json(self.folder / "result.json")
         except ValueError:
             return None
-        return stored if stored.get("hash") == self.run.hash else None
+        return stored if stored.get("hash") in self.run.hashes else None
 
     def epochs_done(self) -> int:
         if self.result:
@@ -59,6 +60,7 @@ def run_cells(
     threads: int,
     devices: str,
     logger: str,
+    save_every: float,
     command: str,
     seconds: Callable[[Cell], float],
 ) -> list[Cell]:
@@ -77,7 +79,7 @@ def run_cells(
             while waiting and free:
                 cell = waiting.popleft()
                 cell.slot = free.pop(0)
-                _start(cell, threads, logger, devices, command)
+                _start(cell, threads, logger, devices, save_every, command)
                 running.append(cell)
             time.sleep(0.2)
             for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
@@ -91,6 +93,10 @@ def run_cells(
                     )
                 else:
                     cell.error = _last_line(cell.folder / "log.txt")
+                    if cell.process is not None and cell.process.returncode < 0:
+                        name = signal.Signals(-cell.process.returncode).name
+                        memory = ", most likely because the memory ran out" if name == "SIGKILL" else ""
+                        cell.error = f"killed by {name}{memory}; its last line: {cell.error}"
                     failed.append(cell)
                     console.print(
                         f"[red]{cell.folder} failed[/red] after {clock(took)}: {escape(cell.error)}", soft_wrap=True
@@ -112,11 +118,11 @@ def run_cells(
     return failed
 
 
-def _start(cell: Cell, threads: int, logger: str, devices: str, command: str) -> None:
+def _start(cell: Cell, threads: int, logger: str, devices: str, save_every: float, command: str) -> None:
     stored = cell.folder / "run.json"
-    if stored.exists() and _hash(stored) != cell.run.hash:
+    if stored.exists() and _is_of_another(stored, cell.run):
         _set_aside(cell.folder)
-    write_json(stored, cell.run.config())
+    write_json(stored, cell.run.record())
     # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     # Keeps freed memory for the next step instead of giving it back to the system at each.
@@ -125,8 +131,9 @@ def _start(cell: Cell, threads: int, logger: str, devices: str, command: str) ->
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         device = cell.slot % torch.cuda.device_count()
         environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
-    arguments = [sys.executable, "-m", "experiments.run", str(cell.folder), "--devices", devices]
+    arguments = [sys.executable, "-m", "experiments.cell", str(cell.folder), "--devices", devices]
     arguments += ["--parent", str(os.getpid()), "--command", command, "--logger", logger]
+    arguments += ["--save-every", str(save_every)]
     with (cell.folder / "log.txt").open("ab") as log:
         cell.process = subprocess.Popen(
             arguments,
@@ -139,12 +146,12 @@ def _start(cell: Cell, threads: int, logger: str, devices: str, command: str) ->
     cell.started = time.monotonic()
 
 
-def _hash(stored: Path) -> str | None:
-    """Of the run in a run.json; None where it cannot be read."""
+def _is_of_another(stored: Path, run: Run) -> bool:
+    """Whether a run.json says something else than `run`, or cannot be read."""
     try:
-        return Run.from_config(json.loads(stored.read_text())).hash
+        return bool(changes(read_json(stored), run))
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return True
 
 
 def _set_aside(folder: Path) -> None:
@@ -158,7 +165,7 @@ def _stop(cell: Cell) -> None:
         return
     os.killpg(cell.process.pid, signal.SIGTERM)
     try:
-        cell.process.wait(10)
+        cell.process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(cell.process.pid, signal.SIGKILL)
         cell.process.wait()

@@ -35,12 +35,14 @@ def planned(plan: Mapping[str, Any], variant: str) -> dict[str, Any]:
 def other_settings(plan: Mapping[str, Any], variant: str, run: Mapping[str, Any]) -> list[str]:
     """Where the run of a cell, as its run.json has it, is not the one that is planned for the variant."""
     settings, found = planned(plan, variant), []
-    for part in ("hparams", "data", "trainer"):
-        for name, value in run.get(part, {}).items():
-            key = f"{part}.{name}"
-            # A path is where the data lie, and each cell may start from its own checkpoint.
-            if key in settings and key not in ("data.root", "hparams.init_from") and settings[key] != value:
-                found.append(f"{key} {_say(value)}, planned {_say(settings[key])}")
+    # With its defaults and by the content of its files; of an earlier version only what was given.
+    given = {
+        f"{part}.{name}": value for part in ("hparams", "data", "trainer") for name, value in run.get(part, {}).items()
+    }
+    for key, value in run.get("settings", given).items():
+        # A path is where the data lie, and each cell may start from its own checkpoint.
+        if key in settings and key not in ("data.root", "hparams.init_from", "seed") and settings[key] != value:
+            found.append(f"{key} {_say(value)}, planned {_say(settings[key])}")
     return found
 
 

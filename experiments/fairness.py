@@ -17,6 +17,7 @@ from experiments.benchmark import gmac
 from experiments.deviations import SIZES, items
 from experiments.files import read_json
 from experiments.run import Run, build, setting
+from lightning_modules.components.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:
     from experiments.ablation import Ablation
@@ -189,7 +190,7 @@ def _steps_before(checkpoint: Path) -> int:
     """Optimiser steps of a checkpoint of `experiments.train`, and of the one that its own run started from."""
     if not checkpoint.is_file():
         return 0  # the module says what is wrong with it when it is built
-    steps = int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("global_step", 0))
+    steps = int(read_checkpoint(checkpoint).get("global_step", 0))
     run = checkpoint.parents[1] / "run.json" if len(checkpoint.parents) > 1 else checkpoint.with_name("run.json")
     earlier = read_json(run)["hparams"].get("init_from") if run.is_file() else None
     return steps + (_steps_before(Path(earlier)) if earlier is not None else 0)
@@ -242,7 +243,7 @@ def _budgets(ablation: "Ablation") -> dict[str, Budget]:
     loaded: dict[str, Splits] = {}  # by the settings of the data, which most variants share
     budgets = {}
     for name, run in ablation.runs.items():
-        key = json.dumps({k: v for k, v in run.resolved().items() if k.startswith("data")}, sort_keys=True)
+        key = json.dumps([run.datamodule.__name__, run.data], sort_keys=True)
         if key not in loaded:
             datamodule = run.datamodule(**run.data)
             train, test = datamodule.dataset("train"), datamodule.dataset("test")

@@ -4,11 +4,15 @@ import fcntl
 import json
 import os
 import re
+import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from experiments.ending import InUseError, NoSpaceError, of_writing
 
 PREDICTION = "{:05}.png"  # in predictions.zip, by the position in the test split
 
@@ -18,23 +22,80 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "experiment"
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_whole(
+    path: Path,
+    write: Callable[[IO[bytes]], Any],
+    needed: int | None = None,
+    before: Callable[[Path], Any] = lambda temporary: None,
+) -> None:
     """Calls `write` on a temporary file in the folder of `path`, then renames it to `path`.
 
-    The same folder, because a rename is atomic only inside one file system.
+    The same folder, because a rename is atomic only inside one file system. `needed` are the bytes it takes, where they are
+    known; `before` gets the temporary file, written whole, before it is renamed. Raises NoSpaceError or CannotWriteError,
+    which name `path`, and leaves nothing behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if needed is not None:
+            check_space(path, needed)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path), suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which a colleague cannot read
+        before(Path(temporary))
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if cause := _of_system(error):
+            raise of_writing(cause, path, needed) from error
         raise
+
+
+def temporary_prefix(path: Path) -> str:
+    """Of what will become `path`, with the number of this process: when that is gone, `remove_stale` removes it."""
+    return f".{path.name}.{os.getpid()}."
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raises NoSpaceError where the file system of `path` has fewer than `needed` bytes left."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise NoSpaceError(
+            f"no space left to write {path}, which takes {needed:,} bytes where {free:,} are free: free some, or choose "
+            "another folder with --out"
+        )
+
+
+def _of_system(error: BaseException) -> OSError | None:
+    """The system's error that stopped the writing; torch hides that of a full disk behind one of its own."""
+    if isinstance(error, OSError):
+        return error if error.errno else None
+    hidden = error.__context__ if isinstance(error, RuntimeError) else None
+    return hidden if isinstance(hidden, OSError) and hidden.errno else None
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes what killed processes had begun to write into `folder`; call it while the folder is `locked`."""
+    for path in folder.glob(".*.tmp"):
+        # Of earlier versions the name has no process; theirs are gone, as the folder is locked.
+        writer = re.fullmatch(r"\..+?\.(?:(\d+)\.)?[a-z0-9_]{8}\.tmp", path.name)
+        if writer and not (writer[1] and _is_alive(int(writer[1]))):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -75,21 +136,46 @@ def _plain(obj: Any) -> Any:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process a folder: a second one would write the same files. The lock goes with the process, however it ends."""
+    """One process a folder: a second one would write the same files. The lock goes with the process, however it ends.
+
+    Raises CannotWriteError or NoSpaceError for a folder that cannot be written to, InUseError for one that is in use. What
+    killed processes had begun to write is removed.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
+        file = (folder / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error
+        raise of_writing(error, folder) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise ValueError(
+            raise InUseError(
                 f"{folder} is in use by process {file.read() or '?'}: wait for it, or choose another folder with --out"
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        # The host is known to who shares the folder while it is in use, and to nobody after.
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        _held.add(file.fileno())
+        for place in (folder, folder / "checkpoints"):
+            remove_stale(place)
+        try:
+            yield
+        finally:
+            _held.discard(file.fileno())
+            file.truncate(0)
+
+
+_held: set[int] = set()  # descriptors of the locks of this process
+
+
+def _let_go() -> None:
+    """A process that loads data inherits a lock, and would hold it for seconds after the end of the one that trains."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -48,6 +49,17 @@ def positive(text: str) -> int:
 def natural(text: str) -> int:
     """A flag's value that must be an integer of at least 0."""
     return _integer(text, 0)
+
+
+def minutes(text: str) -> float:
+    """A flag's value that must be a number of minutes above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, got {text!r}")
+    return number
 
 
 def _integer(text: str, least: int) -> int:

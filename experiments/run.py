@@ -1,21 +1,16 @@
-"""`Run`, all that decides the numbers of a training, and `train`, the one code path that trains.
+"""`Run`, all that decides the numbers of a training, and `train`, the one code path that trains."""
 
-python -m experiments.run FOLDER trains the run.json in FOLDER, as experiments/ablation.py does for each of its cells.
-"""
-
-import argparse
-import ctypes
 import hashlib
 import inspect
 import json
 import os
-import signal
+import re
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,19 +24,22 @@ from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import SegmentationDataModule
-from experiments.callbacks import (
-    AtomicCheckpoints,
-    MetricsFile,
-    PerImage,
-    Predictions,
-    Samples,
-    SeedSteps,
-    StopOnNonFinite,
-    last_checkpoint,
+from experiments.callbacks import MetricsFile, PerImage, Predictions, Samples, SeedSteps
+from experiments.checkpoints import (
+    LAST,
+    PREVIOUS,
+    SAVE_EVERY,
+    CheckpointFiles,
+    SafePoints,
+    Signals,
+    checkpoint_to_resume,
 )
+from experiments.ending import WorkerError
 from experiments.environment import environment
 from experiments.files import locked, read_json, write_json
-from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
+from experiments.identity import by_content
+from experiments.loops import make_resumable
+from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule, plain
 from lightning_modules.components.losses import median_frequency_weights
 
 # metrics.csv is written whatever is chosen: csv and none, two words for it, add nothing to it.
@@ -56,7 +54,8 @@ LOGGER_HELP = (
 class Run:
     """All that decides the numbers of a training: what is in here is in git, what is not cannot change them.
 
-    Where it runs (devices, workers, loggers) is not in here.
+    Where it runs (devices, workers, loggers) is not in here, and of data in a folder it counts what they hold, their
+    `fingerprint`, and not where they lie. Settings become plain Python; ValueError names one that has no such form.
     """
 
     module: type[SegmentationModule]
@@ -65,6 +64,11 @@ class Run:
     data: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of `datamodule`
     trainer: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of `Trainer`: max_epochs, precision
     seed: int = 0
+    fingerprint: str | None = None  # of data in a folder; None until `identified`, and for data that code makes
+
+    def __post_init__(self) -> None:
+        for part in ("hparams", "data", "trainer", "seed"):
+            object.__setattr__(self, part, plain(getattr(self, part), part))
 
     def but(
         self,
@@ -82,14 +86,30 @@ class Run:
         for name, value in settings.items():
             part, _, key = setting(name).partition(".")
             parts[part][key] = value
-        return Run(
-            module=self.module,
-            datamodule=self.datamodule,
+        parts["data"] |= data or {}
+        parts["trainer"] |= trainer or {}
+        same_data = parts["data"].get("root") == self.data.get("root")
+        return replace(
+            self,
             hparams=parts["hparams"],
-            data={**parts["data"], **(data or {})},
-            trainer={**parts["trainer"], **(trainer or {})},
+            data=parts["data"],
+            trainer=parts["trainer"],
             seed=self.seed if seed is None else seed,
+            fingerprint=self.fingerprint if same_data else None,
         )
+
+    def identified(self) -> "Run":
+        """The same run with the fingerprint of its data, which are read for it.
+
+        Raises ValueError where they are no longer those that it had been identified with, FileNotFoundError where they are gone.
+        """
+        found = self.datamodule.identify(self.data)
+        if self.fingerprint not in (None, found):
+            raise ValueError(
+                f"the data in {self.data['root']} are not those that this run was planned for: their fingerprint is {found}, "
+                f"and was {self.fingerprint}. Put them back, or choose another folder with --out"
+            )
+        return replace(self, fingerprint=found)
 
     def config(self) -> dict[str, Any]:
         """What `run.json` holds: names and plain values, enough to build the same run elsewhere."""
@@ -100,24 +120,55 @@ class Run:
             "data": dict(self.data),
             "trainer": dict(self.trainer),
             "seed": self.seed,
-        }
+        } | ({"fingerprint": self.fingerprint} if self.fingerprint else {})
+
+    def record(self) -> dict[str, Any]:
+        """`config` with the hash and every default of today, so that a later version can say what it would do otherwise."""
+        run = self if self.fingerprint else self.identified()
+        return run.config() | {"hash": run.hash, "settings": run.resolved()}
 
     def resolved(self) -> dict[str, Any]:
-        """`config` with every default written out, flat: "hparams.lr", "data.crop": what two runs differ in."""
-        config = self.config()
-        config["hparams"] = {**defaults(self.module), **config["hparams"]}
-        config["data"] = {**defaults(self.datamodule), **config["data"]}
-        config["data"].pop("num_workers", None)  # changes no number: see datamodules/base.py
-        if "root" in config["data"]:
-            config["data"]["root"] = os.path.realpath(config["data"]["root"])  # however it was spelled
-        flat = {f"{part}.{key}": config[part][key] for part in ("hparams", "data", "trainer") for key in config[part]}
-        return flat | {key: config[key] for key in ("module", "datamodule", "seed")}
+        """`config` with every default written out, flat: "hparams.lr", "data.crop": what two runs differ in.
+
+        Left out is what changes no number: where files lie, the number of workers, and an argument that earlier versions
+        did not have, as long as it is neutral. Its declaration says so: `average: Annotated[str, ("neutral", "none")]`.
+        """
+        flat = self._flat(by_content(self.hparams))
+        if "root" in self.data:
+            flat.pop("data.root")
+            flat["data.fingerprint"] = self.fingerprint
+        return flat
+
+    def _flat(self, hparams: Mapping[str, Any]) -> dict[str, Any]:
+        config = self.config() | {"hparams": hparams}
+        flat: dict[str, Any] = {key: config[key] for key in ("module", "datamodule", "seed")}
+        for part, cls in (("hparams", self.module), ("data", self.datamodule), ("trainer", None)):
+            values = {**(defaults(cls) if cls else {}), **config[part]}
+            neutral = neutral_values(cls) if cls else {}
+            flat |= {f"{part}.{k}": v for k, v in values.items() if k not in neutral or _json(neutral[k]) != _json(v)}
+        flat.pop("data.num_workers", None)  # changes no number: see datamodules/base.py
+        if corrections := self.corrections():
+            flat["corrections"] = sorted(corrections)
+        return flat
+
+    def corrections(self) -> dict[str, str]:
+        """What earlier versions did otherwise with these settings: see `SegmentationModule.corrections`."""
+        return self.module.corrections({**defaults(self.module), **self.hparams})
 
     @property
     def hash(self) -> str:
         """A name for the settings. With the same code, versions and threads (see environment.json) the same hash trains
         to the same result."""
-        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()[:16]
+        run = self if self.fingerprint else self.identified()
+        return _digest(run.resolved())
+
+    @property
+    def hashes(self) -> set[str]:
+        """The hash, and that of versions which named files by where they lie: what was trained by those is done, too."""
+        older = self._flat(self.hparams)
+        if "root" in self.data:
+            older["data.root"] = os.path.realpath(self.data["root"])
+        return {self.hash, _digest(older)}
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> "Run":
@@ -131,7 +182,38 @@ class Run:
                 classes[part] = getattr(import_module(path), name)
             except (ImportError, AttributeError) as error:
                 raise ValueError(f"{part} {config[part]!r} is no class of this version of the project") from error
-        return Run(**classes, **{part: config[part] for part in ("hparams", "data", "trainer", "seed")})
+        parts = {part: config[part] for part in ("hparams", "data", "trainer", "seed")}
+        return Run(**classes, **parts, fingerprint=config.get("fingerprint"))
+
+
+def identified(runs: Mapping[str, Run]) -> dict[str, Run]:
+    """The same runs with the fingerprints of their data, each of which is read once."""
+    known: dict[tuple[Any, ...], str | None] = {}
+    found = {}
+    for name, run in runs.items():
+        key = (run.datamodule, run.data.get("root"), run.fingerprint)
+        if key not in known:
+            known[key] = run.identified().fingerprint
+        found[name] = replace(run, fingerprint=known[key])
+    return found
+
+
+def changes(stored: Mapping[str, Any], run: Run) -> list[str]:
+    """What of `run` is not as in a stored run.json, in words; of one without its defaults, by what they are today."""
+    new, correct = json.loads(json.dumps(run.resolved())), run.corrections()
+    old = stored.get("settings")
+    if old is None:
+        old = json.loads(json.dumps(Run.from_config(stored).resolved()))
+        old.pop("corrections", None)
+        if "data.fingerprint" in new and "root" in stored["data"]:
+            same = os.path.realpath(stored["data"]["root"]) == os.path.realpath(run.data["root"])
+            old["data.fingerprint"] = new["data.fingerprint"] if same else f"the data in {stored['data']['root']}"
+    found = [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted({*old, *new} - {"corrections"})
+        if old.get(key) != new.get(key)
+    ]
+    return found + [f"corrected since: {correct[name]}" for name in correct if name not in old.get("corrections", ())]
 
 
 def setting(name: str) -> str:
@@ -143,12 +225,33 @@ def setting(name: str) -> str:
 
 def defaults(cls: type) -> dict[str, Any]:
     """The default of every keyword argument of `cls` and of the project's bases that its **recipe goes to."""
-    found: dict[str, Any] = {}
+    return {name: p.default for name, p in _parameters(cls).items() if p.default is not inspect.Parameter.empty}
+
+
+def neutral_values(cls: type) -> dict[str, Any]:
+    """Of the keyword arguments of `cls` that came later, the value with which a run is what it was without them."""
+    found = {}
+    for name, parameter in _parameters(cls).items():
+        for mark in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(mark, tuple) and len(mark) == 2 and mark[0] == "neutral":
+                found[name] = mark[1]
+    return found
+
+
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    found: dict[str, inspect.Parameter] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base) and base.__module__.split(".")[0] in ("lightning_modules", "datamodules"):
-            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            found |= {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+            found |= inspect.signature(vars(base)["__init__"]).parameters
     return found
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_json(settings).encode()).hexdigest()[:16]
 
 
 def build(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
@@ -168,55 +271,88 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
     logger: str = LOGGERS[0],
+    save_every: float = SAVE_EVERY,
     command: str | None = None,
     **where: Any,
 ) -> dict[str, Any]:
     """Trains `run` into the folder `out` on the hardware `where` and scores the test split with the last weights.
 
-    Returns what result.json holds. The last epoch is reported, not the best: choosing by validation mIoU and
-    reporting it flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced.
-    Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`.
+    Returns what result.json holds. The last epoch is reported, not the best: choosing by validation mIoU and reporting it
+    flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced. A checkpoint is written
+    after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise `Interrupted`.
+
+    Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`; NonFiniteError
+    for numbers that are none, NoSpaceError for a full disk, WorkerError for a process that was killed while it loaded data.
     """
     out = Path(out)
     check_logger(logger)
     _check_length(run.trainer)
-    seed_everything(run.seed, workers=True, verbose=False)
-    module, datamodule = build(run)
-    datamodule.verify()
-    with locked(out) if first_process() else nullcontext():
-        if first_process() and (finished := _check_folder(run, out, resume)):
-            return finished
-        extra: dict[str, Any] = {}
-        if logger in ("tensorboard", "wandb"):
-            from experiments.tracking import tracking  # slow to import, and most runs do without
+    if not save_every > 0:
+        raise ValueError(f"--save-every must be more than 0 minutes, got {save_every}")
+    with Signals() as signals:
+        seed_everything(run.seed, workers=True, verbose=False)
+        module, datamodule = build(run)
+        datamodule.verify()
+        run = run.identified()
+        with locked(out) if first_process() else nullcontext():
+            if first_process() and (finished := _check_folder(run, out, resume)):
+                return finished
+            last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
+            extra: dict[str, Any] = {}
+            if logger in ("tensorboard", "wandb"):
+                from experiments.tracking import tracking  # slow to import, and most runs do without
 
-            extra = tracking(logger, run.resolved() | {"hash": run.hash}, out)
-        trainer = _trainer(run, out, [*callbacks, *extra.get("callbacks", ())], extra.get("loggers", []), where)
-        _synchronise_batch_norm(trainer, module)
-        if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
-            module.set_class_weights(count_class_weights(datamodule))
-        if trainer.is_global_zero:
-            write_json(out / "run.json", run.config())
-            write_json(out / "environment.json", environment(command) | {"device": device_name(trainer)})
-        last = out / "checkpoints" / "last.ckpt"
-        trainer.fit(module, datamodule, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
-        fitted = time.monotonic()
-        trainer.test(module, datamodule, verbose=False)
-        test = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        validated, seconds = MetricsFile(out).summary()
-        result = {
-            "hash": run.hash,
-            "status": "done",
-            "val": {name.removeprefix("val/"): value for name, value in validated.items()},
-            "test": {name.removeprefix("test/"): value for name, value in test.items() if name.startswith("test/")},
-            "seconds": seconds + time.monotonic() - fitted,
-            "epochs": trainer.current_epoch,
-            "steps": trainer.global_step,
-            "params": sum(p.numel() for p in module.parameters()),
-        }
-        if trainer.is_global_zero:
-            write_json(out / "result.json", result)
-    return result
+                settings = run.resolved() | {"hash": run.hash}
+                settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
+                extra = tracking(logger, settings, out)
+            own = [SafePoints(out, run.hash, signals, save_every), *extra.get("callbacks", ())]
+            trainer = _trainer(run, out, [*callbacks, *own], extra.get("loggers", []), where)
+            _synchronise_batch_norm(trainer, module)
+            if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
+                module.set_class_weights(count_class_weights(datamodule))
+            if trainer.is_global_zero:
+                write_json(out / "run.json", run.record())
+                write_json(out / "environment.json", environment(command) | {"device": device_name(trainer)})
+            signals.waiting = True
+            with _of_workers(datamodule):
+                trainer.fit(module, datamodule, ckpt_path=str(last) if last else None, weights_only=True)
+                fitted = time.monotonic()
+                trainer.test(module, datamodule, verbose=False)
+            test = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            validated, seconds = MetricsFile(out).summary()
+            result = {
+                "hash": run.hash,
+                "status": "done",
+                "val": {name.removeprefix("val/"): value for name, value in validated.items()},
+                "test": {name.removeprefix("test/"): value for name, value in test.items() if name.startswith("test/")},
+                "seconds": seconds + time.monotonic() - fitted,
+                "epochs": trainer.current_epoch,
+                "steps": trainer.global_step,
+                "params": sum(p.numel() for p in module.parameters()),
+            }
+            if trainer.is_global_zero:
+                write_json(out / "result.json", result)
+        return result
+
+
+@contextmanager
+def _of_workers(datamodule: SegmentationDataModule) -> Iterator[None]:
+    """Says in a line what went wrong in a process that loads data, where torch gives its traceback or a number."""
+    try:
+        yield
+    except Exception as error:
+        told = str(error)
+        if told.startswith("Caught ") and "DataLoader worker" in told.splitlines()[0]:
+            # The last line of the worker's traceback, which names the file: "ValueError: images/a.png is damaged".
+            raise type(error)(told.rstrip().rpartition(f"\n{type(error).__name__}: ")[2]) from error
+        if killed := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", told):
+            shared = " or --data.num_workers 0, as /dev/shm is full" if "us error" in told else ""
+            raise WorkerError(
+                f"a process that loads data ({killed[1]}) {killed[2].rstrip('.')}: most likely the memory ran out; lower "
+                f"--data.num_workers (now {datamodule.num_workers}){shared}, --data.batch_size (now {datamodule.batch_size}) or "
+                "--data.crop, and continue with --resume"
+            ) from error
+        raise
 
 
 def check_logger(name: str) -> None:
@@ -243,6 +379,12 @@ def _check_length(arguments: Mapping[str, Any]) -> None:
         value = arguments.get(name)
         if value is not None and value < 1:
             raise ValueError(f"--trainer.{name} must be at least 1, got {value}")
+    every = arguments.get("val_check_interval")
+    if every is not None and not isinstance(every, int | float):
+        raise ValueError(
+            f"--trainer.val_check_interval must be a number of batches or a share of an epoch, got {every!r}: validations by "
+            "the clock come at other steps each time"
+        )
     for name in ("limit_train_batches", "gradient_clip_val"):
         value = arguments.get(name)
         if value is not None and value <= 0:
@@ -252,21 +394,23 @@ def _check_length(arguments: Mapping[str, Any]) -> None:
 def _trainer(
     run: Run, out: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger], where: Mapping[str, Any]
 ) -> Trainer:
-    own = [SeedSteps(run.seed), StopOnNonFinite(), MetricsFile(out), PerImage(out), Predictions(out), Samples(out)]
+    own = [SeedSteps(run.seed), MetricsFile(out), PerImage(out), Predictions(out), Samples(out)]
     try:
-        return Trainer(
+        trainer = Trainer(
             **{"log_every_n_steps": 10, "enable_progress_bar": sys.stderr.isatty(), **run.trainer, **where},
             default_root_dir=out,
             enable_model_summary=False,
             logger=list(loggers),
-            plugins=[AtomicCheckpoints()],
-            callbacks=[*own, last_checkpoint(out), *callbacks],
+            plugins=[CheckpointFiles()],
+            callbacks=[*own, *callbacks],
             use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
             enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
             inference_mode=False,  # a metric updated in inference mode cannot be trained beside
         )
     except (MisconfigurationException, TypeError) as error:
         raise ValueError(f"Lightning refuses these --trainer flags: {error}") from error
+    make_resumable(trainer)
+    return trainer
 
 
 def _synchronise_batch_norm(trainer: Trainer, module: SegmentationModule) -> None:
@@ -296,46 +440,21 @@ def device_name(trainer: Trainer) -> str:
 
 def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
     """Refuses a folder that holds something else; returns the result of this very run if it is there already."""
-    stored, result, last = out / "run.json", out / "result.json", out / "checkpoints" / "last.ckpt"
-    if not result.exists() and not last.exists():
+    stored, result = out / "run.json", out / "result.json"
+    if not result.exists() and not any(os.path.lexists(out / "checkpoints" / name) for name in (LAST, PREVIOUS)):
         return None
     if not stored.exists():
         raise ValueError(f"{out} holds results but no run.json: choose another folder with --out")
-    before = Run.from_config(read_json(stored))
-    if before.hash != run.hash:
-        old, new = (json.loads(json.dumps(r.resolved())) for r in (before, run))
-        changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    if changed := changes(read_json(stored), run):
         raise ValueError(f"{out} holds another run ({'; '.join(changed)}): choose another folder with --out")
     if not resume:
         raise ValueError(f"{out} already holds this run: continue it with --resume, or choose another --out")
-    if result.exists() and read_json(result).get("hash") == run.hash:
-        return read_json(result)
-    try:
-        torch.load(last, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises five kinds by what is broken
-        raise ValueError(f"{last} is damaged ({error}): delete {out} to train it from the start") from error
-    return None
-
-
-def main() -> None:
-    """One cell of an ablation, in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0])
-    parser.add_argument("--devices", default="auto")
-    parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
-    parser.add_argument("--parent", type=int, help="process to end with")
-    args = parser.parse_args()
-    if args.parent is not None and sys.platform == "linux":  # no cell goes on when its ablation was killed
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != args.parent:
-            sys.exit("the ablation that started this cell is gone")
-    try:
-        run = Run.from_config(read_json(args.folder / "run.json"))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    train(run, args.folder, resume=True, logger=args.logger, command=args.command, devices=args.devices)
-
-
-if __name__ == "__main__":
-    main()
+    if not result.exists():
+        return None
+    finished = read_json(result)
+    if finished.get("hash") not in run.hashes:
+        raise ValueError(
+            f"{result} is the result of another run ({finished.get('hash')}, and this is {run.hash}), from before a default was "
+            "changed or from another folder: choose another folder with --out"
+        )
+    return finished

@@ -49,12 +49,14 @@ from torch import Tensor
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from experiments.callbacks import to_rgb
 from experiments.cells import clock
+from experiments.ending import ending
 from experiments.figures import STYLE, label_colours, save_figure
 from experiments.files import locked, read_json, write_atomic, write_json
 from experiments.flags import refuse
 from experiments.run import Run
 from experiments.train import DATAMODULES, Formatter, Parser, listed, load, lookup
 from lightning_modules.base import SegmentationModule
+from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.metrics import confusion_matrix, predict_labels, scores
 from lightning_modules.refinement.checks import check_memory
 from lightning_modules.refinement.conv_crf import conv_crf
@@ -360,7 +362,7 @@ def at_an_end(found: Found) -> list[str]:
 
 def search_key(crf: str, checkpoint: Path, run: Run, split: str, names: Sequence[str]) -> str:
     """Names what decides the score of a combination: the weights, the data and the images."""
-    data = {k: v for k, v in run.resolved().items() if k.split(".")[0] in ("data", "datamodule")}
+    data = {k: v for k, v in run.identified().resolved().items() if k.split(".")[0] in ("data", "datamodule")}
     decides = [crf, hashlib.sha256(checkpoint.read_bytes()).hexdigest(), data, split, list(names)]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -481,10 +483,7 @@ def parse(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
 
 def _stored_run(checkpoint: Path) -> Run | None:
     """The run of the run.json beside a checkpoint, or beside its folder."""
-    if not checkpoint.is_file():
-        raise FileNotFoundError(
-            f"{checkpoint} is not a file: give a checkpoint such as outputs/.../checkpoints/last.ckpt"
-        )
+    read_checkpoint(checkpoint)
     for folder in (checkpoint.parent, checkpoint.parent.parent):
         if (folder / "run.json").is_file():
             return Run.from_config(read_json(folder / "run.json"))
@@ -557,13 +556,8 @@ def verdict(crf: str, found: Found, split: str, images: int) -> Iterable[str]:
 def main(argv: list[str] | None = None) -> None:
     checkpoint, run, args = parse(sys.argv[1:] if argv is None else argv)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    try:
+    with ending(f"interrupted; the same command continues the search in {args.out}"):
         run_search(checkpoint, run, args, console)
-    except (ValueError, FileNotFoundError) as error:
-        refuse(str(error))
-    except KeyboardInterrupt:
-        console.print(f"\ninterrupted; the same command continues the search in {args.out}", soft_wrap=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

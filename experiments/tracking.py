@@ -19,20 +19,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import torch
 import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.callbacks import predict, sample_positions, to_rgb
+from experiments.checkpoints import LAST, PREVIOUS
 from experiments.sync import HEADER, STAGED, STEP, logged_in
 from lightning_modules.base import SegmentationModule
+from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.metrics import predict_labels, scores
 
 PROJECT = "seglab"
 MODES = ("online", "offline", "disabled", "shared")
-LAST = Path("checkpoints", "last.ckpt")  # of a run's folder
 LONGEST_SIDE = 512  # of a logged image: full-size masks took seconds an epoch
 log = logging.getLogger("lightning.pytorch")
 
@@ -41,7 +41,7 @@ def tracking(kind: str, settings: dict[str, Any], out: Path) -> dict[str, Any]:
     """The logger, and for W&B the callback, of `train`; `settings` are those of a `Run`, flat, with its hash."""
     if kind == "tensorboard":
         # Events of steps that a resumed run does again are taken back: one curve, without a loop.
-        logger = TensorBoardLogger(out, name="", version="tensorboard", purge_step=_step_of(out / LAST))
+        logger = TensorBoardLogger(out, name="", version="tensorboard", purge_step=_step_of(out))
         return {"loggers": [logger]}
     # Group = experiment, name = variant and seed, from the folder.
     group, variant = out.absolute().parent.parent.name or PROJECT, out.absolute().parent.name
@@ -89,12 +89,14 @@ def without_folders(value: Any) -> Any:
     return value
 
 
-def _step_of(checkpoint: Path) -> int:
-    """The number of steps that a checkpoint was trained for; 0 where there is none."""
-    if not checkpoint.exists():
-        return 0
-    step: int = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"]
-    return step
+def _step_of(out: Path) -> int:
+    """The number of steps that the newest sound checkpoint of a run was trained for; 0 where there is none."""
+    for name in (LAST, PREVIOUS):
+        try:
+            return int(read_checkpoint(out / "checkpoints" / name)["global_step"])
+        except (ValueError, FileNotFoundError):
+            continue
+    return 0
 
 
 def mode() -> str:

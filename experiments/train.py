@@ -6,6 +6,7 @@ python -m experiments.train --model UNetModule --model.upsample nearest --data C
 import argparse
 import difflib
 import inspect
+import os
 import re
 import sys
 from pathlib import Path
@@ -20,9 +21,12 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
+from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
+from experiments.ending import Interrupted, ending
 from experiments.flags import refuse, with_nearest
 from experiments.run import LOGGER_HELP, LOGGERS, Run, first_process, train
 from lightning_modules.base import SegmentationModule
+from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES
 from lightning_modules.crf_as_rnn import CRFasRNNModule
@@ -150,17 +154,11 @@ def documentation(module: type[SegmentationModule], *others: type) -> str:
 
 
 def load(checkpoint: Path) -> SegmentationModule:
-    """The trained module of a checkpoint, which alone is enough: architecture, weights, classes, normalisation."""
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f"{checkpoint} is not a file: give a checkpoint such as outputs/.../checkpoints/last.ckpt"
-        )
-    try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises five kinds for files that are not a checkpoint
-        raise ValueError(f"{checkpoint} is not a checkpoint of experiments.train: {error!r}") from error
-    if not isinstance(stored, dict) or "segmentation" not in stored:
-        raise ValueError(f"{checkpoint} is not a checkpoint of experiments.train")
+    """The trained module of a checkpoint, which alone is enough: architecture, weights, classes, normalisation.
+
+    Raises FileNotFoundError where there is none, ValueError for a damaged file or one that is no checkpoint of this project.
+    """
+    stored = read_checkpoint(checkpoint)
     architecture = lookup("architecture", stored["segmentation"]["architecture"], ARCHITECTURES)
     return architecture.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
 
@@ -194,6 +192,9 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     )
     parser.add_argument("--out", type=Path | None, default=None, help="folder of the run (default: outputs/train/...)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "--save-every", type=jsonargparse.typing.PositiveFloat, default=SAVE_EVERY, help=SAVE_EVERY_HELP
+    )
     parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0], help=LOGGER_HELP)
     parser.add_class_arguments(module, "model", skip={"num_classes", "ignore_index", "in_channels"})
     parser.add_class_arguments(datamodule, "data")
@@ -220,7 +221,9 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         "outputs", "train", f"{_key(module, ARCHITECTURES)}-{_key(datamodule, DATAMODULES)}", f"seed{args.seed}"
     )
     where = {name: value for name, value in where.items() if value != base[name]}
-    return run, argparse.Namespace(out=Path(out), resume=args.resume, logger=args.logger, where=where)
+    return run, argparse.Namespace(
+        out=Path(out), resume=args.resume, logger=args.logger, save_every=args.save_every, where=where
+    )
 
 
 def _signature(function: Any) -> dict[str, Any]:
@@ -248,18 +251,20 @@ def lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
 
 def main(argv: list[str] | None = None) -> None:
     run, args = parse(sys.argv[1:] if argv is None else argv)
-    if args.resume and not (args.out / "checkpoints" / "last.ckpt").exists():
+    if args.resume and not any(os.path.lexists(args.out / "checkpoints" / name) for name in (LAST, PREVIOUS)):
         refuse(
             f"there is nothing to resume in {args.out}: leave out --resume, or name the folder of the run with --out"
         )
-    try:
-        result = train(run, args.out, resume=args.resume, logger=args.logger, **args.where)
-    except (ValueError, FileNotFoundError) as error:  # what a person can mend; anything else keeps its traceback
-        refuse(str(error))
-    except SystemExit as stop:  # Lightning's answer to Ctrl-C
-        if (args.out / "checkpoints" / "last.ckpt").exists() and first_process():
-            sys.stderr.write(f"stopped; the same command with --resume --out {args.out} continues\n")
-        sys.exit(stop.code)
+    with ending():
+        try:
+            result = train(
+                run, args.out, resume=args.resume, logger=args.logger, save_every=args.save_every, **args.where
+            )
+        except Interrupted as stop:
+            if first_process() and any((args.out / "checkpoints").glob("*.ckpt")):
+                sys.stderr.write(f"stopped; the same command with --resume --out {args.out} continues\n")
+            # Lightning kills all processes when one that it has started ends with another status than 0.
+            sys.exit(stop.code if first_process() else 0)
     if not first_process():
         return
     print(f"{args.out}: test/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s")

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.metrics import (
     ConfusionMatrix,
     ImageMean,
+    LossMean,
     boundary_f1,
     checkerboard_energy,
     confusion_matrix,
@@ -106,6 +109,7 @@ class SegmentationModule(LightningModule):
         self.register_buffer("weight_of_class", weight_of_class, persistent=class_weights == MEDIAN_FREQUENCY)
         self.loss_function = LOSSES[loss]
         self.refine = None
+        self.epoch_loss = LossMean()
         self.val_scores = Scores(num_classes, ignore_index)
         self.test_scores = Scores(num_classes, ignore_index, detailed=True)
 
@@ -176,8 +180,12 @@ class SegmentationModule(LightningModule):
             ) from error
         self.log_dict({"train/loss": loss.detach(), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
         size = len(batch["image"])
-        self.log("train/loss_epoch", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.epoch_loss.update(loss.detach().double() * size, size)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss_epoch", self.epoch_loss.compute(), rank_zero_only=True)
+        self.epoch_loss.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self._score(batch, self.val_scores)
@@ -225,12 +233,15 @@ class SegmentationModule(LightningModule):
             "architecture": type(self).__name__,
             "class_names": self.class_names,
             "palette": [list(colour) for colour in self.palette],
+            "epoch_loss": list(self.epoch_loss.sums()),  # of the part of an epoch that is done
         }
-        checkpoint["hyper_parameters"] = _without_files(checkpoint["hyper_parameters"])
+        checkpoint["hyper_parameters"] = plain(_without_files(checkpoint["hyper_parameters"]), "hyperparameter")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         described = checkpoint["segmentation"]
         self.describe(described["class_names"], described["palette"])
+        if self._trainer is not None and self.trainer.is_global_zero:  # the sum over all devices
+            self.epoch_loss.update(*described.get("epoch_loss", (0.0, 0)))
 
 
 class Scores(nn.Module):
@@ -274,6 +285,37 @@ class Scores(nn.Module):
     def reset(self) -> None:
         for metric in (self.confusion, *self.means.values()):
             metric.reset()
+
+
+def plain(value: Any, name: str) -> Any:
+    """Settings as plain Python, which JSON and checkpoints hold: numpy's and torch's numbers and arrays become Python's.
+
+    Raises ValueError for what is neither, such as a function: `name` is what it calls the setting.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner, f"{name} {key}") for key, inner in value.items()}
+    if isinstance(value, list | tuple | range):
+        items = [plain(inner, name) for inner in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, np.ndarray | Tensor):
+        return plain(value.tolist(), name)
+    if isinstance(value, Enum):
+        return plain(value.value, name)
+    if isinstance(value, PurePath):
+        return str(value)
+    for kinds, python in (
+        ((bool, np.bool_), bool),
+        ((int, np.integer), int),
+        ((float, np.floating), float),
+        (str, str),
+    ):
+        if isinstance(value, kinds):
+            return python(value)
+    if value is None:
+        return None
+    raise ValueError(
+        f"{name} must be a number, a word, a list or a dictionary of them, got {value!r} ({type(value).__name__})"
+    )
 
 
 def _without_files(hparams: Mapping[str, Any]) -> dict[str, Any]:

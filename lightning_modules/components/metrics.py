@@ -96,6 +96,33 @@ class ImageMean(Metric):
         return self.total / self.count
 
 
+class LossMean(Metric):
+    """Mean loss of the images of an epoch, in float64; unlike a score, a loss that is NaN makes it NaN."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor | float, count: int) -> None:
+        """`total` is the sum of the losses of `count` images."""
+        self.total += torch.as_tensor(total, dtype=torch.float64, device=self.total.device)
+        self.count += count
+
+    def compute(self) -> Tensor:
+        """Float64 scalar, NaN when there was no image."""
+        return self.total / self.count
+
+    def sums(self) -> tuple[float, int]:
+        """Total and count over all devices, which all have to ask: what a checkpoint within an epoch holds."""
+        with self.sync_context(should_sync=self._to_sync):
+            return float(self.total), int(self.count)
+
+
 def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Scores in [0, 1] of confusion matrices (..., C, C), rows truth and columns prediction, as float64.
 

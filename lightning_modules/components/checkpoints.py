@@ -1,0 +1,69 @@
+"""Checkpoints as files: written whole beside their SHA-256, and read only where they are what was written.
+
+A checkpoint `last.ckpt` has a `last.ckpt.sha256` beside it, in the form of sha256sum. While one is replaced, that file holds the
+hashes of both, so that a kill at any moment leaves a checkpoint that passes.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEYS = {"segmentation": dict, "state_dict": dict, "hyper_parameters": dict}  # what a checkpoint of this project holds
+
+
+def read_checkpoint(path: str | os.PathLike[str], name: str | None = None) -> dict[str, Any]:
+    """The content of a checkpoint of this project, its tensors on the CPU; `name` is what an error calls the file.
+
+    Raises FileNotFoundError where there is nothing, ValueError with the reason for anything else: another kind of file, a
+    damaged one, or one that holds more than plain data. No code of a file is ever run.
+    """
+    path = Path(path)
+    shown = name or str(path)
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{shown} is not a file: give a checkpoint such as outputs/.../checkpoints/last.ckpt")
+    if not path.is_file():  # a pipe is not opened, because reading it would wait for ever
+        raise ValueError(f"{shown} is not a checkpoint: it is {'a folder' if path.is_dir() else 'no regular file'}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{shown} is damaged: it is empty (0 bytes)")
+    expected = stored_digests(path)
+    if expected is not None and digest(path) not in expected:
+        raise ValueError(f"{shown} is damaged: its SHA-256 is not that in {digest_file(path).name} beside it")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises five kinds by what is broken
+        raise ValueError(f"{shown} is not a checkpoint of experiments.train: {_reason(error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in KEYS.items()):
+        raise ValueError(f"{shown} is not a checkpoint of experiments.train: it holds no {', '.join(KEYS)}")
+    return content
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_file(path: Path) -> Path:
+    """Where the SHA-256 of a checkpoint lies."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def stored_digests(path: Path) -> set[str] | None:
+    """What `path` may hash to; None where nothing says so, as with checkpoints of earlier versions or copied alone."""
+    try:
+        text = digest_file(path).read_bytes().decode("ascii", "replace")
+    except FileNotFoundError:
+        return None
+    return set(re.findall(r"^[0-9a-f]{64}(?= )", text, re.MULTILINE))
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file in a few words; torch's own would advise to load it as code."""
+    if "eights only" in str(error) or "weights_only" in str(error):
+        return "it holds objects, not plain data, which are never loaded"
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first[:200]}".removesuffix(": ")

@@ -1,0 +1,268 @@
+"""Kills trainings at random moments and continues them: the end must be bit-equal to that of a run that nobody killed.
+
+python tests/faults/kills.py [--kills 20] [--seed 0]     the configurations in turn, as `make faults` runs them
+python tests/faults/kills.py --only grid
+
+A kill is SIGKILL of all processes of the run at a moment drawn from (seed, number of the kill). After each one: every
+checkpoint is sound, metrics.csv has its epochs in order, and no process is left.
+"""
+
+import argparse
+import ctypes
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "experiments")]
+
+import pandas as pd
+import torch
+from interrupt import BASE, QUIET, outcome, unequal
+
+from datamodules.shapes import ShapesDataModule
+from experiments.ablation import Ablation, add_arguments, variants
+from experiments.ablation import main as run_grid
+from experiments.run import Run, train
+from lightning_modules.components.checkpoints import read_checkpoint
+from lightning_modules.segnet import SegNetModule
+
+GONE = 15.0  # seconds within which no process of a killed run may be left
+U_NET = BASE.but(
+    data={"length": 24, "batch_size": 4, "elastic": 2.0, "size": 32},
+    trainer={"max_epochs": 8, "accumulate_grad_batches": 2},
+)
+SEGNET = Run(
+    module=SegNetModule,
+    datamodule=ShapesDataModule,
+    hparams={"variant": "basic", "width": 4, "class_weights": "median-frequency"},
+    data={"size": 32, "length": 18, "batch_size": 4},
+    trainer={"max_steps": 31, "check_val_every_n_epoch": 3, "gradient_clip_val": 0.5},
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run, or a grid of two, and how its processes are started."""
+
+    run: Run
+    start: Callable[["Case", Path, int], int]  # returns the process to kill, with all of its session
+    finish: Callable[["Case", Path], None]
+    workers: tuple[int, ...] = (0,)
+    save_every: float = 1e-9  # minutes
+    fsync: float = 0.0  # seconds by which every fsync is slowed, so that kills meet it
+
+    def with_workers(self, attempt: int) -> Run:
+        return self.run.but(data={"num_workers": self.workers[attempt % len(self.workers)]})
+
+
+def forked(case: Case, out: Path, attempt: int) -> int:
+    """Trains in a child of this process, which has imported the project already."""
+
+    def child() -> None:
+        os.setsid()
+        if case.fsync:
+            fsync = os.fsync
+            os.fsync = lambda handle: (time.sleep(case.fsync), fsync(handle))[1]  # type: ignore[assignment,return-value]
+        sys.stderr = open(out.with_suffix(".log"), "a", encoding="utf-8")  # noqa: SIM115
+        train(case.with_workers(attempt), out, resume=_begun(out), save_every=case.save_every, **QUIET)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    assert process.pid is not None
+    return process.pid
+
+
+def finish_forked(case: Case, out: Path) -> None:
+    train(case.run, out, resume=_begun(out), **QUIET)
+
+
+def two_processes(case: Case, out: Path, attempt: int) -> int:
+    return _spawn([*_flags(case.run), "--save-every", str(case.save_every)], out).pid
+
+
+def finish_two(case: Case, out: Path) -> None:
+    process = _spawn(_flags(case.run), out)
+    if process.wait(300):
+        raise AssertionError(out.with_suffix(".log").read_text()[-2000:])
+
+
+def _flags(run: Run) -> list[str]:
+    settings = {"model": run.hparams, "data": run.data, "trainer": run.trainer}
+    flags = [f"--{part}.{key}={value}" for part in settings for key, value in settings[part].items()]
+    devices = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.enable_progress_bar=false"]
+    return [sys.executable, "-m", "experiments.train", "--model", "unet", "--data", "shapes", *flags, *devices]
+
+
+def _spawn(command: list[str], out: Path) -> "subprocess.Popen[bytes]":
+    resume = ["--resume"] if _begun(out) else []
+    with out.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, "--out", str(out), *resume],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+
+def grid(case: Case, out: Path, attempt: int) -> int:
+    """A grid in a process of its own, whose cells are processes in sessions of their own."""
+    with out.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, __file__, "--grid", str(out)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        ).pid
+
+
+def finish_grid(case: Case, out: Path) -> None:
+    pid = grid(case, out, 0)
+    if os.waitpid(pid, 0)[1]:
+        raise AssertionError(out.with_suffix(".log").read_text()[-2000:])
+
+
+def main_grid(out: Path) -> int:
+    runs = variants(BASE, {"nearest": {"upsample": "nearest"}, "bilinear": {"upsample": "bilinear"}})
+    ablation = Ablation(
+        name="kills", question="?", runs=runs, factors={"upsample": ["nearest", "bilinear"]}, baseline="nearest"
+    )
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = ["--out", str(out), "--seeds", "0", "--jobs", "2", "--save-every", "1e-9"]
+    return run_grid(ablation, parser.parse_args(flags))
+
+
+CASES = {
+    "U-Net, dropout, elastic, accumulated": Case(U_NET, forked, finish_forked),
+    "the same, workers 0, 2, 1": Case(U_NET, forked, finish_forked, workers=(0, 2, 1)),
+    "slow writes": Case(BASE.but(trainer={"max_epochs": 6}), forked, finish_forked, fsync=0.06),
+    "SegNet, counted weights, max_steps": Case(SEGNET, forked, finish_forked, workers=(0, 1)),
+    "max_steps, validation within": Case(
+        BASE.but(data={"length": 15}, trainer={"max_epochs": None, "max_steps": 40, "val_check_interval": 3}),
+        forked,
+        finish_forked,
+    ),
+    "2 processes": Case(BASE.but(norm="group", trainer={"max_epochs": 6}), two_processes, finish_two),
+    "grid": Case(BASE, grid, finish_grid),
+}
+
+
+def _begun(out: Path) -> bool:
+    return any((out / "checkpoints").glob("*.ckpt"))
+
+
+def _outcomes(case: Case, out: Path) -> dict[str, Any]:
+    return {p.parent.relative_to(out).as_posix(): outcome(p.parent) for p in sorted(out.rglob("result.json"))}
+
+
+def check_left(out: Path) -> int:
+    """Refuses anything half-written; the number of steps that a checkpoint holds."""
+    steps = [0]
+    for path in out.rglob("last.ckpt"):
+        steps.append(int(read_checkpoint(path)["global_step"]))
+    for path in out.rglob("metrics.csv"):
+        epochs = pd.read_csv(path)["epoch"].tolist()
+        assert epochs == list(range(len(epochs))), f"{path}: {epochs}"
+    for path in out.rglob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+    return max(steps)
+
+
+def processes(out: Path) -> Iterator[int]:
+    """Those that have the folder of a run in their command, or its lock in their hands."""
+    lock = os.path.realpath(out / ".lock")
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            state = (entry / "stat").read_text().rpartition(") ")[2][0]
+            command = (entry / "cmdline").read_bytes()
+            files = [os.readlink(link) for link in (entry / "fd").iterdir()]
+        except OSError:
+            continue
+        if state not in "ZX" and (os.fsencode(out) in command or lock in files):
+            yield int(entry.name)
+
+
+def one_case(name: str, case: Case, kills: int, draw: random.Random, folder: Path) -> tuple[int, list[str]]:
+    """How many kills met a running training, and what was wrong."""
+    whole, out = folder / "whole", folder / "killed"
+    started = time.monotonic()
+    case.finish(case, whole)
+    took = time.monotonic() - started
+    expected = _outcomes(case, whole)
+    met = 0
+    for attempt in range(kills):
+        pid = case.start(case, out, attempt)
+        moment = draw.uniform(0.1, 0.9) * took
+        time.sleep(moment)
+        running = os.waitpid(pid, os.WNOHANG)[0] == 0
+        met += running
+        if running:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        until = time.monotonic() + GONE
+        while (left := list(processes(out))) and time.monotonic() < until:
+            time.sleep(0.1)
+        if left:
+            return met, [f"processes {left} were left {GONE:.0f} s after the kill"]
+        print(
+            f"{name}: {'killed' if running else 'it had ended'} after {moment:.1f} s, at step {check_left(out)}",
+            flush=True,
+        )
+    case.finish(case, out)
+    wrong = unequal(expected, _outcomes(case, out))
+    stale = [str(path.relative_to(out)) for path in out.rglob(".*.tmp")]
+    return met, wrong + [f"left behind: {path}" for path in stale]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="over all configurations")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="one configuration")
+    parser.add_argument("--grid", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.grid:
+        sys.exit(main_grid(args.grid))
+    ctypes.CDLL("libc.so.6").prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what a killed grid leaves is waited for here
+    names = [args.only] if args.only else list(CASES)
+    shares = [args.kills // len(names) + (i < args.kills % len(names)) for i in range(len(names))]
+    passed = failed = met = 0
+    for place, (name, kills) in enumerate(zip(names, shares, strict=True)):
+        if not kills:
+            continue
+        folder = Path(tempfile.mkdtemp(prefix="seglab-kills-"))
+        found, wrong = one_case(name, CASES[name], kills, random.Random(args.seed * 1000 + place), folder)
+        met += found
+        for line in wrong:
+            print(f"WRONG, {name}: {line}")
+        passed, failed = passed + (not wrong), failed + bool(wrong)
+        if wrong:
+            print(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder)
+            print(f"{name}: {kills} kills, bit-equal", flush=True)
+    print(f"{met} kills of running trainings")
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
