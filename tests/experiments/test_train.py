@@ -341,10 +341,32 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: int) -> None
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    run = TINY.but(lr=1e30, norm="none", trainer={"check_val_every_n_epoch": 4})  # a validation would stop it too
     with pytest.raises(ValueError, match=r"the training loss is (nan|inf)"):
-        train(TINY.but(lr=1e30, norm="none"), tmp_path / "run", **QUIET)
+        train(run, tmp_path / "run", **QUIET)
     assert not (tmp_path / "run" / "result.json").exists()
     assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_the_stored_samples_are_what_was_scored(precision: str, tmp_path: Path) -> None:
+    train(TINY.but(trainer={"max_epochs": 1, "precision": precision}), tmp_path, **QUIET)
+    samples, per_image = np.load(tmp_path / "samples.npz"), np.load(tmp_path / "per_image.npz")
+    names = per_image["names"].tolist()
+    with zipfile.ZipFile(tmp_path / "predictions.zip") as archive:
+        for number, name in enumerate(samples["names"].tolist()):
+            labels, position = samples[f"prediction_{number}"], names.index(name)
+            assert np.array_equal(labels, np.array(Image.open(archive.open(f"{position:05}.png"))))
+            counted = confusion_matrix(
+                *(torch.from_numpy(m.astype(int))[None] for m in (labels, samples[f"mask_{number}"])), 3, 255
+            )
+            assert np.array_equal(counted[0].numpy(), per_image["confusion"][position])
+    logits = torch.from_numpy(samples["logits"]).float()
+    # Rounded to float16: the scored label has the largest logit, or one that fell on it.
+    scored = logits.gather(0, torch.from_numpy(samples["prediction_0"].astype(int))[None])[0]
+    assert torch.equal(scored, logits.amax(0))
+    if precision.startswith("bf16"):
+        assert torch.equal(logits, logits.bfloat16().float())  # of that forward, and of no other
 
 
 def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path) -> None:
@@ -372,5 +394,8 @@ def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path)
     for key in ("trimap", "segments", "calibration"):
         assert np.array_equal(one[key], two[key])
     assert (tmp_path / "1" / "predictions.zip").read_bytes() == (tmp_path / "2" / "predictions.zip").read_bytes()
+    samples = [np.load(tmp_path / devices / "samples.npz") for devices in ("1", "2")]  # most are of the second process
+    for key in samples[0]:
+        assert np.array_equal(samples[0][key], samples[1][key]), key
     assert first["test"]["miou"] == second["test"]["miou"]
     assert first["val"]["miou"] == second["val"]["miou"]
