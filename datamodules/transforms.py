@@ -58,7 +58,7 @@ class JointTransform:
     of the image as it comes (U-Net, Sec. 3.1, has 10), 0 for none. `crop`: (height, width) in pixels, or one number for
     a square. `zoom`: the scale is uniform between these two. `flip`: mirror half of the images. `jitter`: brightness,
     contrast and (of RGB) saturation are each multiplied by a number uniform in [1 - jitter, 1 + jitter]; the image
-    stays in [0, 1].
+    stays in [0, 1]. Contrast is the distance to the mean grey level, of images neither grey nor RGB to that of all channels.
 
     Where the scaled image is smaller than the crop it is padded on the right and at the bottom, as in DeepLab: the
     image with its own mean of each channel, the mask with `ignore_index`.
@@ -99,10 +99,13 @@ class JointTransform:
         image, mask = resize(image, mask, (height, width))
         if self.flip and flip < 0.5:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
-        if self.jitter:
+        if self.jitter and len(image) in (1, 3):
             image = F.adjust_brightness(image, self._factor(brightness))
             image = F.adjust_contrast(image, self._factor(contrast))
             image = F.adjust_saturation(image, self._factor(saturation))  # leaves a grey image alone
+        elif self.jitter:  # torchvision's take grey and RGB alone
+            image = (self._factor(brightness) * image).clamp(0, 1)
+            image = torch.lerp(image.mean(), image, self._factor(contrast)).clamp(0, 1)
         return self._pad(image, mask)
 
     @staticmethod

@@ -43,7 +43,7 @@ from experiments.ablation import (
     variants,
 )
 from experiments.benchmark import Cost, gmac, measure
-from experiments.callbacks import encode_labels, sampled, save_npz, save_predictions
+from experiments.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
 from experiments.cells import Cell, clock, run_cells
 from experiments.environment import command_line, environment, git_commit
 from experiments.fairness import Budget, check_fair
@@ -64,6 +64,7 @@ from experiments.search_crf import (
 )
 from experiments.study import DATA_NOTES, cpu_scale, full_size
 from lightning_modules.base import Scores, SegmentationModule
+from lightning_modules.components.finite import labelled_logits, naming
 from lightning_modules.components.metrics import scores
 from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.fcn import FCNModule
@@ -423,7 +424,7 @@ def score_behind(
     started = time.monotonic()
     module = load(plan, BASELINE, seed)
     validation = datamodule.dataset("val")
-    kept = keep(module, validation, spread(len(validation), plan.images), say)
+    kept = keep(module, validation, "val", spread(len(validation), plan.images), say)
     key = search_key(crf, plan.checkpoint(BASELINE, seed), plan.base, "val", kept.names)
     finished = Finished(folder / "search.csv", key)
     found = search(crf, plan.grid(crf), kept, finished, jobs=jobs, device=module.device, say=say)
@@ -433,13 +434,13 @@ def score_behind(
     point = found.best.point
     module.refine = None if point is None else post_process(crf, **point)
     dataset = datamodule.dataset("test")
-    arrays, labels = evaluate(module, dataset, jobs)
+    arrays, labels, logits = evaluate(module, dataset, jobs)
     save_npz(folder / "per_image.npz", **arrays)
-    pictures = {position: encode_labels(one, module.palette) for position, one in enumerate(labels)}
+    pictures = {position: encode_labels(torch.from_numpy(one), module.palette) for position, one in enumerate(labels)}
     save_predictions(folder / "predictions.zip", pictures)
     with np.load(network / "samples.npz", allow_pickle=False) as stored:
         initial = {"initial_logits": stored["initial_logits"]}
-    save_npz(folder / "samples.npz", **initial, **sampled(module, dataset, arrays["confusion"]))
+    save_npz(folder / "samples.npz", **initial, **sampled(dataset, arrays["confusion"], labels.__getitem__, logits))
     write_atomic(folder / "metrics.csv", "epoch,train/loss,val/miou\n")  # nothing is trained
     where, trained = read_json(network / "environment.json"), read_json(network / "result.json")
     write_json(folder / "environment.json", environment() | {k: where[k] for k in ("device", "torch_threads")})
@@ -462,21 +463,29 @@ def load(plan: Plan, variant: str, seed: int) -> CRFasRNNModule:
 
 def evaluate(
     module: SegmentationModule, dataset: SegmentationDataset, jobs: int
-) -> tuple[dict[str, np.ndarray], list[Tensor]]:
-    """What per_image.npz holds, and the labels (H, W) of each image."""
+) -> tuple[dict[str, np.ndarray], list[np.ndarray], Tensor]:
+    """What per_image.npz holds, the labels (H, W) of each image, and the logits (C, H, W) of the first sample.
+
+    Raises NonFiniteError, naming the image, for a logit at a labelled pixel that is NaN or infinite.
+    """
+    first = sample_positions(len(dataset))[0]
 
     def one(index: int) -> dict[str, Tensor]:
         image, mask = dataset[index]
-        with torch.no_grad():
+        name = f"{dataset.names[index]} (test)"
+        with torch.no_grad(), naming(name):
             logits = module(image[None].to(module.device)).float().cpu()
+        labelled_logits(logits, mask[None], module.ignore_index, [name], module.class_names)
         of_one = Scores(module.num_classes, module.ignore_index, detailed=True)
-        return of_one.update(logits, mask[None], torch.zeros(1))
+        row = of_one.update(logits, mask[None], torch.zeros(1))
+        return row if index == first else {key: value for key, value in row.items() if key != "logits"}
 
     with workers(jobs) as pool:
         rows = list(pool.map(one, range(len(dataset))))
-    labels = [row.pop("labels")[0].byte() for row in rows]
+    logits = rows[first].pop("logits")[0]
+    labels = [row.pop("labels")[0].byte().numpy() for row in rows]
     arrays = {key: torch.cat([row[key] for row in rows]).numpy() for key in rows[0]}
-    return {"names": np.array(dataset.names), **arrays}, labels
+    return {"names": np.array(dataset.names), **arrays}, labels, logits
 
 
 def time_images(plan: Plan, seed: int, dataset: SegmentationDataset) -> dict[str, dict[str, float]]:
@@ -503,15 +512,16 @@ def time_images(plan: Plan, seed: int, dataset: SegmentationDataset) -> dict[str
     with torch.no_grad():
         for _ in range(TIMED_ROUNDS):
             for position in spread(len(dataset), TIMED_IMAGES):
-                x = dataset[position][0][None].to(device)
-                grey_levels = (255 * x).round()
-                probabilities = timed(BASELINE, modules[BASELINE].predict, x).softmax(1)
-                for crf, point in points.items():
-                    timed(crf, refined, crf, point, probabilities, grey_levels)
-                for variant, module in modules.items():
-                    if (layer := module.network.crf) is not None:
-                        probabilities = module.network.network(module.normalise(x)).softmax(1)
-                        timed(variant, layer, probabilities, grey_levels)
+                with naming(f"{dataset.names[position]} (test)"):
+                    x = dataset[position][0][None].to(device)
+                    grey_levels = (255 * x).round()
+                    probabilities = timed(BASELINE, modules[BASELINE].predict, x).softmax(1)
+                    for crf, point in points.items():
+                        timed(crf, refined, crf, point, probabilities, grey_levels)
+                    for variant, module in modules.items():
+                        if (layer := module.network.crf) is not None:
+                            probabilities = module.network.network(module.normalise(x)).softmax(1)
+                            timed(variant, layer, probabilities, grey_levels)
     torch.set_num_threads(threads)
     medians = {variant: statistics.median(values) for variant, values in seconds.items()}
     return {

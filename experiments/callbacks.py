@@ -4,7 +4,7 @@ import io
 import math
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class PerImage(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        scored = {name: value for name, value in outputs.items() if name != "labels"}
+        scored = {name: value for name, value in outputs.items() if name not in ("labels", "logits")}
         self.rows.append({**scored, "index": batch["index"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -164,42 +164,81 @@ class Predictions(Callback):
                 self.pictures[position] = encode_labels(labels, palette)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        every: list[Any] = [self.pictures]
-        if trainer.world_size > 1:
-            every = [None] * trainer.world_size
-            torch.distributed.all_gather_object(every, self.pictures)
+        every = gathered(trainer, self.pictures)
         if trainer.is_global_zero:
-            save_predictions(self.path, {position: png for pictures in every for position, png in pictures.items()})
+            save_predictions(self.path, every)
 
 
 class Samples(Callback):
-    """samples.npz: some test images with their predictions, see `sampled`. After `PerImage`, whose scores it reads."""
+    """samples.npz: some test images with what was scored of them, see `sampled`.
+
+    After `PerImage` and `Predictions`, whose files it reads: another forward, in another precision say, may predict
+    other labels than those that were scored.
+    """
 
     def __init__(self, out: Path) -> None:
         self.path = out / "samples.npz"
         self.initial: Tensor | None = None
+        self.logits: dict[int, Tensor] = {}  # of the first sample, in the process that scored it
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Before a checkpoint is restored, so that a resumed run too sees the weights that its seed starts with.
         if stage == "fit" and trainer.is_global_zero:
             dataset = trainer.datamodule.dataset("test")  # type: ignore[attr-defined]
-            self.initial = predict(pl_module, dataset[sample_positions(len(dataset))[0]][0])
+            image = dataset[sample_positions(len(dataset))[0]][0]
+            with trainer.precision_plugin.forward_context():
+                self.initial = predict(pl_module, image)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.logits = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        first = sample_positions(len(trainer.datamodule.dataset("test")))[0]  # type: ignore[attr-defined]
+        for position, logits in zip(batch["index"].tolist(), outputs["logits"], strict=True):
+            if position == first:
+                self.logits[position] = logits.cpu()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logits = gathered(trainer, self.logits)
         if not trainer.is_global_zero or self.initial is None:
             return
         dataset = trainer.datamodule.dataset("test")  # type: ignore[attr-defined]
         with np.load(self.path.with_name("per_image.npz"), allow_pickle=False) as stored:
-            arrays = sampled(pl_module, dataset, stored["confusion"])
-        save_npz(self.path, initial_logits=self.initial.half().numpy(), **arrays)
+            confusion = stored["confusion"]
+        with zipfile.ZipFile(self.path.with_name("predictions.zip")) as pictures:
+
+            def labels(position: int) -> np.ndarray:
+                return np.array(Image.open(io.BytesIO(pictures.read(PREDICTION.format(position)))))
+
+            arrays = sampled(dataset, confusion, labels, next(iter(logits.values())))
+        save_npz(self.path, initial_logits=half(self.initial), **arrays)
 
 
-def sampled(module: LightningModule, dataset: SegmentationDataset, confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Images, masks and predictions of a few images of the test split, and the logits of the first.
+def gathered(trainer: Trainer, mine: dict[int, Any]) -> dict[int, Any]:
+    """What all processes hold, by the position of the image in its split; every process must call it."""
+    every: list[Any] = [mine]
+    if trainer.world_size > 1:
+        every = [None] * trainer.world_size
+        torch.distributed.all_gather_object(every, mine)
+    return {position: value for one in every for position, value in one.items()}
+
+
+def sampled(
+    dataset: SegmentationDataset, confusion: np.ndarray, labels: Callable[[int], np.ndarray], logits: Tensor
+) -> dict[str, np.ndarray]:
+    """Images, masks and scored labels of a few images of the test split, and the scored logits (C, H, W) of the first.
 
     First `SAMPLES` that are the same for every run, then the `EXTREMES` worst and best by the mIoU of the image alone,
     from the confusion matrices of all images (n, C, C). `names` and `kinds`, one word or two of "fixed", "worst" and
-    "best" each, tell which is which.
+    "best" each, tell which is which. `labels` gives those (H, W) of the image at a position.
     """
     miou = scores(confusion)["miou"]
     order = [int(i) for i in np.argsort(miou, kind="stable") if not np.isnan(miou[i])]
@@ -211,16 +250,20 @@ def sampled(module: LightningModule, dataset: SegmentationDataset, confusion: np
     arrays = {
         "names": np.array([dataset.names[position] for position in kinds]),
         "kinds": np.array([" ".join(words) for words in kinds.values()]),
+        "logits": half(logits),
     }
     for i, position in enumerate(kinds):
         image, mask = dataset[position]
-        logits = predict(module, image)
         arrays[f"image_{i}"] = to_rgb(image)
         arrays[f"mask_{i}"] = mask.byte().numpy()
-        arrays[f"prediction_{i}"] = logits.argmax(0).byte().numpy()
-        if i == 0:
-            arrays["logits"] = logits.half().numpy()
+        arrays[f"prediction_{i}"] = labels(position).astype(np.uint8)
     return arrays
+
+
+def half(logits: Tensor) -> np.ndarray:
+    """Logits as they are stored: float16, whose largest number, 65504, stands for all beyond it."""
+    largest = torch.finfo(torch.float16).max
+    return np.asarray(logits.clamp(-largest, largest).half())
 
 
 def predict(module: LightningModule, image: Tensor) -> Tensor:
@@ -240,8 +283,9 @@ def sample_positions(length: int) -> list[int]:
 
 
 def to_rgb(image: Tensor) -> np.ndarray:
-    """(1 or 3 channels, H, W) in [0, 1] -> (H, W, 3) uint8; of other channel counts the first three."""
+    """(channels, H, W) in [0, 1] -> (H, W, 3) uint8: one channel is grey, two are red and green, of more the first three."""
     shown = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
+    shown = torch.cat([shown, torch.zeros_like(image[:1]).expand(3 - len(shown), -1, -1)])
     return np.asarray((shown.clamp(0, 1) * 255).round().byte().permute(1, 2, 0))
 
 

@@ -20,6 +20,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -48,6 +49,9 @@ LOGGER_HELP = (
     "beside metrics.csv, which is always written (csv, none: nothing else): tensorboard, or wandb for Weights & Biases, "
     "offline without key or network"
 )
+
+# Of Lightning's, those in which this process, which reports, trains too: see `_check_strategy`.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +291,7 @@ def train(
     out = Path(out)
     check_logger(logger)
     _check_length(run.trainer)
+    _check_strategy({**run.trainer, **where}.get("strategy", "auto"))
     if not save_every > 0:
         raise ValueError(f"--save-every must be more than 0 minutes, got {save_every}")
     with Signals() as signals:
@@ -307,6 +312,7 @@ def train(
                 extra = tracking(logger, settings, out)
             own = [SafePoints(out, run.hash, signals, save_every), *extra.get("callbacks", ())]
             trainer = _trainer(run, out, [*callbacks, *own], extra.get("loggers", []), where)
+            _check_strategy(trainer.strategy)  # what "auto" has become
             _synchronise_batch_norm(trainer, module)
             if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
                 module.set_class_weights(count_class_weights(datamodule))
@@ -389,6 +395,27 @@ def _check_length(arguments: Mapping[str, Any]) -> None:
         value = arguments.get(name)
         if value is not None and value <= 0:
             raise ValueError(f"--trainer.{name} must be more than 0, got {value}")
+
+
+def _check_strategy(strategy: str | Strategy) -> None:
+    """Refuses what would train elsewhere than it reports.
+
+    Processes that are spawned or forked anew for training and for the test take their steps, epochs and samples with
+    them when they end. FSDP, DeepSpeed and XLA hold or write weights in forms that nothing here reads back.
+    """
+    if isinstance(strategy, str):
+        fits, got = strategy in STRATEGIES, repr(strategy)
+    else:
+        start = getattr(strategy, "_start_method", "popen")
+        fits, got = type(strategy) in (SingleDeviceStrategy, DDPStrategy) and start == "popen", type(strategy).__name__
+        if start != "popen":
+            got += f" with processes started by {start}, which is also what a notebook with several devices has"
+    if not fits:
+        raise ValueError(
+            f"--trainer.strategy must be one of {', '.join(STRATEGIES)}, got {got}: leave it out, as ddp, which several "
+            "devices have by default, starts the processes itself; in a notebook use --trainer.devices 1, or train with "
+            "python -m experiments.train in a terminal"
+        )
 
 
 def _trainer(

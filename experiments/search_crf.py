@@ -57,6 +57,7 @@ from experiments.run import Run
 from experiments.train import DATAMODULES, Formatter, Parser, listed, load, lookup
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
+from lightning_modules.components.finite import labelled_logits, naming
 from lightning_modules.components.metrics import confusion_matrix, predict_labels, scores
 from lightning_modules.refinement.checks import check_memory
 from lightning_modules.refinement.conv_crf import conv_crf
@@ -114,8 +115,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Kept:
-    """Images, their masks and what the network says of them."""
+    """Images of a split, their masks and what the network says of them."""
 
+    split: str
     names: list[str]
     images: list[Tensor]  # (1, 1 or 3, H, W) in 0..255
     masks: list[Tensor]  # (1, H, W)
@@ -235,17 +237,26 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def keep(
-    module: SegmentationModule, dataset: SegmentationDataset, positions: Sequence[int], say: Callable[[str], None]
+    module: SegmentationModule,
+    dataset: SegmentationDataset,
+    split: str,
+    positions: Sequence[int],
+    say: Callable[[str], None],
 ) -> Kept:
-    """The images at `positions` with the network's probabilities, in the memory of the computer."""
+    """The images at `positions` with the network's probabilities, in the memory of the computer.
+
+    Raises NonFiniteError, naming the image, for a logit at a labelled pixel that is NaN or infinite.
+    """
     needed = 4 * len(positions) * dataset[positions[0]][1].numel() * (module.num_classes + 3)  # float32
     check_memory(needed, torch.device("cpu"), f"keeping the probabilities of {len(positions)} images (--images)")
-    kept = Kept([], [], [], [], module.num_classes, module.ignore_index)
+    kept = Kept(split, [], [], [], [], module.num_classes, module.ignore_index)
     spoken = time.monotonic()
     for done, position in enumerate(positions):
         image, mask = dataset[position]
-        with torch.no_grad():
+        name = f"{dataset.names[position]} ({split})"
+        with torch.no_grad(), naming(name):
             logits = module.eval().predict(image[None].to(module.device)).float()
+        labelled_logits(logits, mask[None].to(logits.device), module.ignore_index, [name], module.class_names)
         kept.names.append(dataset.names[position])
         kept.images.append((255 * image[None]).round())  # whole grey levels, as a module's `refine` has them
         kept.masks.append(mask[None])
@@ -278,7 +289,7 @@ def confusions(crf: str, point: Point | None, kept: Kept, pool: ThreadPoolExecut
     """Confusion matrices of the images (n, C, C)."""
 
     def one(index: int) -> np.ndarray:
-        with torch.no_grad():
+        with torch.no_grad(), naming(f"{kept.names[index]} ({kept.split})"):
             probabilities, image = kept.probabilities[index].to(device), kept.images[index].to(device)
             labels = predict_labels(refined(crf, point, probabilities, image)).cpu()
             return confusion_matrix(labels, kept.masks[index], kept.num_classes, kept.ignore_index)[0].numpy()
@@ -507,7 +518,7 @@ def run_search(checkpoint: Path, run: Run, args: argparse.Namespace, console: Co
     height, width = dataset[positions[0]][1].shape
     check_grid(args.crf, default_grid(args.crf, math.hypot(height, width)) | wanted)
     with locked(args.out):
-        kept = keep(module.to(device), dataset, positions, say)
+        kept = keep(module.to(device), dataset, args.split, positions, say)
         grid = default_grid(args.crf, kept.diagonal) | wanted
         finished = Finished(args.out / "search.csv", search_key(args.crf, checkpoint, run, args.split, kept.names))
         found = search(args.crf, grid, kept, finished, rounds=args.rounds, jobs=args.jobs, device=device, say=say)
@@ -518,7 +529,7 @@ def run_search(checkpoint: Path, run: Run, args: argparse.Namespace, console: Co
             say(line)
         say(f"results: {args.out}")
         if args.test:
-            whole = keep(module, datamodule.dataset("test"), range(len(datamodule.dataset("test"))), say)
+            whole = keep(module, datamodule.dataset("test"), "test", range(len(datamodule.dataset("test"))), say)
             with workers(args.jobs) as pool:
                 before, after = (
                     float(scores(confusions(args.crf, p, whole, pool, device).sum(0))["miou"])

@@ -41,6 +41,7 @@ from experiments.train import load
 from lightning_modules.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_modules.components.blocks import pad_to_multiple
 from lightning_modules.components.encoders import Encoder, build_encoder
+from lightning_modules.components.finite import naming
 from lightning_modules.refinement.soft_segmentation import SoftSegmentation, check_size, soft_segmentation
 from lightning_modules.smp import SmpModule
 
@@ -281,7 +282,8 @@ def segment(args: argparse.Namespace, console: Console) -> None:
             torch.manual_seed(args.seed)  # for weights="none"
             features, in_channels = of_encoder(args.encoder or ENCODER, None if weights == "none" else weights)
         maps = encode(shrunk(photograph, args.encoder_side), features, in_channels, args.maps)
-        found = soft_segmentation(image, maps, progress=stages, **counts)
+        with naming(str(args.image)):
+            found = soft_segmentation(image, maps, progress=stages, **counts)
         stages("files")
         record = {
             "command": command_line(),

@@ -24,12 +24,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from experiments.callbacks import predict, sample_positions, to_rgb
+from experiments.callbacks import gathered, sample_positions, to_rgb
 from experiments.checkpoints import LAST, PREVIOUS
 from experiments.sync import HEADER, STAGED, STEP, logged_in
-from lightning_modules.base import SegmentationModule
+from lightning_modules.base import Batch, SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
-from lightning_modules.components.metrics import predict_labels, scores
+from lightning_modules.components.metrics import scores
 
 PROJECT = "seglab"
 MODES = ("online", "offline", "disabled", "shared")
@@ -186,12 +186,49 @@ class PatientLogger(WandbLogger):
 class Panels(Callback):
     """Sample images with truth and prediction, the scores of each class and the confusion matrix, at each validation."""
 
+    def __init__(self) -> None:
+        self.labels: dict[int, torch.Tensor] = {}  # as they were scored, of the samples that this process has met
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.labels = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.labels = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._keep(trainer, "val", outputs, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._keep(trainer, "test", outputs, batch)
+
+    def _keep(self, trainer: Trainer, split: str, outputs: Any, batch: Batch) -> None:
+        wanted = sample_positions(len(trainer.datamodule.dataset(split)))  # type: ignore[attr-defined]
+        for position, labels in zip(batch["index"].tolist(), outputs["labels"], strict=True):
+            if position in wanted:
+                self.labels[position] = labels.byte().cpu()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._log(trainer, pl_module, "val")
+            self._log(trainer, pl_module, "val", gathered(trainer, self.labels))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(trainer, pl_module, "test")
+        self._log(trainer, pl_module, "test", gathered(trainer, self.labels))
         self._finish(trainer, 0)  # the test is the last thing a run does
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -204,7 +241,9 @@ class Panels(Callback):
                 logger.experiment.finish(exit_code)
 
     @patient
-    def _log(self, trainer: Trainer, module: SegmentationModule, split: str) -> None:
+    def _log(
+        self, trainer: Trainer, module: SegmentationModule, split: str, labels: Mapping[int, torch.Tensor]
+    ) -> None:
         logger = next((logger for logger in trainer.loggers if isinstance(logger, PatientLogger)), None)
         if logger is None or not trainer.is_global_zero:
             return
@@ -215,7 +254,7 @@ class Panels(Callback):
         confusion = module.last_confusion[split]
         logger.experiment.log(
             {
-                f"{split}/samples": samples(module, trainer.datamodule.dataset(split)),  # type: ignore[attr-defined]
+                f"{split}/samples": samples(module, trainer.datamodule.dataset(split), labels),  # type: ignore[attr-defined]
                 f"{split}/per_class": per_class(confusion, module.class_names),
                 f"{split}/confusion": confusion_table(confusion, module.class_names),
                 f"{split}/confusion_matrix": confusion_image(confusion, module.class_names),
@@ -224,17 +263,21 @@ class Panels(Callback):
         )
 
 
-def samples(module: SegmentationModule, dataset: Any) -> list[wandb.Image]:
-    """The same few images each time, with prediction and ground truth as masks that W&B can switch on and off."""
-    labels = {**dict(enumerate(module.class_names)), module.ignore_index: "ignored"}
+def samples(module: SegmentationModule, dataset: Any, labels: Mapping[int, torch.Tensor]) -> list[wandb.Image]:
+    """The same few images each time, with the scored labels and the truth as masks that W&B can switch on and off.
+
+    `labels` holds those (H, W) of each image by its position; one that `--trainer.limit_val_batches` left out has none.
+    """
+    names = {**dict(enumerate(module.class_names)), module.ignore_index: "ignored"}
     images = []
     for position in sample_positions(len(dataset)):
+        if position not in labels:
+            continue
         image, mask = dataset[position]
-        prediction = predict_labels(predict(module, image)[None])[0]
         step = max(1, -(-max(mask.shape) // LONGEST_SIDE))  # every step-th pixel keeps labels labels
         masks = {
-            name: {"mask_data": np.asarray(label[::step, ::step].byte()), "class_labels": labels}
-            for name, label in (("prediction", prediction), ("ground_truth", mask))
+            name: {"mask_data": np.asarray(label[::step, ::step].byte()), "class_labels": names}
+            for name, label in (("prediction", labels[position]), ("ground_truth", mask))
         }
         images.append(wandb.Image(to_rgb(image[:, ::step, ::step]), masks=masks, caption=dataset.names[position]))
     return images

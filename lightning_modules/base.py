@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_modules.components.calibration import calibration
+from lightning_modules.components.finite import finite_losses, labelled_logits, naming
 from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.metrics import (
     ConfusionMatrix,
@@ -188,10 +189,10 @@ class SegmentationModule(LightningModule):
         self.epoch_loss.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return self._score(batch, self.val_scores)
+        return self._score(batch, "val", self.val_scores)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return self._score(batch, self.test_scores)
+        return self._score(batch, "test", self.test_scores)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val", self.val_scores)
@@ -210,14 +211,29 @@ class SegmentationModule(LightningModule):
         schedules = schedule(optimizer, h["schedule"], steps, h["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
 
-    def _score(self, batch: Batch, split: "Scores") -> dict[str, Tensor]:
-        """Scores of each image, which callbacks store; a padding image of distributed evaluation counts nowhere."""
-        logits, masks = self(batch["image"]).float(), batch["mask"]
+    def _score(self, batch: Batch, split: str, split_scores: "Scores") -> dict[str, Tensor]:
+        """Scores of each image, which callbacks store; a padding image of distributed evaluation counts nowhere.
+
+        Raises NonFiniteError, naming the image, for a logit at a labelled pixel or a loss that is NaN or infinite.
+        """
+        images = self._image_names(batch, split)
+        with naming(", ".join(images)):
+            logits, masks = self(batch["image"]).float(), batch["mask"]
+        usable = labelled_logits(logits, masks, self.ignore_index, images, self.class_names)
         losses = [
             self.loss_function(image[None], mask[None], self.ignore_index, self.class_weights)
-            for image, mask in zip(logits, masks, strict=True)
+            for image, mask in zip(usable, masks, strict=True)
         ]
-        return split.update(logits, masks, torch.stack(losses))
+        return split_scores.update(logits, masks, finite_losses(torch.stack(losses), images))
+
+    def _image_names(self, batch: Batch, split: str) -> list[str]:
+        """What an error calls the images of a batch: by the data set's names where the trainer has one."""
+        positions = batch["index"].tolist()
+        dataset = getattr(getattr(self._trainer, "datamodule", None), "dataset", None)
+        if dataset is None:
+            return [f"image {position} ({split})" for position in positions]
+        names = dataset(split).names
+        return [f"{names[max(position, 0)]} ({split})" for position in positions]  # -1: padding, of the first image
 
     def _log_scores(self, name: str, split: "Scores") -> None:
         self.last_confusion[name] = split.confusion.compute().cpu().numpy()
@@ -247,7 +263,7 @@ class SegmentationModule(LightningModule):
 class Scores(nn.Module):
     """What one split is scored by: a confusion matrix over all its pixels, and means over its images.
 
-    `detailed`: of each image, its labels too, and where and how it errs: `components.calibration`, `components.segments`
+    `detailed`: of each image, its logits too, and where and how it errs: `components.calibration`, `components.segments`
     and, of up to MOST_TRIMAP_CLASSES classes, `components.trimap`.
     """
 
@@ -262,7 +278,10 @@ class Scores(nn.Module):
         return {"loss": self.loss, "boundary_f1": self.boundary_f1, "checkerboard": self.checkerboard}
 
     def update(self, logits: Tensor, masks: Tensor, losses: Tensor) -> dict[str, Tensor]:
-        """Logits (N, C, H, W), masks (N, H, W) and losses (N,) -> each image's confusion matrix and scores."""
+        """Logits (N, C, H, W), masks (N, H, W) and losses (N,) -> each image's labels, confusion matrix and scores.
+
+        Where a mask has no label the logits may be NaN or infinite; such an image has no checkerboard energy.
+        """
         num_classes, ignore_index = self.confusion.num_classes, self.confusion.ignore_index
         labels = predict_labels(logits)
         confusion = confusion_matrix(labels, masks, num_classes, ignore_index)
@@ -273,9 +292,9 @@ class Scores(nn.Module):
         self.loss.update(losses.to(energy).masked_fill(unlabelled, torch.nan))
         self.boundary_f1.update(per_class.nanmean(1))
         self.checkerboard.update(energy.masked_fill(unlabelled, torch.nan))
-        of_images = {"confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}
+        of_images = {"labels": labels, "confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}
         if self.detailed:
-            of_images["labels"] = labels
+            of_images["logits"] = logits
             of_images["calibration"] = calibration(logits, masks, ignore_index)
             of_images["segments"] = segments(labels, masks, num_classes, ignore_index)
             if num_classes <= MOST_TRIMAP_CLASSES:

@@ -129,13 +129,18 @@ def logits(experiment: Experiment) -> Drawn:
 
 def refuse_logits(experiment: Experiment) -> str:
     """Why there are no logits; empty where there are."""
-    return "" if _with_logits(experiment) else "not stored in these cells"
+    return "" if _with_logits(experiment) else "not stored in these cells, or not finite"
 
 
 def _with_logits(experiment: Experiment) -> dict[str, dict[str, NDArray[Any]]]:
-    """The samples of each variant that has them with logits: not of one that was not trained from the start."""
+    """The samples of each variant that has them with finite logits: not of one that was not trained from the start."""
     stored = {name: cell.samples() for name, cell in _first_seeds(experiment).items()}
-    return {name: arrays for name, arrays in stored.items() if "initial_logits" in arrays}
+    both = ("initial_logits", "logits")
+    return {
+        name: arrays
+        for name, arrays in stored.items()
+        if all(key in arrays and np.isfinite(arrays[key]).all() for key in both)
+    }
 
 
 def _first_seeds(experiment: Experiment) -> dict[str, Cell]:

@@ -12,14 +12,19 @@ from torchmetrics import Metric
 
 
 def predict_labels(logits: Tensor) -> Tensor:
-    """Logits (N, C, H, W) -> labels (N, H, W) int64: the class of the largest logit, the first one of a tie."""
+    """Logits (N, C, H, W) -> labels (N, H, W) int64: the class of the largest logit, the first one of a tie.
+
+    NaN counts as -inf, on every device and in every memory format.
+    """
     if logits.is_cuda or logits.stride(1) == 1:
-        return logits.argmax(1)
-    # torch's argmax over the strided classes of an NCHW map costs about four times this running maximum on a CPU
-    best, labels = logits[:, 0].clone(), torch.zeros_like(logits[:, 0], dtype=torch.int64)
-    for index in range(1, logits.shape[1]):
-        labels.masked_fill_(logits[:, index] > best, index)
-        torch.maximum(best, logits[:, index], out=best)
+        best, labels = logits.max(1)
+    else:  # torch's search over the strided classes of an NCHW map costs about four times this running maximum on a CPU
+        best, labels = logits[:, 0].clone(), torch.zeros_like(logits[:, 0], dtype=torch.int64)
+        for index in range(1, logits.shape[1]):
+            labels.masked_fill_(logits[:, index] > best, index)
+            torch.maximum(best, logits[:, index], out=best)
+    if best.isnan().any():  # the one search lets NaN win, the other lets it hide all classes behind it
+        return predict_labels(logits.masked_fill(logits.isnan(), -torch.inf))
     return labels
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_modules.components.errors import NonFiniteError
+
 NORMALIZATIONS = ("symmetric", "before", "after", "none")
 
 
@@ -53,12 +55,26 @@ def check_values(probabilities: Tensor, images: Tensor) -> None:
 def _check_distribution(probabilities: Tensor) -> None:
     low, sums = float(probabilities.min()), [float(v) for v in torch.aminmax(probabilities.sum(1))]
     if not math.isfinite(low) or not all(math.isfinite(v) for v in sums):
-        raise ValueError("probabilities hold NaN or infinity, so the network's logits do: look for them there")
+        raise NonFiniteError("probabilities hold NaN or infinity, so the network's logits do: look for them there")
     if low < 0 or sums[0] < 1 - 1e-3 or sums[1] > 1 + 1e-3:
         raise ValueError(
             f"probabilities must be at least 0 and sum to 1 over the classes, got a minimum of {low:.4g} and sums from "
             f"{sums[0]:.4g} to {sums[1]:.4g}: pass logits.softmax(1)"
         )
+
+
+def check_marginals(marginals: Tensor) -> Tensor:
+    """The marginals (N, C, H, W) that a mean field found; NonFiniteError unless they sum to 1 over the classes.
+
+    Weights near the largest number overflow in the messages. Then one engine leaves NaN, another finite nonsense.
+    """
+    sums = torch.stack(torch.aminmax(marginals.detach().sum(1)))
+    if not bool(((sums - 1).abs() < 1e-3).all()):  # NaN fails too
+        raise NonFiniteError(
+            f"the marginals sum to {sums[0]:.4g} to {sums[1]:.4g} over the classes in place of 1, as the messages "
+            f"overflow {marginals.dtype}: lower w_appearance, w_smoothness or compatibility, or normalise the kernels"
+        )
+    return marginals
 
 
 def _check_grey_levels(images: Tensor) -> None:
@@ -122,12 +138,13 @@ def check_iterations(name: str, value: int) -> None:
 
 
 def check_finite(name: str, value: float | Tensor) -> None:
+    """ValueError unless the number, or each of them, is finite in float32, which the engines compute in."""
     if isinstance(value, Tensor):
-        finite = value.is_meta or bool(value.isfinite().all())
+        finite = value.is_meta or bool(value.float().isfinite().all())
     else:
-        finite = math.isfinite(value)
+        finite = abs(value) <= torch.finfo(torch.float32).max  # NaN fails too
     if not finite:
-        raise ValueError(f"{name} must be finite, got {value}")
+        raise ValueError(f"{name} must be finite in float32, got {value}")
 
 
 def check_memory(needed_bytes: int, device: torch.device, what: str) -> None:

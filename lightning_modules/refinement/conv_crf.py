@@ -27,6 +27,7 @@ from lightning_modules.refinement.checks import (
     NORMALIZATIONS,
     check_choice,
     check_finite,
+    check_marginals,
     check_memory,
     check_parameters,
     check_positive,
@@ -69,7 +70,8 @@ def conv_crf(
     1 / blur of the resolution (Sec. 4.2; the paper's experiments use 4), between means over blocks of blur x blur pixels.
     The window then counts blocks. `engine` "c++" serves float32 on the CPU without gradients; "auto" takes it there.
 
-    ValueError for input that has no meaning, more memory than there is, or an engine that cannot serve.
+    ValueError for input that has no meaning, more memory than there is, or an engine that cannot serve; NonFiniteError,
+    which is one, for probabilities or marginals that are NaN or infinite.
     """
     check_shapes(probabilities, images)
     check_parameters(
@@ -303,7 +305,8 @@ def _mean_field(
         if library is not None:
             smoothness = log_kernel.exp()[reach]
             scalars = float(per_pixel), float(per_level), blur, iterations, normalization
-            return _compiled(library, logs, images, offsets, smoothness, weights, compatibility, *scalars)
+            found = _compiled(library, logs, images, offsets, smoothness, weights, compatibility, *scalars)
+            return check_marginals(found)
 
     with torch.autocast(logs.device.type, enabled=False):  # lest bfloat16 sum the window
         appearance = _AppearanceKernel.apply(images, per_pixel * blur**2, per_level, offsets)
@@ -328,7 +331,7 @@ def _mean_field(
             if compatibility is not None:
                 message = -torch.einsum("cd,ndhw->nchw", compatibility, message)
             q = (logs + message).softmax(1)  # of Potts, what all classes share is left out: softmax is blind to it
-    return q
+    return check_marginals(q)
 
 
 def _shrink(maps: Tensor, blur: int) -> Tensor:

@@ -16,6 +16,7 @@ from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
     check_choice,
     check_iterations,
+    check_marginals,
     check_memory,
     check_parameters,
     check_shapes,
@@ -157,7 +158,8 @@ def dense_crf(
     the CPU without gradients; "auto" takes it where it can. With `return_energy`, also the free energies
     (N, iterations + 1) before the first and after each iteration; they need not fall, as all pixels change at once.
 
-    Raises ValueError for input that has no meaning, more memory than there is, or an engine that cannot serve.
+    Raises ValueError for input that has no meaning, more memory than there is, or an engine that cannot serve;
+    NonFiniteError, which is one, for probabilities or marginals that are NaN or infinite.
     """
     check_shapes(probabilities, images)
     check_choice("method", method, METHODS)
@@ -197,7 +199,7 @@ def dense_crf(
             normalization=normalization,
         )
         if marginals is not None:
-            return marginals
+            return check_marginals(marginals)
         if engine == "c++":
             why = native.reason("dense_crf") or "thetas this small span too many cells of the lattice"
             raise ValueError(f"engine 'c++' cannot serve: {why}; or use engine='torch'")
@@ -218,7 +220,7 @@ def dense_crf(
                 dtype=probabilities.dtype,
             )
             results.append(_mean_field(prior, terms, weights, compatibility, iterations, any(learned), return_energy))
-    marginals = torch.stack([q.t() for q, _ in results]).view(probabilities.shape)
+    marginals = check_marginals(torch.stack([q.t() for q, _ in results]).view(probabilities.shape))
     return (marginals, torch.stack([energies for _, energies in results])) if return_energy else marginals
 
 

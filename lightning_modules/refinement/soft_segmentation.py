@@ -28,6 +28,7 @@ from scipy.sparse.linalg import LinearOperator, cg, eigsh, splu
 from scipy.spatial import KDTree
 from scipy.special import erf
 
+from lightning_modules.components.errors import NonFiniteError
 from lightning_modules.refinement.checks import check_memory
 
 Array = NDArray[np.float64]
@@ -139,8 +140,10 @@ def _checked(image: NDArray[Any], maps: Sequence[NDArray[Any]], **counts: int) -
     if not maps:
         raise ValueError("maps must hold at least one map of features (C, h, w), got none")
     for values in maps:
-        if values.ndim != 3 or not values.size or not np.isfinite(values).all():
-            raise ValueError(f"maps must be (C, h, w), not empty and finite, got {values.shape}")
+        if values.ndim != 3 or not values.size:
+            raise ValueError(f"maps must be (C, h, w) and not empty, got {values.shape}")
+        if not np.isfinite(values).all():
+            raise NonFiniteError("maps hold NaN or infinity, so the encoder's weights may: take another encoder")
     image = np.asarray(image, dtype=np.float64) / 255
     return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
 

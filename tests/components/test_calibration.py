@@ -58,4 +58,4 @@ def test_a_module_stores_it_for_test_images_and_not_for_validation_images() -> N
     with torch.no_grad():
         scored = module.test_step(batch, 0)
         np.testing.assert_array_equal(scored["calibration"], calibration(module(batch["image"]), batch["mask"], 255))
-        assert not {"calibration", "segments", "trimap", "labels"} & set(module.validation_step(batch, 0))
+        assert not {"calibration", "segments", "trimap", "logits"} & set(module.validation_step(batch, 0))

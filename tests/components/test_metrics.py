@@ -57,6 +57,28 @@ def test_predicted_labels_are_the_argmax_and_the_first_of_a_tie(memory_format: t
 # confusion matrix and its scores
 
 
+def test_nan_counts_as_the_least_logit_in_every_memory_format() -> None:
+    nan, inf = math.nan, math.inf
+    pixels = [[nan, -5, -3], [1, nan, 2], [3, nan, 2], [nan, nan, nan], [nan, -inf, 0], [2, inf, nan], [nan, -inf, nan]]
+    expected = [2, 2, 0, 0, 2, 1, 0]
+    logits = torch.tensor(pixels).t().reshape(1, 3, 1, 7).expand(2, 3, 4, 7)
+    for memory_format in (torch.contiguous_format, torch.channels_last):  # the second is searched as on a GPU
+        for dtype in (torch.float32, torch.bfloat16):
+            labels = predict_labels(logits.to(dtype).contiguous(memory_format=memory_format))
+            assert labels.shape == (2, 4, 7) and (labels == torch.tensor(expected)).all(), memory_format
+
+
+def test_nan_at_random_gives_the_same_labels_in_every_memory_format() -> None:
+    logits = torch.randn(2, 7, 20, 30)
+    logits[torch.rand_like(logits) < 0.3] = math.nan
+    labels = [
+        predict_labels(logits.contiguous(memory_format=m)) for m in (torch.contiguous_format, torch.channels_last)
+    ]
+    assert torch.equal(*labels)
+    chosen = logits.gather(1, labels[0][:, None])[:, 0]
+    assert torch.equal(chosen.isnan(), logits.isnan().all(1))  # it wins only where nothing else is
+
+
 def test_confusion_and_scores_of_a_2x2_image() -> None:
     masks = torch.tensor([[[0, 0], [1, 255]]])
     labels = torch.tensor([[[0, 1], [1, 0]]])  # the last pixel is ignored, the second wrong

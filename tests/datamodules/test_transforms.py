@@ -213,3 +213,17 @@ def test_scaled_size() -> None:
     assert scaled_size(mask, 1e-9) == (1, 1)
     with pytest.raises(ValueError, match="scale must be more than 0, got 0"):
         scaled_size(mask, 0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 8])
+def test_images_of_any_number_of_channels_are_jittered(channels: int) -> None:
+    image, mask = 0.3 + 0.4 * torch.rand(channels, 6, 6), torch.zeros(6, 6).long()
+    transform = JointTransform(6, (1, 1), False, 0.2)
+    for seed in range(5):
+        brightness, contrast = (0.8 + 0.4 * number for number in torch.rand(7, generator=random_generator(seed))[4:6])
+        found, _ = transform(image, mask, random_generator(seed))
+        assert found.shape == image.shape
+        if channels != 3:  # of RGB the mean is weighted, and the saturation changes too
+            bright = brightness * image
+            expected = bright.mean() + contrast * (bright - bright.mean())
+            torch.testing.assert_close(found, expected.clamp(0, 1))

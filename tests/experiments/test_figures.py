@@ -128,6 +128,18 @@ def test_every_figure_is_written_as_picture_and_print(experiment: Experiment, tm
         assert len(caption) > 100 and "  " not in caption, name
 
 
+@pytest.mark.parametrize("key", ["logits", "initial_logits"])
+def test_logits_that_are_not_finite_are_no_picture(key: str, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, seeds=1)
+    for name in RIGHT:
+        path = tmp_path / name / "seed0" / "samples.npz"
+        arrays = dict(np.load(path))
+        arrays[key] = arrays[key].copy()
+        arrays[key][0, 0, 0] = np.nan  # at a pixel without a label, say
+        save_npz(path, **arrays)
+    assert missing_figures(experiment)["logits"] == "not stored in these cells, or not finite"
+
+
 def test_what_earlier_cells_did_not_store_is_left_out_with_a_reason(tmp_path: Path) -> None:
     write_plan(tmp_path, list(RIGHT), 2, CLASSES)
     for name, right in RIGHT.items():

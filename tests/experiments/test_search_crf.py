@@ -53,7 +53,7 @@ def noisy(crf: str, planted: Point | None) -> Kept:
         probabilities.append(logits.softmax(1))
         marginals = CRFS[crf](probabilities[-1], images[-1], **planted) if planted else probabilities[-1]
         truth.append(predict_labels(marginals))
-    return Kept(dataset.names, images, truth, probabilities, 3, 255)
+    return Kept("val", dataset.names, images, truth, probabilities, 3, 255)
 
 
 def run(crf: str, kept: Kept, folder: Path, grid: Grid = GRID, rounds: int = 1, key: str = "a") -> Found:
@@ -92,7 +92,7 @@ def test_no_crf_wins_where_it_is_best_and_of_equals(tmp_path: Path) -> None:
     )
 
     certain = [(1e6 * p).softmax(1) for p in kept.probabilities]  # no CRF changes a label
-    equal = run("conv", Kept(kept.names, kept.images, kept.masks, certain, 3, 255), tmp_path, key="b")
+    equal = run("conv", Kept("val", kept.names, kept.images, kept.masks, certain, 3, 255), tmp_path, key="b")
     assert {row.miou for row in equal.rows} == {1.0}
     assert [row.point and row.point["w_appearance"] for row in equal.rows] == [
         None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import wandb
 from conftest import WandbServer
 from lightning.pytorch import Callback
@@ -90,6 +91,38 @@ def test_an_offline_run_holds_curves_masks_table_and_confusion_matrix(logged: Pa
     stored = np.load(logged / "per_image.npz")["confusion"].sum(0)
     assert pixels[("disc", "background")] == stored[1, 0]
     assert sum(pixels.values()) == 4 * 47 * 48  # the first row of each mask is ignored
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_the_logged_samples_are_what_was_scored(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast, where another forward in another precision predicts other labels of some pixels."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    scored: dict[int, np.ndarray] = {}
+
+    class Listener(Callback):
+        def near_ties(self, trainer: Any, module: Any) -> None:
+            """Class 1 has logits a thousandth above those of class 0, which bfloat16 cannot tell apart."""
+            with torch.no_grad():
+                module.network.head.weight[1:] = module.network.head.weight[:1] * 1.001
+                module.network.head.bias.zero_()
+
+        on_validation_start = on_test_start = near_ties
+
+        def keep(self, trainer: Any, module: Any, outputs: Any, batch: Any, *rest: Any) -> None:
+            scored[int(batch["index"][0])] = outputs["labels"][0].numpy()
+
+    setattr(Listener, f"on_{'validation' if split == 'val' else 'test'}_batch_end", Listener.keep)
+    out = tmp_path / "experiment" / "variant" / "seed0"
+    run = RUN.but(trainer={"max_epochs": 1, "precision": "bf16-mixed"})
+    train(run, out, callbacks=[Listener()], accelerator="cpu", enable_progress_bar=False, logger="wandb")
+    (folder,) = out.glob("wandb/offline-run-*")
+    (file,) = folder.glob("*.wandb")
+    rows = [values(record.history.item) for record in read_records(file) if record.HasField("history")]
+    images = next(row[f"{split}/samples"] for row in rows if f"{split}/samples" in row)
+    assert len(scored) == images["count"] == 4
+    for position, masks in enumerate(images["all_masks"]):
+        shown = np.array(Image.open(folder / "files" / masks["prediction"]["path"]))
+        assert np.array_equal(shown, scored[position])
 
 
 def test_the_one_line_that_uploads_it(logged: Path) -> None:

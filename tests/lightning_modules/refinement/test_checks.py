@@ -1,12 +1,15 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.refinement import post_process
+from lightning_modules.components.errors import NonFiniteError
+from lightning_modules.refinement import native, post_process
 from lightning_modules.refinement.checks import check_inputs, check_memory, check_parameters
-from lightning_modules.refinement.dense_crf import PRESETS, dense_crf
+from lightning_modules.refinement.conv_crf import ConvCRF, conv_crf
+from lightning_modules.refinement.dense_crf import PRESETS, DenseCRF, dense_crf
 
 VALID = {
     "w_appearance": 4.0,
@@ -79,6 +82,45 @@ def test_nan_logits_are_refused() -> None:
     logits[0, 0, 0, 0] = math.nan
     with pytest.raises(ValueError, match="NaN"):
         check_inputs(logits.softmax(1), images)
+
+
+CRFS = {
+    "dense torch": partial(dense_crf, engine="torch"),
+    "dense c++": partial(dense_crf, engine="c++"),
+    "dense exact": partial(dense_crf, method="exact"),
+    "conv torch": partial(conv_crf, engine="torch"),
+    "conv c++": partial(conv_crf, engine="c++"),
+    "dense layer": lambda p, images, **settings: DenseCRF(4, **settings)(p, images),
+    "conv layer": lambda p, images, **settings: ConvCRF(4, **settings)(p, images),
+}
+WEIGHTS = {name: VALID[name] for name in VALID if name not in ("iterations", "compatibility", "normalization")}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("crf", CRFS)
+def test_every_engine_refuses_probabilities_that_are_not_finite(crf: str, value: float) -> None:
+    _skip_without_compiler(crf)
+    probabilities, images = inputs()
+    probabilities[1, 2, 3, 4] = value
+    with pytest.raises(NonFiniteError, match="NaN or infinity"):
+        CRFS[crf](probabilities, images, **WEIGHTS)
+
+
+@pytest.mark.parametrize("normalization", ["symmetric", "none"])
+@pytest.mark.parametrize("crf", CRFS)
+def test_every_engine_refuses_to_return_marginals_that_overflowed(crf: str, normalization: str) -> None:
+    _skip_without_compiler(crf)
+    probabilities, images = inputs()
+    high = WEIGHTS | {"w_appearance": 3e38, "w_smoothness": 3e38, "normalization": normalization}
+    with pytest.raises(NonFiniteError, match=r"marginals sum to .* in place of 1, .* lower w_appearance"):
+        CRFS[crf](probabilities, images, **high)
+    with pytest.raises(ValueError, match=r"w_appearance must be finite in float32, got 1e\+300"):
+        CRFS[crf](probabilities, images, **WEIGHTS | {"w_appearance": 1e300})
+
+
+def _skip_without_compiler(crf: str) -> None:
+    if "c++" in crf and (reason := native.reason(f"{crf.split()[0]}_crf")):
+        pytest.skip(reason)
 
 
 def test_logits_in_place_of_probabilities_are_refused() -> None:
