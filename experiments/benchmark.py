@@ -134,6 +134,12 @@ def main() -> None:
     if args.experiment not in known:
         refuse(f"experiment must be one of {', '.join(known)}, got {args.experiment!r}")
     runs = import_module(f"experiments.{args.experiment}").RUNS
+    try:
+        for run in runs.values():  # before minutes of measurement: weights that are not installed, for one
+            with torch.device("meta"):
+                build(run)
+    except (ValueError, FileNotFoundError) as error:
+        refuse(str(error))
     costs = measure(runs, args.rounds, threads=args.threads, progress=print)
     first = next(iter(costs.values()))
     print(f"\n{'variant':28} {'ms/step':>9} {'ratio':>7} {'peak MB':>9} {'ratio':>7}")

@@ -526,7 +526,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.image is not None and not args.image.is_file():
         refuse(f"--image {args.image} is no file")
     if args.image is None and find_spec("skimage") is None:
-        refuse("the photograph needs scikit-image (pip install -e '.[soft]'), or --image with one of yours")
+        refuse('the photograph needs scikit-image (pip install -e ".[soft]"), or --image with one of yours')
     if args.quick:
         args.sizes, args.classes, args.rounds, args.calls = [(32, 48)], 3, 1, 1
     if 1 not in args.threads:
@@ -554,7 +554,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         engines = [COMPILED, TORCH]
     oracle = [ORACLE] if find_spec("pydensecrf") else []
     if not oracle:
-        report.say(f"**{ORACLE} is not installed (pip install -e '.[oracle]'): nothing is compared with it.**")
+        report.say(f'**{ORACLE} is not installed (pip install -e ".[oracle]"): nothing is compared with it.**')
     bars = exactness(report, problem, oracle + engines)
     bars += dense(report, problem, args.sizes, args.rounds, args.threads, oracle + engines)
     bars += conv(report, problem, args.sizes[0], args.rounds, engines)

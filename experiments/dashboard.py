@@ -26,17 +26,21 @@ from experiments.stored import load
 from experiments.sync import STEP, logged_in
 from experiments.tables import Table, make_notes, make_tables
 
-try:
-    wr: Any = import_module("wandb_workspaces.reports.v2")
-    ws: Any = import_module("wandb_workspaces.workspaces")
-    expr: Any = import_module("wandb_workspaces.expr")
-except ImportError:
-    refuse('experiments.dashboard needs a package: pip install -e ".[wandb]"')
-
 CURVES = {"val/miou": "validation mIoU", "train/loss": "training loss", "val/loss": "validation loss"}
 CURVES |= {"val/boundary_f1": "validation boundary F1"}
 BAND = "mean of the seeds, band from the smallest to the largest"
 WIDTH, WIDE = 12, 24  # of a panel: half of a report's grid, and all of it
+
+
+def extra(name: str) -> Any:
+    """A module of the package wandb_workspaces, imported when a dashboard is built: an import needs no extra.
+
+    Raises ValueError where the package is missing.
+    """
+    try:
+        return import_module(f"wandb_workspaces.{name}")
+    except ImportError as error:
+        raise ValueError('experiments.dashboard needs a package: pip install -e ".[wandb]"') from error
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def content(folder: Path) -> Content:
 
 def workspace(shown: Content, entity: str, project: str) -> Any:
     """The workspace; nobody is asked for it."""
+    wr, ws, expr = extra("reports.v2"), extra("workspaces"), extra("expr")
     sections = [ws.Section(name=title, panels=panels, is_open=True) for title, panels in make_panels(shown).items()]
     text = "\n\n".join(
         [*shown.warnings, *(f"**{table.title}**\n\n{rows_to_markdown(table)}" for table in shown.tables)]
@@ -90,6 +95,7 @@ def workspace(shown: Content, entity: str, project: str) -> Any:
 
 def report(shown: Content, entity: str, project: str) -> Any:
     """The report; nobody is asked for it."""
+    wr = extra("reports.v2")
     # Without entity and project a run set is that of the report's own project; with them, building it asks the server.
     runs = {"filters": _filters(shown), "groupby": ["config.variant"]}
     blocks: list[Any] = [wr.P(text=shown.plan["question"])]
@@ -113,6 +119,7 @@ def report(shown: Content, entity: str, project: str) -> Any:
 
 def make_panels(shown: Content) -> dict[str, list[Any]]:
     """The panels by section, new ones at each call: W&B gives each an id of its own."""
+    wr = extra("reports.v2")
     by_variant = {"groupby": wr.Config("variant"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     half, whole = wr.Layout(w=WIDTH, h=8), wr.Layout(w=WIDE, h=12)
     curves = [
@@ -152,7 +159,7 @@ def make_panels(shown: Content) -> dict[str, list[Any]]:
 
 
 def _filters(shown: Content) -> list[Any]:
-    return [expr.Metric("Group") == shown.group]
+    return [extra("expr").Metric("Group") == shown.group]
 
 
 def _runs(shown: Content) -> int:
@@ -175,6 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.pop("WANDB_MODE", None)  # which said offline when the runs were made
     try:
+        extra("workspaces")  # before anything is read or asked for
         if args.publish and not logged_in():
             raise ValueError("--publish needs a login: type `wandb login`, or set WANDB_API_KEY; without, leave it out")
         entity = args.entity or (wandb.Api().default_entity if args.publish else "") or ""

@@ -1,3 +1,4 @@
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ def _seeded() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        for name, *modules in (mark.args for mark in item.iter_markers("extra")):
+            if missing := [module for module in modules if find_spec(module) is None]:
+                item.add_marker(pytest.mark.skip(reason=f'needs {missing[0]}: pip install -e ".[{name}]"'))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 

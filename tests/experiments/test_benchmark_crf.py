@@ -30,7 +30,7 @@ def test_the_unfolded_window_is_conv_crf() -> None:
     torch.testing.assert_close(ours, other, atol=1e-5, rtol=0)
 
 
-@pytest.mark.skipif(find_spec("pydensecrf") is None, reason="needs pydensecrf2 from: pip install -e '.[oracle]'")
+@pytest.mark.extra("oracle", "pydensecrf")
 @pytest.mark.parametrize("silent", [None, "w_appearance", "w_smoothness"])
 def test_the_original_is_asked_the_same_question(silent: str | None) -> None:
     image = np.random.default_rng(0).integers(256, size=(20, 30, 3)).astype(np.uint8)

@@ -9,12 +9,11 @@ import pytest
 from conftest import WandbServer
 from test_report import write_experiment
 
-pytest.importorskip("wandb_workspaces", reason='needs pip install -e ".[wandb]"')
-
 from experiments.dashboard import Content, content, main, report, specification, workspace
 from experiments.formats import rows_to_markdown
 from experiments.tables import Table
 
+pytestmark = pytest.mark.extra("wandb", "wandb_workspaces")
 GOLDEN = Path(__file__).parents[1] / "data" / "dashboard.json"
 SHOWN = Content(
     group="ablate_something",

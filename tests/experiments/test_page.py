@@ -162,8 +162,8 @@ def test_without_plotly_the_figures_stand_in_its_place(section: Section) -> None
     assert page.text.count("Figure for print") == 1  # of the image browser, which needs no plotly
 
 
+@pytest.mark.extra("report", "plotly")
 def test_with_plotly_its_figures_stand_behind_the_plots(page: Page) -> None:
-    pytest.importorskip("plotly", reason='plots need plotly: pip install -e ".[report]"')
     assert "pip install" not in page.text
     assert page.text.count("Figure for print") == 3
     assert sum(len(text) > 1_000_000 for _, text in page.scripts) == 1

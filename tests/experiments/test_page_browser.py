@@ -11,10 +11,12 @@ from hostile import BASE, IMG, LONG, UNFINISHED, make_section, write_hostile
 
 from experiments.page import render
 
-sync_api = pytest.importorskip("playwright.sync_api", reason='needs playwright: pip install -e ".[browser,report]"')
-pytest.importorskip("plotly", reason='needs plotly: pip install -e ".[browser,report]"')
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.extra("browser", "playwright"),
+    pytest.mark.extra("report", "plotly"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 TABLE = "[id=e1] .wide[aria-label='Scores of <i>all</i>'] table"
 PHONE, WIDE = {"width": 360, "height": 780}, {"width": 1600, "height": 1000}
@@ -22,7 +24,9 @@ PHONE, WIDE = {"width": 360, "height": 780}, {"width": 1600, "height": 1000}
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()

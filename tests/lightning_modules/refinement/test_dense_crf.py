@@ -32,11 +32,13 @@ def scene(height: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
     return logits.softmax(1), (F.avg_pool2d(colours, 3, stride=1, padding=1) + shade).clamp(0, 255).round()
 
 
+@pytest.mark.extra("oracle", "pydensecrf")
 @pytest.mark.parametrize("engine", ["torch", "auto"])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("point", POINTS)
 def test_equals_pydensecrf(point: dict[str, float], normalization: str, engine: str) -> None:
-    oracle = pytest.importorskip("pydensecrf.densecrf", reason="needs the extra [oracle]")
+    from pydensecrf import densecrf as oracle
+
     name = "NO_NORMALIZATION" if normalization == "none" else f"NORMALIZE_{normalization.upper()}"
     probabilities, image = scene(60, 80, 5)
     crf = oracle.DenseCRF2D(80, 60, 5)

@@ -11,16 +11,12 @@ from lightning_modules.refinement.soft_segmentation import SoftSegmentation, Sup
 
 Array = NDArray[Any]
 SMALL = {"layers": 3, "segments": 6, "eigenvectors": 30, "superpixels": 80}
+superpixels = pytest.mark.extra("soft", "skimage")
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def _scikit_image() -> None:
-    pytest.importorskip("skimage", reason='superpixels need scikit-image: pip install -e ".[soft]"')
 
 
 def two_objects(height: int = 33, width: int = 45) -> tuple[Array, Array]:
@@ -65,6 +61,7 @@ def check_layers(found: SoftSegmentation, image: Array) -> None:
     assert np.abs(composite - colours).max() < 255e-6
 
 
+@superpixels
 def test_objects_become_layers() -> None:
     image, objects = two_objects()
     found = soft_segmentation(image, maps_of(objects), **SMALL)
@@ -80,6 +77,7 @@ def test_objects_become_layers() -> None:
     assert taken == {0, 1, 2}
 
 
+@superpixels
 def test_the_seed_decides() -> None:
     image, objects = two_objects(24, 31)
     first, again = (soft_segmentation(image, maps_of(objects), seed=3, **SMALL) for _ in range(2))
@@ -87,6 +85,7 @@ def test_the_seed_decides() -> None:
     assert np.array_equal(first.eigenvectors, again.eigenvectors)
 
 
+@superpixels
 @pytest.mark.parametrize("shape", [(23, 31), (3, 90), (64, 5), (17, 17)])
 def test_odd_sizes(shape: tuple[int, int], rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (*shape, 3))
@@ -95,6 +94,7 @@ def test_odd_sizes(shape: tuple[int, int], rng: np.random.Generator) -> None:
     assert found.eigenvectors.shape == (*shape, 30)
 
 
+@superpixels
 @pytest.mark.parametrize("levels", [2, 256])
 def test_grey_images(levels: int, rng: np.random.Generator) -> None:
     image = rng.integers(0, levels, (20, 22)) * (255 // (levels - 1))
@@ -104,12 +104,14 @@ def test_grey_images(levels: int, rng: np.random.Generator) -> None:
     assert np.linalg.eigvalsh(laplacian.toarray()).min() > -1e-6
 
 
+@superpixels
 def test_a_flat_image_without_features_is_one_layer() -> None:
     found = soft_segmentation(np.full((16, 20), 128), [np.ones((3, 4, 4))], **SMALL)
     assert found.alphas.shape == (16, 20, 1)
     check_layers(found, np.full((16, 20), 128))
 
 
+@superpixels
 def test_one_of_each() -> None:
     image, objects = two_objects(12, 15)
     found = soft_segmentation(image, maps_of(objects), layers=1, segments=1, eigenvectors=1, superpixels=1)
@@ -123,13 +125,16 @@ def test_more_layers_than_ten_are_all_below_a_tenth(rng: np.random.Generator) ->
     assert np.abs(alphas.sum(1) - 1).max() < 1e-12
 
 
+@pytest.mark.extra("oracle", "pymatting")
 def test_matting_laplacian_is_that_of_pymatting(rng: np.random.Generator) -> None:
-    pymatting = pytest.importorskip("pymatting", reason="compared with pymatting, which is not installed")
+    import pymatting
+
     image = rng.random((13, 18, 3))
     ours, theirs = soft.matting_laplacian(image), pymatting.cf_laplacian(image, epsilon=1e-7)
     assert np.abs((ours - theirs).toarray()).max() < 1e-8
 
 
+@superpixels
 def test_laplacians_are_symmetric_and_know_constants() -> None:
     image, objects = two_objects(24, 31)
     features, regions = soft.reduce_features(maps_of(objects), image / 255), Superpixels.of(image / 255, 40)
@@ -159,6 +164,7 @@ def test_affinities_by_hand() -> None:
         assert soft.nonlocal_laplacian(near, image)[8, 9] == pytest.approx(-weight, abs=1e-3)
 
 
+@superpixels
 def test_superpixels_cover_the_image() -> None:
     image, _ = two_objects()
     regions = Superpixels.of(image / 255, 60)
@@ -171,6 +177,7 @@ def test_superpixels_cover_the_image() -> None:
     assert means[5] == pytest.approx(image[regions.labels == 5].mean(0))
 
 
+@superpixels
 @pytest.mark.parametrize("repelling", [False, True])
 def test_eigenvectors_are_those_of_the_dense_matrix(repelling: bool, rng: np.random.Generator) -> None:
     image = np.cumsum(rng.random((13, 17, 3)), 1) / 20
@@ -210,6 +217,7 @@ def test_elimination_order_fills_little() -> None:
     assert ours < 0.6 * rows
 
 
+@superpixels
 def test_sparsified_segments_stay_in_the_span_and_sum_to_one() -> None:
     image, objects = two_objects(20, 26)
     regions = Superpixels.of(image / 255, 30)
@@ -282,6 +290,7 @@ def test_less_sparse_at_edges() -> None:
     assert sparsity[:, :5] == pytest.approx(0.9)
 
 
+@superpixels
 @pytest.mark.parametrize(
     ("image", "maps", "counts", "message"),
     [

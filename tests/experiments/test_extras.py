@@ -1,0 +1,83 @@
+"""Nothing needs an extra to be imported; a command that needs one to run says which, in one line."""
+
+import json
+from pathlib import Path
+
+from bare import extras, modules_of_extras, run
+from PIL import Image
+from test_report import write_experiment
+
+# Imports every module; one that exits is named. None of them prints.
+IMPORT_ALL = """
+import importlib, pkgutil
+for package in ("lightning_modules", "datamodules", "experiments"):
+    found = pkgutil.walk_packages(importlib.import_module(package).__path__, package + ".")
+    for name in [info.name for info in found]:
+        try:
+            importlib.import_module(name)
+        except SystemExit as stop:
+            raise AssertionError(f"the import of {name} exits with {stop.code}") from stop
+raise SystemExit(3)  # all the way through
+"""
+# Runs each command in one process, as imports take seconds: argument lists come as JSON, [status, output] go out so.
+RUN_EACH = """
+import contextlib, io, json, runpy, sys
+done = []
+for module, *arguments in json.loads(sys.argv[1]):
+    sys.argv, text = [module.replace(".", "/") + ".py", *arguments], io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            runpy.run_module(module, run_name="__main__")
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+    done.append([status, text.getvalue()])
+print(json.dumps(done))
+"""
+
+
+def test_an_import_exits_prints_and_needs_nothing() -> None:
+    done = run("-c", IMPORT_ALL)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 3)
+
+
+def test_what_is_hidden_are_the_installed_modules_of_extras() -> None:
+    hidden = modules_of_extras()
+    assert not hidden & {"torch", "wandb", "nibabel", "pytest", "numpy", "PIL", "lightning", "experiments"}
+    installed = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m)))"
+    probes = ["wandb_workspaces", "plotly", "tensorboard", "skimage", "pydensecrf", "pymatting", "playwright", "mypy"]
+    done = run("-c", installed, *probes, "torch")
+    assert done.stdout.split() == ["torch"], done.stderr
+
+
+def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Path) -> None:
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "photograph.png")
+    out, picture = str(tmp_path / "out"), str(tmp_path / "photograph.png")
+    encoder = ["--model.encoder", "tu-tf_efficientnet_lite0", "--model.weights", "package"]
+    commands = [
+        ("wandb", ["dashboard", str(tmp_path)]),
+        ("tensorboard", ["train", "--data", "shapes", "--logger", "tensorboard", "--out", out]),
+        ("tensorboard", ["ablate_upsampling", "--data", "shapes", "--logger", "tensorboard", "--out", out]),
+        ("pretrained", ["train", "--data", "shapes", "--model", "deeplabv3", *encoder, "--out", out]),
+        ("pretrained", ["ablate_encoder", "--data", "shapes", "--dry-run", "--out", out]),
+        ("pretrained", ["ablate_crf", "--data", "camvid", "--root", str(camvid_root), "--weights", "package"]),
+        ("pretrained", ["benchmark", "ablate_encoder", "--rounds", "1"]),
+        ("pretrained", ["soft_segment", picture, "--out", out]),
+        ("soft", ["soft_segment", picture, "--weights", "none", "--encoder", "resnet18", "--out", out]),
+        ("soft", ["benchmark_crf", "--quick"]),
+    ]
+    done = run("-c", RUN_EACH, json.dumps([[f"experiments.{module}", *rest] for _, (module, *rest) in commands]))
+    assert done.returncode == 0, done.stderr
+    for (extra, command), (status, text) in zip(commands, json.loads(done.stdout), strict=True):
+        assert extra in extras()
+        assert status == 2, (command, text)
+        assert f'pip install -e ".[{extra}]"' in text.splitlines()[-1], (command, text)
+        assert text.splitlines()[-1].startswith("error: "), command
+    assert {path.name for path in Path(out).rglob("*")} <= {".lock"}
+
+
+def test_a_report_needs_no_extra(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    done = run("-m", "experiments.report", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert 'pip install -e ".[report]"' in (tmp_path / "report.html").read_text(encoding="utf-8")
