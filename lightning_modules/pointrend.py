@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules import fcn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, pad_to_multiple, resize
 from lightning_modules.components.encoders import Encoder
@@ -283,6 +284,10 @@ class PointRendModule(SegmentationModule):
         )
         if isinstance(encoder := getattr(self.network.network, "encoder", None), Encoder):
             self.normalise_like(encoder.mean, encoder.std)
+
+    @classmethod
+    def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
+        return fcn.corrections(hparams["network_options"] or {}) if hparams["network"] == "fcn" else {}
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         height, width = masks.shape[-2:]
