@@ -4,8 +4,8 @@ Each of them promises: a pixel that is `ignore_index` changes neither value nor 
 pixel costs exactly zero, with zero gradient; float32 is used whatever the precision of the network, because a float16
 sum over the pixels of one image overflows.
 
-`class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "focal", "ce_border"),
-and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no term of its own; its
+`class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "ce_per_pixel",
+"focal", "ce_border"), and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no term of its own; its
 pixels still are wrong answers of the other classes in the losses of regions, which see each class against all others.
 
 The losses of regions take the pixels of a batch together and average over the classes that its masks hold: they are not
@@ -41,6 +41,20 @@ def cross_entropy_sum(logits: Tensor, masks: Tensor, ignore_index: int, class_we
     """
     weights = _pixel_weights(masks, ignore_index, class_weights)
     return (weights * _entropy(logits, masks, ignore_index)).sum() / len(masks)
+
+
+def cross_entropy_per_pixel(
+    logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor | None = None
+) -> Tensor:
+    """Sum over the labelled pixels, each times the weight of its true class, over their number: SegNet's loss.
+
+    caffe-segnet divides by the count of labelled pixels (`softmax_loss_layer.cpp`), whatever their weights. Median-frequency
+    weights are below 1 for most pixels, so that it is smaller than `cross_entropy`: 0.48 times for those that SegNet gives
+    CamVid's classes.
+    """
+    weights = _pixel_weights(masks, ignore_index, class_weights)
+    labelled = (masks != ignore_index).sum()
+    return (weights * _entropy(logits, masks, ignore_index)).sum() / labelled.clamp(min=1)
 
 
 def focal(
@@ -196,6 +210,7 @@ def _overlap(
 LOSSES: dict[str, Loss] = {
     "ce": cross_entropy,
     "ce_sum": cross_entropy_sum,
+    "ce_per_pixel": cross_entropy_per_pixel,
     "focal": focal,
     "dice": dice,
     "jaccard": jaccard,
