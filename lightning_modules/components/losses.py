@@ -22,6 +22,8 @@ from scipy import ndimage
 from segmentation_models_pytorch.losses import DiceLoss, JaccardLoss
 from torch import Tensor
 
+from lightning_modules.components.blocks import wide
+
 Loss = Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
 TINY = 1e-12  # in the place of a sum of weights that is 0
 
@@ -87,7 +89,7 @@ def lovasz(logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tens
     Berman et al. 2018, https://arxiv.org/abs/1705.08790. smp's has no class weights, and for a batch without labels it
     is no scalar.
     """
-    probabilities = _wide(logits).softmax(1).transpose(0, 1).flatten(1)  # (C, pixels)
+    probabilities = wide(logits).softmax(1).transpose(0, 1).flatten(1)  # (C, pixels)
     labels, ignored = masks.flatten(), masks.flatten() == ignore_index
     truth = (labels == torch.arange(len(probabilities), device=labels.device)[:, None]) & ~ignored
     # An ignored pixel has no error: it comes after all that have one, and its step is multiplied by zero.
@@ -161,23 +163,18 @@ def median_frequency_weights(pixels: Tensor, pixels_of_images: Tensor) -> Tensor
     return torch.where(occurs, frequency[occurs].quantile(0.5) / frequency, 0).float()
 
 
-def _wide(logits: Tensor) -> Tensor:
-    """float32, or float64 where the logits are: half precision cannot hold a sum over an image."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def _pixel_weights(masks: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
     """The weight of each pixel's true class (N, H, W), 1 without `class_weights`, 0 where ignored."""
     labelled = masks != ignore_index
     if class_weights is None:
         return labelled.float()
-    return class_weights[torch.where(labelled, masks, 0)] * labelled
+    return wide(class_weights)[torch.where(labelled, masks, 0)] * labelled
 
 
 def _entropy(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
     """-log p of each pixel's true class (N, H, W), 0 where ignored."""
     # not reduction="sum", which on CUDA adds in no fixed order and raises under deterministic algorithms
-    return F.cross_entropy(_wide(logits), masks, ignore_index=ignore_index, reduction="none")
+    return F.cross_entropy(wide(logits), masks, ignore_index=ignore_index, reduction="none")
 
 
 def _present(masks: Tensor, ignore_index: int, class_weights: Tensor | None, num_classes: int) -> Tensor:
@@ -202,8 +199,8 @@ def _overlap(
     """smp's loss, right on ignored pixels, averaged over the classes in the masks: smp counts the others as perfect."""
     weights = _present(masks, ignore_index, class_weights, logits.shape[1])
     if not weights.any():
-        return _wide(logits[:0]).sum()
-    loss: Tensor = kind("multiclass", ignore_index=ignore_index, class_weights=weights)(_wide(logits), masks)
+        return wide(logits[:0]).sum()
+    loss: Tensor = kind("multiclass", ignore_index=ignore_index, class_weights=weights)(wide(logits), masks)
     return loss
 
 

@@ -131,6 +131,8 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) ->
     assert loss.dtype == torch.float32 and gradient.dtype == dtype
     assert torch.isfinite(loss) and torch.isfinite(gradient).all()
     torch.testing.assert_close(loss, LOSSES[name](logits.float(), masks, 255, WEIGHTS[1]))
+    # Of a module that is in half precision itself, the weights are too.
+    torch.testing.assert_close(value_and_gradient(name, logits, masks, WEIGHTS[1].to(dtype))[0], loss)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)

@@ -166,6 +166,37 @@ def test_checkpoint_alone_rebuilds_the_module(module: SegmentationModule, tmp_pa
     torch.testing.assert_close(loaded(images), module.eval()(images))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_predicts_in_another_precision_as_in_float32(module: SegmentationModule, dtype: torch.dtype) -> None:
+    images = torch.rand(1, 3, 4, 40).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    expected = module.eval()(images)
+    logits = module.to(dtype)(images.to(dtype))
+    assert logits.isfinite().all()
+    if dtype == torch.float64:
+        torch.testing.assert_close(logits.float(), expected, rtol=1e-3, atol=1e-4 * expected.std().item() + 1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_trains_and_is_scored_in_another_precision(module: SegmentationModule, precision: str, tmp_path: Path) -> None:
+    data = ShapesDataModule(length=4)
+    module.describe(data.class_names, data.palette)
+    trainer = Trainer(
+        max_steps=1,
+        precision=precision,  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+    )
+    trainer.fit(module, data)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    (found,) = trainer.test(module, data, verbose=False)
+    assert 0 <= found["test/boundary_f1"] <= 1 and found["test/loss"] < float("inf")
+
+
 def test_refinement_follows_every_network_in_evaluation_only(module: SegmentationModule) -> None:
     images, seen = torch.rand(1, 3, 40, 56), []
 
