@@ -8,8 +8,18 @@ Long, Shelhamer, Darrell 2015, Table 2: 59.4, 62.4 and 62.7 % mean IoU on a subs
 Answer: experiments/results/ablate_fcn_strides.md
 """
 
+from experiments.run import defaults
 from experiments.study import Study, cpu_scale, full_size
-from lightning_modules.fcn import FCNModule
+from lightning_modules.fcn import LEARNING_RATES, PIXELS, FCNModule
+
+# As published: VGG16, all at once, one image a step. The published rate is for a loss summed over PIXELS, of which a crop
+# here has a seventh to two thirds, so a sum would take as much smaller steps. The mean takes the same steps on a crop of
+# any size, with PIXELS times the rate and a PIXELS-th of the decay, which is multiplied by the rate.
+PUBLISHED = {
+    "loss": "ce",
+    "lr": LEARNING_RATES[32] * PIXELS,
+    "weight_decay": defaults(FCNModule)["weight_decay"] / PIXELS,
+}
 
 STUDY = Study(
     name="ablate_fcn_strides",
@@ -18,8 +28,8 @@ STUDY = Study(
     variants={f"fcn-{stride}s": {"stride": stride} for stride in (32, 16, 8)},
     # At CPU scale a narrow residual encoder with batch norm, which learns from scratch in minutes; VGG16 does not.
     bases=cpu_scale(FCNModule, encoder="resnet50", encoder_width=0.25, loss="ce"),
-    # As published: VGG16, all at once, the loss summed over one image. Pass its weights with --weights.
-    full_size={data: run.but(data={"batch_size": 1}) for data, run in full_size(FCNModule).items()},
+    # Pass the weights of VGG16 with --weights.
+    full_size={data: run.but(data={"batch_size": 1}) for data, run in full_size(FCNModule, **PUBLISHED).items()},
 )
 RUNS = STUDY.runs()
 

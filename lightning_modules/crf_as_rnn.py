@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules import fcn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.encoders import Encoder
 from lightning_modules.components.schedules import caffe_groups
@@ -157,6 +158,10 @@ class CRFasRNNModule(SegmentationModule):
             self.normalise_like(encoder.mean, encoder.std)
         if init_from is not None:
             self._start_from(init_from)
+
+    @classmethod
+    def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
+        return fcn.corrections(hparams["network_options"] or {}) if hparams["network"] == "fcn" else {}
 
     def predict(self, images: Tensor) -> Tensor:
         # Whole grey levels, as image files have them; so a dark image of small levels does not look scaled to [0, 1].

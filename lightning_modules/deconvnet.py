@@ -9,6 +9,7 @@ pixels make one window of 7x7 for fc6, larger images make several, which overlap
 gets zeros around it, and loses them after the layer that mirrors fc6.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, norm_of_one
 from lightning_modules.components.convolutionalise import load_fully_connected_
 from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.components.unpooling import pool, unpool
 
@@ -117,6 +119,11 @@ class DeconvNetModule(SegmentationModule):
             **recipe,
         )
         self.network = DeconvNet(num_classes, in_channels, width=width, fc_width=fc_width, weights=weights)
+        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+
+    @classmethod
+    def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
+        return ignored_normalisation(hparams)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])

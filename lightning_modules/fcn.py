@@ -10,6 +10,9 @@ last: `upsampling="inner"`), the loss is summed over the pixels of one image, an
 extension: features of the encoder itself at strides 32, 16 and 8, without fc6, fc7 and the padding of 100.
 """
 
+import inspect
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from lightning_modules.components.upsampling import bilinear_kernel
 
 STRIDES = (32, 16, 8)
 UPSAMPLINGS = ("frozen", "inner", "learned")
+PIXELS = 500 * 500  # of an image of PASCAL VOC, nearly
 LEARNING_RATES = {32: 1e-10, 16: 1e-12, 8: 1e-14}  # of each stage, for the unnormalised loss: voc-fcn*/solver.prototxt
 
 # Where the first pixel of a map lies in the map it is cropped from: Caffe's `crop` layers, derived from the positions of
@@ -35,17 +39,24 @@ LEARNING_RATES = {32: 1e-10, 16: 1e-12, 8: 1e-14}  # of each stage, for the unno
 # upscore_pool4 on 8o - 23.5, where pool3 is at i = o + 9; o of the last layer on o - 31 (o - 27 in 16s, o - 19 in 32s).
 POOL_OFFSETS = (5, 9)
 IMAGE_OFFSETS = {32: 19, 16: 27, 8: 31}
-POOL_SCALES = (0.01, 0.0001)  # of pool4 and pool3, voc-fcn8s-atonce/net.py
+UNSCALED = (1.0, 1.0)  # pool4 and pool3 as they are
+PUBLISHED_SCALES = (0.01, 0.0001)  # voc-fcn8s-atonce/net.py, for weights of Caffe
 
 
 class FCN(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
 
     `stride` is that of the finest map that is scored: 32, 16 or 8. `upsampling`: bilinear kernels are "frozen", "inner"
-    ones learned but the last, or all "learned". `at_once` multiplies VGG16's pool4 by .01 and pool3 by .0001, to even out
-    the activations of ImageNet's weights. `weights` are the encoder's; "imagenet" and the file of a whole VGG16 give
+    ones learned but the last, or all "learned". `weights` are the encoder's; "imagenet" and the file of a whole VGG16 give
     fc6 and fc7 theirs too, as published.
+
+    `pool_scales` multiply VGG16's pool4 and pool3 where all streams are trained `at_once`, and are to even out what is
+    scored, as a stream whose map is s times as large learns s^2 times as fast. Images divided by their standard deviation
+    give maps of equal size. The published .01 and .0001 are for Caffe's VGG16 alone, which sees images in 0..255: give
+    them together with its weights and std=[1/255, 1/255, 1/255].
     """
+
+    scales: Tensor
 
     def __init__(
         self,
@@ -59,6 +70,7 @@ class FCN(nn.Module):
         fc_width: int = 4096,
         upsampling: str = "frozen",
         at_once: bool = True,
+        pool_scales: tuple[float, float] = UNSCALED,
     ) -> None:
         super().__init__()
         if stride not in STRIDES:
@@ -66,7 +78,8 @@ class FCN(nn.Module):
         if upsampling not in UPSAMPLINGS:
             raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLINGS)}, got {upsampling!r}")
         at_least_one(fc_width=fc_width)
-        self.published = encoder == "vgg16"
+        self.published, self.at_once = encoder == "vgg16", at_once
+        _check_scales(pool_scales, self.published and at_once)
         self.encoder = build_encoder(encoder, in_channels, weights=weights, width=encoder_width)
         maps = self.encoder.out_channels
         skips = STRIDES.index(stride)
@@ -81,7 +94,8 @@ class FCN(nn.Module):
         else:
             scored = [maps[5], maps[4], maps[3]]
             self.pool_offsets, self.image_offset = (0, 0), 0
-        self.scales = POOL_SCALES if self.published and at_once else (1.0, 1.0)
+        # In the state dict, because what the scores have learned belongs to them.
+        self.register_buffer("scales", torch.tensor(tuple(pool_scales)))
         self.scores = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for channels in scored[: skips + 1])
         for score in self.scores.parameters():  # Sec. 4.3: random scores learn no better and no faster
             nn.init.zeros_(score)
@@ -119,14 +133,49 @@ class FCN(nn.Module):
         logits: Tensor = self.upscore(fused)
         return logits[..., self.image_offset :, self.image_offset :][..., :height, :width]
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Weights that were stored without scales were trained `at_once` with the published ones: the scores take them in."""
+        if f"{prefix}scales" not in state_dict:
+            state_dict[f"{prefix}scales"] = self.scales
+            scales = PUBLISHED_SCALES if self.published and self.at_once else UNSCALED
+            for index, (scale, now) in enumerate(zip(scales, self.scales.tolist(), strict=True), start=1):
+                name = f"{prefix}scores.{index}.weight"
+                if name in state_dict:
+                    state_dict[name] = state_dict[name] * (scale / now)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _check_scales(pool_scales: Any, scalable: bool) -> None:
+    if len(pool_scales) != 2 or not all(0 < scale < math.inf for scale in pool_scales):
+        raise ValueError(f"pool_scales must be two finite numbers of more than 0, got {pool_scales!r}")
+    if tuple(pool_scales) != UNSCALED and not scalable:
+        raise ValueError(
+            f"pool_scales are of encoder='vgg16' with at_once=True, got {pool_scales!r} with another encoder or in stages: "
+            "leave them out"
+        )
+
+
+def corrections(options: Mapping[str, Any]) -> dict[str, str]:
+    """See `SegmentationModule.corrections`: of an FCN built with `options`, wherever it stands."""
+    used = {name: p.default for name, p in inspect.signature(FCN).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    used |= {name: value for name, value in options.items() if name in used}
+    scaled = used["encoder"] == "vgg16" and used["at_once"] and used["stride"] < 32
+    if not scaled or tuple(used["pool_scales"]) != UNSCALED:
+        return {}
+    return {
+        "fcn-pool-scales": "pool4 and pool3 were multiplied by .01 and .0001, which belong to Caffe's VGG16 on images in "
+        "0..255: on normalised images FCN-16s and 8s learned from fc7 alone"
+    }
+
 
 class FCNModule(SegmentationModule):
     """Trains `FCN` as released: unnormalised loss, momentum 0.99, a bias at twice the rate and without decay.
 
     The published batch is one image. `lr` defaults to 1e-10 `at_once`, and else to 1e-10, 1e-12 and 1e-14 at stride 32, 16
-    and 8; it belongs to a sum over images of about 500 x 500, so smaller images need more. `init_from` is a checkpoint of
-    the same network at twice the stride, for training in stages (`at_once=False`). `recipe` are the keyword arguments of
-    `SegmentationModule`.
+    and 8; it belongs to a sum over images of about `PIXELS`, so smaller images need more. The rates of the later stages
+    are for Caffe's weights too, whose pool4 and pool3 are large (`pool_scales`): maps of about 1 learn as slowly as those
+    rates are low. `init_from` is a checkpoint of the same network at twice the stride, for training in stages
+    (`at_once=False`). `recipe` are the keyword arguments of `SegmentationModule`.
     """
 
     network: FCN
@@ -143,6 +192,7 @@ class FCNModule(SegmentationModule):
         fc_width: int = 4096,
         upsampling: str = "frozen",
         at_once: bool = True,
+        pool_scales: tuple[float, float] = UNSCALED,
         init_from: str | None = None,
         in_channels: int = 3,
         loss: str = "ce_sum",
@@ -175,10 +225,15 @@ class FCNModule(SegmentationModule):
             fc_width=fc_width,
             upsampling=upsampling,
             at_once=at_once,
+            pool_scales=pool_scales,
         )
         self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
         if init_from is not None:
             self._start_from(init_from)
+
+    @classmethod
+    def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
+        return corrections(hparams)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])

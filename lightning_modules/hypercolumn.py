@@ -131,9 +131,9 @@ class HypercolumnBoxes(nn.Module):
     below `num_classes`. The maps are of whole images, fc7 is of the boxes: VGG16's on conv5_3, pooled to 7x7 in each box.
 
     Each category has grid x grid classifiers, one for each part of the box; between their centres a pixel's probability
-    is the bilinear mean of theirs. `scales` multiply pool3 and pool4 first: the factors are those of the authors' network,
-    for the weights of their VGG16. Their recipe is that of `HypercolumnModule`, with fc7's classifiers at a tenth of the
-    rate, and the loss added up over the pixels of a box.
+    is the bilinear mean of theirs. `scales` multiply pool3 and pool4 first: 0.0027 and 0.063 in the authors' network, for
+    their VGG16 on images in 0..255, and nothing here, where images are normalised. Their recipe is that of
+    `HypercolumnModule`, with fc7's classifiers at a tenth of the rate, and the loss added up over the pixels of a box.
     """
 
     blend_weights: Tensor
@@ -143,7 +143,7 @@ class HypercolumnBoxes(nn.Module):
         num_classes: int = 20,
         channels: tuple[int, int, int] = (256, 512, 4096),
         *,
-        scales: tuple[float, float] = (0.0027, 0.063),
+        scales: tuple[float, float] = (1.0, 1.0),
         grid: int = 5,
         size: int = 50,
     ) -> None:

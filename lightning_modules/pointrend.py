@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules import fcn
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, pad_to_multiple, resize
+from lightning_modules.components.blocks import at_least_one, pad_to_multiple, resize, wide
 from lightning_modules.components.encoders import Encoder
 from lightning_modules.components.losses import cross_entropy
 from lightning_modules.components.points import Grid, caught, point_labels, point_sample, uncertainty
@@ -174,7 +175,7 @@ class PointRend(nn.Module):
         """(N, in_channels, H, W), sides that divide by 32 -> the coarse logits, then the maps `features`."""
         with caught(self.network, self.features) as maps:
             of_network: Any = getattr(self.network, "logits", self.network)
-            coarse: Tensor = of_network(x).float()
+            coarse: Tensor = wide(of_network(x))
         size = x.shape[-1]
         if finer := COARSE * coarse.shape[-1] // size:
             coarse = F.avg_pool2d(coarse, finer)
@@ -185,10 +186,11 @@ class PointRend(nn.Module):
         return [Grid(coarse, size / coarse.shape[-1]), *fine_grids]
 
     def at_points(self, grids: Sequence[Grid], points: Tensor) -> Tensor:
-        """The head's logits (N, num_classes, P) at points (N, P, 2) in pixels."""
+        """The head's logits (N, num_classes, P) at points (N, P, 2) in pixels, float32 or float64 as they."""
         coarse, *fine = [point_sample(grid, points) for grid in grids]
-        logits: Tensor = self.head(torch.cat(fine, dim=1), coarse)  # channels add up
-        return logits.float()
+        of_head = self.head.classifier.weight.dtype  # half precision where the whole module is in it
+        logits: Tensor = self.head(torch.cat(fine, dim=1).to(of_head), coarse.to(of_head))  # channels add up
+        return logits.to(coarse.dtype)
 
     @torch.no_grad()
     def training_points(self, coarse: Grid, height: int, width: int) -> Tensor:
@@ -198,10 +200,11 @@ class PointRend(nn.Module):
         another class it is high.
         """
         size = coarse.maps.new_tensor([width, height])
-        unsure = round(self.importance * self.points)
-        candidates = size * torch.rand(len(coarse.maps), round(self.oversample * self.points), 2, device=size.device)
+        unsure, n = round(self.importance * self.points), len(coarse.maps)
+        like: dict[str, Any] = {"dtype": size.dtype, "device": size.device}
+        candidates = size * torch.rand(n, round(self.oversample * self.points), 2, **like)
         index = uncertainty(point_sample(coarse, candidates)).topk(unsure, dim=1).indices
-        uniform = size * torch.rand(len(coarse.maps), self.points - unsure, 2, device=size.device)
+        uniform = size * torch.rand(n, self.points - unsure, 2, **like)
         return torch.cat([candidates.gather(1, index[..., None].expand(-1, -1, 2)), uniform], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,7 +221,8 @@ class PointRend(nn.Module):
             unsure[..., math.ceil(width / stride) :] = -torch.inf
             unsure = unsure.flatten(1)
             index = unsure.topk(min(self.subdivision_points, unsure.shape[1]), dim=1).indices
-            points = stride * (torch.stack([index % columns, index // columns], dim=-1) + 0.5)
+            cells = torch.stack([index % columns, index // columns], dim=-1)
+            points = stride * (cells.to(logits.dtype) + 0.5)
             new = self.at_points(grids, points)
             logits = logits.flatten(2).scatter(2, index[:, None].expand_as(new), new).view_as(logits)
         return logits[..., :height, :width]
@@ -283,6 +287,10 @@ class PointRendModule(SegmentationModule):
         )
         if isinstance(encoder := getattr(self.network.network, "encoder", None), Encoder):
             self.normalise_like(encoder.mean, encoder.std)
+
+    @classmethod
+    def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
+        return fcn.corrections(hparams["network_options"] or {}) if hparams["network"] == "fcn" else {}
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         height, width = masks.shape[-2:]

@@ -6,11 +6,13 @@ segnet_basic_train.prototxt decide, https://github.com/alexgkendall/SegNet-Tutor
 Two variants have 1,661,323 parameters where Table 1 prints 1.625 million: four 8x8 kernels (Sec. 3.1) cannot have fewer.
 
 Departs from the paper in the input, whose colours are normalised by mean and standard deviation instead of local contrast
-(Sec. 3.2), in leaving out the dropout of Sec. 4, as segnet_train.prototxt does, and in the mean of the loss over the
-pixels, for which the learning rates of the authors' solvers are meant.
+(Sec. 3.2), in leaving out the dropout of Sec. 4, as segnet_train.prototxt does, and in dividing the loss by the number of
+labelled pixels, as the authors' caffe-segnet does, for which the learning rates of their solvers are meant. Departs from
+the prototxts in the shifts of batch norms, which start at 0 where theirs start at 0.001, and, with the paper (Sec. 3.1), in
+the convolutions of `SegNetBasic` without biases.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
 from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize
 from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.components.unpooling import pool, unpool
 from lightning_modules.components.upsampling import bilinear_kernel
@@ -154,9 +157,10 @@ class SegNetModule(SegmentationModule):
     """Trains `SegNet`, the `variant` "segnet", or a `SegNetBasic` by the authors' solvers: SGD at a constant rate.
 
     `lr` defaults to 0.001 for SegNet and to 0.1 for the small variants (Sec. 3.2 and 4, segnet_solver.prototxt and
-    segnet_basic_solver.prototxt, as momentum and weight decay), a bias at twice that and without decay. The published batch
-    is 12 images for the variants, 5 on CamVid for SegNet. Classes are balanced by median frequency. `weights` of VGG16
-    with batch norm are for "segnet" only. `recipe` are the keyword arguments of `SegmentationModule`.
+    segnet_basic_solver.prototxt, as momentum and weight decay), a bias at twice that and without decay; of "segnet" the
+    shifts of batch norms do not decay either. The published batch is 12 images for the variants, 5 on CamVid for SegNet.
+    Classes are balanced by median frequency. `weights` of VGG16 with batch norm are for "segnet" only. `recipe` are the
+    keyword arguments of `SegmentationModule`.
     """
 
     network: SegNet | SegNetBasic
@@ -170,6 +174,7 @@ class SegNetModule(SegmentationModule):
         width: int = 64,
         weights: str | None = None,
         in_channels: int = 3,
+        loss: str = "ce_per_pixel",
         lr: float | None = None,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
@@ -187,6 +192,7 @@ class SegNetModule(SegmentationModule):
             num_classes,
             ignore_index,
             in_channels=in_channels,
+            loss=loss,
             lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,
@@ -199,6 +205,20 @@ class SegNetModule(SegmentationModule):
             if variant == "segnet"
             else SegNetBasic(num_classes, in_channels, variant=variant, width=width)
         )
+        if isinstance(self.network, SegNet):
+            self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+
+    @classmethod
+    def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
+        if hparams["variant"] != "segnet":
+            return {}
+        found = ignored_normalisation(hparams)
+        if hparams["weight_decay"]:
+            found["segnet-shift-decay"] = (
+                "the shifts of batch norms decayed, and in the authors' segnet_train.prototxt do not"
+            )
+        return found
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])
+        h = self.hparams
+        return caffe_groups(self.network, h["lr"], h["weight_decay"], decay_shifts=h["variant"] != "segnet")

@@ -75,6 +75,11 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def wide(x: Tensor) -> Tensor:
+    """float32, or float64 where `x` is: half precision can hold neither a sum over an image nor a place in one."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def norm_of_one(norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(x)`, by the running statistics where training has a single value a channel, of which there is no variance.
 

@@ -4,8 +4,8 @@ Each of them promises: a pixel that is `ignore_index` changes neither value nor 
 pixel costs exactly zero, with zero gradient; float32 is used whatever the precision of the network, because a float16
 sum over the pixels of one image overflows.
 
-`class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "focal", "ce_border"),
-and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no term of its own; its
+`class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "ce_per_pixel",
+"focal", "ce_border"), and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no term of its own; its
 pixels still are wrong answers of the other classes in the losses of regions, which see each class against all others.
 
 The losses of regions take the pixels of a batch together and average over the classes that its masks hold: they are not
@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from segmentation_models_pytorch.losses import DiceLoss, JaccardLoss
 from torch import Tensor
+
+from lightning_modules.components.blocks import wide
 
 Loss = Callable[[Tensor, Tensor, int, Tensor | None], Tensor]
 TINY = 1e-12  # in the place of a sum of weights that is 0
@@ -41,6 +43,20 @@ def cross_entropy_sum(logits: Tensor, masks: Tensor, ignore_index: int, class_we
     """
     weights = _pixel_weights(masks, ignore_index, class_weights)
     return (weights * _entropy(logits, masks, ignore_index)).sum() / len(masks)
+
+
+def cross_entropy_per_pixel(
+    logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor | None = None
+) -> Tensor:
+    """Sum over the labelled pixels, each times the weight of its true class, over their number: SegNet's loss.
+
+    caffe-segnet divides by the count of labelled pixels (`softmax_loss_layer.cpp`), whatever their weights. Median-frequency
+    weights are below 1 for most pixels, so that it is smaller than `cross_entropy`: 0.48 times for those that SegNet gives
+    CamVid's classes.
+    """
+    weights = _pixel_weights(masks, ignore_index, class_weights)
+    labelled = (masks != ignore_index).sum()
+    return (weights * _entropy(logits, masks, ignore_index)).sum() / labelled.clamp(min=1)
 
 
 def focal(
@@ -73,7 +89,7 @@ def lovasz(logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tens
     Berman et al. 2018, https://arxiv.org/abs/1705.08790. smp's has no class weights, and for a batch without labels it
     is no scalar.
     """
-    probabilities = _wide(logits).softmax(1).transpose(0, 1).flatten(1)  # (C, pixels)
+    probabilities = wide(logits).softmax(1).transpose(0, 1).flatten(1)  # (C, pixels)
     labels, ignored = masks.flatten(), masks.flatten() == ignore_index
     truth = (labels == torch.arange(len(probabilities), device=labels.device)[:, None]) & ~ignored
     # An ignored pixel has no error: it comes after all that have one, and its step is multiplied by zero.
@@ -147,23 +163,18 @@ def median_frequency_weights(pixels: Tensor, pixels_of_images: Tensor) -> Tensor
     return torch.where(occurs, frequency[occurs].quantile(0.5) / frequency, 0).float()
 
 
-def _wide(logits: Tensor) -> Tensor:
-    """float32, or float64 where the logits are: half precision cannot hold a sum over an image."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def _pixel_weights(masks: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
     """The weight of each pixel's true class (N, H, W), 1 without `class_weights`, 0 where ignored."""
     labelled = masks != ignore_index
     if class_weights is None:
         return labelled.float()
-    return class_weights[torch.where(labelled, masks, 0)] * labelled
+    return wide(class_weights)[torch.where(labelled, masks, 0)] * labelled
 
 
 def _entropy(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
     """-log p of each pixel's true class (N, H, W), 0 where ignored."""
     # not reduction="sum", which on CUDA adds in no fixed order and raises under deterministic algorithms
-    return F.cross_entropy(_wide(logits), masks, ignore_index=ignore_index, reduction="none")
+    return F.cross_entropy(wide(logits), masks, ignore_index=ignore_index, reduction="none")
 
 
 def _present(masks: Tensor, ignore_index: int, class_weights: Tensor | None, num_classes: int) -> Tensor:
@@ -188,14 +199,15 @@ def _overlap(
     """smp's loss, right on ignored pixels, averaged over the classes in the masks: smp counts the others as perfect."""
     weights = _present(masks, ignore_index, class_weights, logits.shape[1])
     if not weights.any():
-        return _wide(logits[:0]).sum()
-    loss: Tensor = kind("multiclass", ignore_index=ignore_index, class_weights=weights)(_wide(logits), masks)
+        return wide(logits[:0]).sum()
+    loss: Tensor = kind("multiclass", ignore_index=ignore_index, class_weights=weights)(wide(logits), masks)
     return loss
 
 
 LOSSES: dict[str, Loss] = {
     "ce": cross_entropy,
     "ce_sum": cross_entropy_sum,
+    "ce_per_pixel": cross_entropy_per_pixel,
     "focal": focal,
     "dice": dice,
     "jaccard": jaccard,

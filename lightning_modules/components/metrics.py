@@ -93,7 +93,7 @@ class ImageMean(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, values: Tensor) -> None:
-        self.total += values.double().nansum()
+        self.total = self.total.double() + values.double().nansum()  # a module in half precision converts the state
         self.count += (~values.isnan()).sum()
 
     def compute(self) -> Tensor:
@@ -262,9 +262,9 @@ def checkerboard_energy(logits: Tensor, period: int = 2) -> Tensor:
         return torch.full((len(logits),), torch.nan, dtype=torch.float64, device=logits.device)
     x = logits[..., :height, :width].float()
     x = x - x.mean(1, keepdim=True)
-    window = torch.outer(
-        torch.hann_window(height, device=logits.device), torch.hann_window(width, device=logits.device)
-    )
+    # In the type of x: the default one may be that of a network in half precision.
+    down, along = (torch.hann_window(side, dtype=x.dtype, device=x.device) for side in (height, width))
+    window = torch.outer(down, along)
     x = x - (x * window).sum((-2, -1), keepdim=True) / window.sum()  # weighted, so that the window leaves no mean
     power = torch.fft.fft2(x * window).abs().square().sum(1, dtype=torch.float64)  # (N, H, W)
 

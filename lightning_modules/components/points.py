@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lightning_modules.components.blocks import wide
+
 
 class Grid(NamedTuple):
     """A map (N, C, h, w): cell (i, j) lies on the square of `stride` pixels whose corner is (i, j) * stride - margin."""
@@ -19,7 +21,9 @@ class Grid(NamedTuple):
 
 
 def point_sample(grid: Grid, points: Tensor) -> Tensor:
-    """(N, C, h, w) at points (N, P, 2), x and y in pixels from the image's corner -> (N, C, P) float32.
+    """(N, C, h, w) at points (N, P, 2), x and y in pixels from the image's corner -> (N, C, P), float32 or float64.
+
+    In half precision neither a place in an image nor a share between two cells can be told: the points are not to be.
 
     Bilinear between the centres of cells and constant beyond the outermost, as in resizing. Not `F.grid_sample`, whose
     backward on CUDA raises under deterministic algorithms.
@@ -29,7 +33,7 @@ def point_sample(grid: Grid, points: Tensor) -> Tensor:
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
     left, top = x.floor().long(), y.floor().long()
     right, bottom = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
-    flat = grid.maps.float().flatten(2)
+    flat = wide(grid.maps).flatten(2)
 
     def at(row: Tensor, column: Tensor) -> Tensor:
         return flat.gather(2, (row * width + column)[:, None].expand(-1, channels, -1))

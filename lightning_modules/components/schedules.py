@@ -37,29 +37,34 @@ def schedule(optimizer: torch.optim.Optimizer, kind: str, steps: int, warmup: fl
 
 
 def caffe_groups(
-    network: nn.Module, lr: float, weight_decay: float, *, factors: Mapping[str, float] | None = None
+    network: nn.Module,
+    lr: float,
+    weight_decay: float,
+    *,
+    factors: Mapping[str, float] | None = None,
+    decay_shifts: bool = True,
 ) -> Groups:
     """Parameter groups as Caffe's models state them: a bias learns at twice the rate and without weight decay.
 
     `factors` maps the name of a submodule, such as "head", to what the rate of all its parameters is multiplied by
-    (ten for the last layer of DeepLab). Frozen parameters are in no group; the first group has the plain rate.
+    (ten for the last layer of DeepLab). Without `decay_shifts` the shift of a batch norm does not decay either; its rate
+    is the plain one. Frozen parameters are in no group; the first group has the plain rate.
     """
     factors = dict(factors or {})
     for name in factors:
         network.get_submodule(name)  # AttributeError for a name that is none: our own mistake
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, False): []}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(lr, weight_decay): []}
     for name, module in network.named_modules():
         factor = next((f for part, f in factors.items() if f"{name}.".startswith(f"{part}.")), 1.0)
         for kind, parameter in module.named_parameters(recurse=False):
             is_bias = kind == "bias" and isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+            is_shift = kind == "bias" and isinstance(module, nn.BatchNorm2d)
+            decays = not is_bias and (decay_shifts or not is_shift)
             if parameter.requires_grad:
-                groups.setdefault((factor, is_bias), []).append(parameter)
+                key = lr * factor * (2 if is_bias else 1), weight_decay if decays else 0.0
+                groups.setdefault(key, []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": lr * factor * (2 if is_bias else 1),
-            "weight_decay": 0.0 if is_bias else weight_decay,
-        }
-        for (factor, is_bias), parameters in groups.items()
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
         if parameters
     ]

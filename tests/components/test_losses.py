@@ -36,6 +36,7 @@ LOVASZ = (0.5 * 0.5 + 0.2 * 0.5, 0.4)
 EXPECTED = {
     "ce": (CE[None] / 3, CE["weighted"] / 3),  # the weights 0.5 + 0.5 + 2 are 3 again
     "ce_sum": (CE[None], CE["weighted"]),
+    "ce_per_pixel": (CE[None] / 3, CE["weighted"] / 3),
     "focal": (
         -(0.2**2 * math.log(0.8) + 0.5**2 * math.log(0.5) + 0.4**2 * math.log(0.6)) / 3,
         -(0.5 * 0.2**2 * math.log(0.8) + 0.5 * 0.5**2 * math.log(0.5) + 2 * 0.4**2 * math.log(0.6)) / 3,
@@ -45,6 +46,34 @@ EXPECTED = {
     "lovasz": (sum(LOVASZ) / 2, (0.5 * LOVASZ[0] + 2 * LOVASZ[1]) / 2.5),
     "ce_border": (CE[None] / 3, CE["weighted"] / 3),
 }
+
+
+# class_weighting of segnet_train.prototxt, for the 11 classes of CamVid
+CAMVID_WEIGHTS = [0.2595, 0.1826, 4.564, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614]
+
+
+def test_per_pixel_divides_by_the_labelled_pixels_and_not_by_their_weights() -> None:
+    # Two pixels of class 0, one of class 1: -(0.25 log 0.8 + 0.25 log 0.5 + 4 log 0.6) over 3, and over 4.5.
+    weights = torch.tensor([0.25, 4.0, 1.0])
+    total = -(0.25 * math.log(0.8) + 0.25 * math.log(0.5) + 4 * math.log(0.6))
+    assert LOSSES["ce_per_pixel"](LOGITS, MASK, 255, weights).item() == pytest.approx(total / 3)
+    assert LOSSES["ce"](LOGITS, MASK, 255, weights).item() == pytest.approx(total / 4.5)
+    # Of two images with unequal numbers of labelled pixels the count is that of the batch, as in caffe-segnet.
+    two, masks = LOGITS.repeat(2, 1, 1, 1), torch.cat([MASK, MASK.where(MASK == 1, 255)])
+    expected = (total - 4 * math.log(0.6)) / 4
+    assert LOSSES["ce_per_pixel"](two, masks, 255, weights).item() == pytest.approx(expected)
+
+
+def test_with_the_weights_of_segnet_the_mean_by_weight_is_twice_the_authors_loss() -> None:
+    # A weight is the median frequency over that of its class, so pixels are as many as 1 / weight; every pixel costs
+    # log 11. Then 1 / (mean of 1 / weight) = 11 / 22.73 = 0.484 is what a pixel weighs, and 2.066 times that is 1.
+    weights = torch.tensor(CAMVID_WEIGHTS)
+    counts = (10_000 / weights).round().long()
+    masks = torch.arange(11).repeat_interleave(counts)[None, None]
+    logits = torch.zeros(1, 11, *masks.shape[1:])
+    per_pixel, by_weight = (LOSSES[name](logits, masks, 255, weights).item() for name in ("ce_per_pixel", "ce"))
+    assert by_weight == pytest.approx(math.log(11))
+    assert by_weight / per_pixel == pytest.approx(2.066, abs=1e-3)
 
 
 def batch(height: int = 12, width: int = 10) -> tuple[Tensor, Tensor]:
@@ -102,6 +131,8 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) ->
     assert loss.dtype == torch.float32 and gradient.dtype == dtype
     assert torch.isfinite(loss) and torch.isfinite(gradient).all()
     torch.testing.assert_close(loss, LOSSES[name](logits.float(), masks, 255, WEIGHTS[1]))
+    # Of a module that is in half precision itself, the weights are too.
+    torch.testing.assert_close(value_and_gradient(name, logits, masks, WEIGHTS[1].to(dtype))[0], loss)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -130,12 +161,12 @@ def test_classes_that_no_mask_holds_do_not_flatter_the_mean(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_only_the_sum_depends_on_the_scale_of_the_weights(name: str) -> None:
+def test_only_losses_that_do_not_divide_by_the_weights_depend_on_their_scale(name: str) -> None:
     logits, masks = batch()
     masks[:, -1] = 255  # random labels leave gaps everywhere, so that the border outweighs the class
     ones, tens = (LOSSES[name](logits, masks, 255, torch.full((3,), w)) for w in (1.0, 10.0))
     assert ones.item() == pytest.approx(LOSSES[name](logits, masks, 255, None).item(), rel=1e-5)
-    if name == "ce_sum":
+    if name in ("ce_sum", "ce_per_pixel"):
         assert tens.item() == pytest.approx(10 * ones.item(), rel=1e-5)
     elif name != "ce_border":  # w0 stays what it is
         assert tens.item() == pytest.approx(ones.item(), rel=1e-5)

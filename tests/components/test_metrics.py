@@ -192,6 +192,16 @@ def test_image_mean_is_exact_and_skips_nan() -> None:
     assert metric.compute().isnan()
 
 
+def test_means_of_a_module_in_half_precision_are_as_exact() -> None:
+    metric = ImageMean().to(torch.bfloat16)  # what Lightning does to all that a module holds
+    for _ in range(300):
+        metric.update(torch.tensor([0.3]))  # of bfloat16, 64 + 0.3 is 64
+    assert metric.compute().item() == pytest.approx(0.3)
+    metric.reset()
+    metric.update(torch.tensor([0.3]))
+    assert metric.compute().item() == pytest.approx(0.3)
+
+
 # boundary F1
 
 
@@ -288,6 +298,19 @@ def test_boundary_f1_is_symmetric() -> None:
 def test_checkerboard_of_smooth_maps_noise_and_constants_is_none() -> None:
     logits = torch.cat([smooth_map(4, 121, 90), torch.randn(1, 4, 121, 90), torch.full((1, 4, 121, 90), 0.1)])
     assert (checkerboard_energy(logits) < 1e-3).all()
+
+
+def test_the_energy_does_not_depend_on_the_default_type() -> None:
+    rows, columns = torch.arange(40)[:, None], torch.arange(48)
+    logits = smooth_map(2, 40, 48) + 0.1 * ((rows + columns) % 2) * torch.tensor([1.0, -1.0])[:, None, None]
+    expected = checkerboard_energy(logits)
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does around the steps of a network in half precision
+    try:
+        found = checkerboard_energy(logits)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert expected > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 def test_pure_checkerboards_score_one() -> None:

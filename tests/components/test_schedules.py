@@ -36,3 +36,6 @@ def test_caffe_groups_name_every_trained_parameter_once() -> None:
         id(network[2].bias): (2.0, 0.0),
     }
     assert rates == expected
+    without = caffe_groups(network, 0.1, 0.5, factors={"2": 10}, decay_shifts=False)
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in without for p in group["params"]}
+    assert rates == expected | {id(network[1].bias): (0.1, 0.0)}

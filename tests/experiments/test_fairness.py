@@ -109,10 +109,12 @@ def test_two_architectures_differ_in_what_only_one_has_but_not_in_the_recipe() -
     segnet = Run(module=SegNetModule, datamodule=ShapesDataModule, hparams={"width": 4}, trainer={"max_epochs": 1})
     modules = {"module": tuple(run.resolved()["module"] for run in (u_net, segnet))}
     with pytest.raises(
-        ValueError, match=r"hparams\.class_weights: None against 'median-frequency'; hparams\.lr: 0\.001"
+        ValueError,
+        match=r"hparams\.class_weights: None against 'median-frequency'; hparams\.loss: 'ce' against 'ce_per_pixel'; "
+        r"hparams\.lr: 0\.001",
     ):
         check_fair(grid(modules, base=u_net, segnet=segnet))
-    recipe: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "class_weights": None}
+    recipe: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "class_weights": None, "loss": "ce"}
     check_fair(grid(modules, base=u_net.but(**recipe), segnet=segnet.but(**recipe)))
 
 

@@ -10,8 +10,11 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.shapes import ShapesDataModule
+from experiments.run import defaults
 from experiments.train import ARCHITECTURES, load
 from lightning_modules.base import SegmentationModule
+from lightning_modules.components.encoders import NATIVE, Encoder
+from lightning_modules.pointrend import NETWORKS
 
 TINY_RESNET = {"encoder": "resnet50", "encoder_width": 0.0625}
 SMALL: dict[str, dict[str, Any]] = {
@@ -30,6 +33,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "inverted_net": {"width": 8, "depth": 2, "class_weights": None},
     "smp": {"encoder": "resnet18"},
 }
+
+
+def on_network(name: str) -> dict[str, Any]:
+    """The small network `name` for an architecture that stands on another."""
+    recipe = defaults(SegmentationModule)
+    return {"network": name, "network_options": {k: v for k, v in SMALL[name].items() if k not in recipe}}
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -56,6 +65,37 @@ def test_gradient_reaches_every_parameter(module: SegmentationModule) -> None:
         module.loss(torch.rand(2, 3, 64, 64), torch.randint(3, (2, 64, 64))).backward()
         optimizer.step()
     assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
+
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+
+
+def with_known_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every encoder as if it had weights that were trained with MEAN and STD."""
+    monkeypatch.setattr(Encoder, "mean", MEAN)
+    monkeypatch.setattr(Encoder, "std", STD)
+    for file in ("smp", "components.encoders.smp"):
+        monkeypatch.setattr(f"lightning_modules.{file}.load_smp", lambda *args: (MEAN, STD))
+
+
+ON_ENCODERS = [name for name, module in ARCHITECTURES.items() if "encoder_width" in defaults(module)]
+ENCODED = [  # architectures by each of the encoders or networks that they take
+    *((name, {"encoder": encoder, "encoder_width": 0.0625}) for name in ON_ENCODERS for encoder in NATIVE),
+    *((name, {"encoder": "smp-resnet18", "encoder_width": 1.0}) for name in ON_ENCODERS),
+    *((name, {}) for name in ARCHITECTURES if name not in ON_ENCODERS),
+    *((name, on_network(net)) for name in ("pointrend", "crf_as_rnn") for net in NETWORKS),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), ENCODED, ids=str)
+def test_images_are_normalised_as_the_weights_of_the_encoder_expect(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_known_normalisation(monkeypatch)
+    module = ARCHITECTURES[name](3, 255, **{**SMALL[name], **options})
+    pretrained = name == "smp" or any(isinstance(part, Encoder) for part in module.modules())
+    assert pretrained == (module.mean.flatten().tolist() == pytest.approx(MEAN))
+    assert pretrained == (module.std.flatten().tolist() == pytest.approx(STD))
 
 
 class Step(nn.Module):
@@ -124,6 +164,37 @@ def test_checkpoint_alone_rebuilds_the_module(module: SegmentationModule, tmp_pa
     assert (loaded.class_names, loaded.palette) == (data.class_names, data.palette)
     images = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(loaded(images), module.eval()(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_predicts_in_another_precision_as_in_float32(module: SegmentationModule, dtype: torch.dtype) -> None:
+    images = torch.rand(1, 3, 4, 40).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    expected = module.eval()(images)
+    logits = module.to(dtype)(images.to(dtype))
+    assert logits.isfinite().all()
+    if dtype == torch.float64:
+        torch.testing.assert_close(logits.float(), expected, rtol=1e-3, atol=1e-4 * expected.std().item() + 1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_trains_and_is_scored_in_another_precision(module: SegmentationModule, precision: str, tmp_path: Path) -> None:
+    data = ShapesDataModule(length=4)
+    module.describe(data.class_names, data.palette)
+    trainer = Trainer(
+        max_steps=1,
+        precision=precision,  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+    )
+    trainer.fit(module, data)
+    assert trainer.callback_metrics["train/loss"].isfinite()
+    (found,) = trainer.test(module, data, verbose=False)
+    assert 0 <= found["test/boundary_f1"] <= 1 and found["test/loss"] < float("inf")
 
 
 def test_refinement_follows_every_network_in_evaluation_only(module: SegmentationModule) -> None:

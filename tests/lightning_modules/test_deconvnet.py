@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.run import defaults
 from lightning_modules.deconvnet import DeconvNet, DeconvNetModule
 
 
@@ -89,6 +90,13 @@ def test_fc6_reaches_the_whole_of_a_small_image() -> None:
     image = torch.rand(1, 3, 160, 160, requires_grad=True)
     (gradient,) = torch.autograd.grad(network(image)[..., 0, 0].sum(), image)
     assert gradient[..., 128:, 128:].any()  # further than VGG16's convolutions and their mirror see from a corner
+
+
+def test_a_correction_names_the_folder_whose_normalisation_was_ignored() -> None:
+    default = defaults(DeconvNetModule)
+    assert DeconvNetModule.corrections(default) == {}
+    assert DeconvNetModule.corrections(default | {"weights": "imagenet"}) == {}
+    assert set(DeconvNetModule.corrections(default | {"weights": "dir/vgg16_bn"})) == {"encoder-normalisation"}
 
 
 def test_the_recipe_is_that_of_the_solver_files() -> None:

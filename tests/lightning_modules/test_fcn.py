@@ -8,9 +8,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from datamodules.shapes import ShapesDataModule
+from experiments.ablate_fcn_strides import STUDY
+from experiments.run import defaults
 from lightning_modules.components.convolutionalise import convolutionalise_
+from lightning_modules.components.schedules import OPTIMIZERS
 from lightning_modules.components.upsampling import bilinear_kernel
-from lightning_modules.fcn import FCN, IMAGE_OFFSETS, POOL_OFFSETS, FCNModule
+from lightning_modules.crf_as_rnn import CRFasRNNModule
+from lightning_modules.fcn import FCN, IMAGE_OFFSETS, POOL_OFFSETS, STRIDES, FCNModule
+from lightning_modules.pointrend import PointRendModule
 
 TINY: dict[str, Any] = {"encoder_width": 1 / 16, "fc_width": 8}
 
@@ -57,8 +62,8 @@ def test_logits_have_the_size_of_the_image(stride: int, size: tuple[int, int]) -
         assert network(torch.rand(1, 3, *size)).shape == (1, 3, *size)
 
 
-def published(x: Tensor, network: FCN, stride: int) -> Tensor:
-    """The authors' voc-fcn*/net.py spelled out, with the weights of `network`; voc-fcn8s-atonce/net.py has the scales."""
+def published(x: Tensor, network: FCN, stride: int, scales: tuple[float, float]) -> Tensor:
+    """The authors' voc-fcn*/net.py spelled out, with the weights of `network`; voc-fcn8s-atonce/net.py has `scales`."""
     convs = [m for m in network.encoder.modules() if isinstance(m, nn.Conv2d)]
     pools: list[Tensor] = []
     for stage in (2, 2, 3, 3, 3):
@@ -71,7 +76,7 @@ def published(x: Tensor, network: FCN, stride: int) -> Tensor:
     x = F.relu(F.conv2d(x, network.fc7.weight, network.fc7.bias))
     score, *skips = ((s.weight, s.bias) for s in network.scores)
     x = F.conv2d(x, *score)
-    for pool, skip, scale, offset in zip((pools[3], pools[2]), skips, (0.01, 0.0001), (5, 9), strict=False):
+    for pool, skip, scale, offset in zip((pools[3], pools[2]), skips, scales, (5, 9), strict=False):
         x = F.conv_transpose2d(x, bilinear_kernel(3, 2), stride=2)
         height, width = x.shape[-2:]
         x = x + F.conv2d(scale * pool, *skip)[..., offset : offset + height, offset : offset + width]
@@ -79,14 +84,15 @@ def published(x: Tensor, network: FCN, stride: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("stride", "offset"), [(32, 19), (16, 27), (8, 31)])
-def test_equals_the_published_network_spelled_out(stride: int, offset: int) -> None:
-    network = FCN(3, stride=stride, **TINY).eval()
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (0.01, 0.0001)])
+def test_equals_the_published_network_spelled_out(stride: int, offset: int, scales: tuple[float, float]) -> None:
+    network = FCN(3, stride=stride, at_once=scales != (1.0, 1.0), pool_scales=scales, **TINY).eval()
     draw_scores_(network)
-    for score in network.scores[1:]:
-        nn.init.normal_(score.weight, std=1e3)  # to be seen behind the scales
+    for score, scale in zip(network.scores[1:], scales, strict=False):
+        nn.init.normal_(score.weight, std=1 / scale)  # to be seen behind the scales
     image = torch.rand(1, 3, 45, 70)
     with torch.no_grad():
-        expected = published(image, network, stride)[..., offset : offset + 45, offset : offset + 70]
+        expected = published(image, network, stride, scales)[..., offset : offset + 45, offset : offset + 70]
         torch.testing.assert_close(network(image), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -189,6 +195,111 @@ def test_the_recipe_is_that_of_the_solver_files() -> None:
     assert [module.hparams["lr"] for module in staged.values()] == [1e-10, 1e-12, 1e-14]
 
 
+def learned(module: FCNModule, size: tuple[int, int]) -> list[float]:
+    """What one step by the recipe of `module` changes in the score of each stream, coarsest first: root mean square."""
+    height, width = size
+    images = torch.rand(1, module.mean.shape[0], height, width)
+    masks = torch.arange(module.num_classes).repeat_interleave(-(-width // module.num_classes))[:width]
+    h = module.hparams
+    step = OPTIMIZERS[h["optimizer"]](module.parameter_groups(), h["lr"], h["momentum"], h["weight_decay"])
+    module.eval()  # without dropout
+    module.loss(images, masks.expand(1, height, width)).backward()
+    step.step()
+    network = module.network
+    with torch.no_grad():  # scores start at zero
+        maps = network._maps(module.normalise(images))
+        scaled = [maps[0], *(scale * map_ for scale, map_ in zip(network.scales, maps[1:], strict=False))]
+        changes = [F.conv2d(map_, score.weight) for map_, score in zip(scaled, network.scores, strict=True)]
+    return [float(change.square().mean().sqrt()) for change in changes]
+
+
+SMALL: dict[str, Any] = {"encoder_width": 0.125, "fc_width": 64}  # wide enough that no stream is dead by chance
+
+
+def assert_every_stream_learns(changes: list[float]) -> None:
+    assert all(change > 1e-2 * changes[0] for change in changes) and changes[0] > 0
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("stride", [32, 16, 8])
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_every_stream_learns_by_the_default_recipe(stride: int, at_once: bool, in_channels: int) -> None:
+    module = FCNModule(3, 255, stride=stride, at_once=at_once, in_channels=in_channels, **SMALL)
+    changes = learned(module, (96, 96))
+    assert len(changes) == 1 + STRIDES.index(stride)
+    assert_every_stream_learns(changes)
+
+
+def test_a_scale_slows_its_stream_by_its_square() -> None:
+    plain, scaled = (FCNModule(3, 255, pool_scales=scales, **SMALL) for scales in ((1.0, 1.0), (0.01, 0.0001)))
+    scaled.network.load_state_dict(plain.network.state_dict() | {"scales": scaled.network.scales})
+    changes = []
+    for module in (plain, scaled):
+        torch.manual_seed(0)
+        changes.append(learned(module, (96, 96)))
+    ratios = [after / before for before, after in zip(*changes, strict=True)]
+    assert ratios == pytest.approx([1, 1e-4, 1e-8], rel=1e-3)
+
+
+@pytest.mark.parametrize("data", STUDY.full_size)
+@pytest.mark.parametrize("variant", STUDY.variants)
+def test_every_stream_learns_in_the_full_size_study(data: str, variant: str) -> None:
+    run = STUDY.runs(data, full_size=True)[variant]
+    crop = run.data["crop"]
+    module = FCNModule(4, 255, **{**run.hparams, "class_weights": (0.5, 3.0, 1.0, 1.0), **SMALL})
+    changes = learned(module, (crop, crop) if isinstance(crop, int) else crop)
+    assert_every_stream_learns(changes)
+    assert min(changes) > 1e-4  # logits, in the first of thousands of steps that momentum makes 100 times as long
+
+
+def test_the_full_size_study_takes_the_published_steps_whatever_the_crop() -> None:
+    run = STUDY.full_size["brain"].but(class_weights=None)
+    steps = []
+    for hparams in (run.hparams, {}):  # on an image as large as those of PASCAL VOC they are the authors'
+        torch.manual_seed(0)
+        module = FCNModule(3, 255, **{**hparams, "encoder_width": 1 / 32, "fc_width": 4})
+        steps.append((learned(module, (500, 500)), module.hparams["lr"] * module.hparams["weight_decay"]))
+    assert steps[0] == (pytest.approx(steps[1][0], rel=1e-3), pytest.approx(steps[1][1]))
+
+
+def test_corrections_name_what_learned_from_fc7_alone() -> None:
+    default = defaults(FCNModule)
+    for changed, named in (
+        ({}, True),
+        ({"stride": 16}, True),
+        ({"stride": 32}, False),
+        ({"at_once": False}, False),
+        ({"encoder": "resnet50"}, False),
+        ({"pool_scales": (0.01, 0.0001)}, False),
+    ):
+        assert ("fcn-pool-scales" in FCNModule.corrections(default | changed)) == named, changed
+    for module in (CRFasRNNModule, PointRendModule):
+        for network, options, named in (
+            ("fcn", None, True),
+            ("fcn", {"stride": 32}, False),
+            ("fcn", {"encoder": "resnet50"}, False),
+            ("segnet", None, False),
+        ):
+            hparams = defaults(module) | {"network": network, "network_options": options}
+            assert ("fcn-pool-scales" in module.corrections(hparams)) == named, (module, network, options)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_weights_stored_without_scales_predict_what_they_learned(at_once: bool) -> None:
+    before = FCN(3, at_once=at_once, pool_scales=(0.01, 0.0001) if at_once else (1.0, 1.0), **TINY).eval()
+    draw_scores_(before)
+    state = before.state_dict()
+    del state["scales"]
+    now = FCN(3, at_once=at_once, **TINY).eval()
+    now.load_state_dict(state)
+    image = torch.rand(1, 3, 40, 40)
+    torch.testing.assert_close(now(image), before(image))
+    assert now.scales.tolist() == [1.0, 1.0]
+    again = FCN(3, at_once=at_once, **TINY).eval()
+    again.load_state_dict(now.state_dict())
+    assert torch.equal(again(image), now(image))
+
+
 def checkpoint(module: FCNModule, path: Path) -> str:
     trainer = Trainer(
         max_steps=1,
@@ -256,6 +367,10 @@ def test_a_checkpoint_that_does_not_fit_the_next_stage_is_refused(tmp_path: Path
         ({"stride": 4}, "stride must be one of 32, 16, 8, got 4"),
         ({"upsampling": "fixed"}, "upsampling must be one of frozen, inner, learned, got 'fixed'"),
         ({"fc_width": 0}, "fc_width must be at least 1, got 0"),
+        ({"pool_scales": (1.0, 0.0)}, r"pool_scales must be two finite numbers of more than 0, got \(1.0, 0.0\)"),
+        ({"pool_scales": (0.5,)}, r"pool_scales must be two finite numbers of more than 0, got \(0.5,\)"),
+        ({"pool_scales": (0.5, 0.5), "at_once": False}, "pool_scales are of encoder='vgg16' with at_once=True"),
+        ({"pool_scales": (0.5, 0.5), "encoder": "resnet50"}, "pool_scales are of encoder='vgg16' with at_once=True"),
     ],
 )
 def test_errors_name_the_argument_and_the_choices(arguments: dict[str, Any], message: str) -> None:

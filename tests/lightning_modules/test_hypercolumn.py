@@ -15,7 +15,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def small_boxes(num_classes: int = 2, **options: Any) -> HypercolumnBoxes:
-    return HypercolumnBoxes(num_classes, (3, 4, 5), **{"size": 10, "scales": (1.0, 1.0), **options})
+    return HypercolumnBoxes(num_classes, (3, 4, 5), **{"size": 10, **options})
 
 
 def box_inputs(boxes: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,6 +185,20 @@ def test_equals_the_network_spelled_out() -> None:
     boxes = torch.cat([torch.zeros(1, 1), WHOLE], dim=1)
     out = network(pool3, pool4, fc7, boxes, torch.tensor([1])).sigmoid()
     torch.testing.assert_close(out[0], plain_boxes(network, pool3, pool4, fc7, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_maps_of_one_size_learn_at_one_pace() -> None:
+    network = small_boxes()
+    inputs = box_inputs(boxes=1)
+    loss = network(*inputs, torch.cat([torch.zeros(1, 1), WHOLE], dim=1), torch.tensor([1])).square().mean()
+    loss.backward()
+    learned = [
+        F.conv2d(inputs[0], network.pool3.weight.grad, padding=1),
+        F.conv2d(inputs[1], network.pool4.weight.grad),
+        F.linear(inputs[2], network.fc7.weight.grad),
+    ]
+    sizes = [float(change.square().mean().sqrt()) for change in learned]
+    assert min(sizes) > 1e-2 * max(sizes)
 
 
 def test_a_box_is_of_its_image_and_its_category() -> None:

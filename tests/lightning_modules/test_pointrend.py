@@ -59,6 +59,22 @@ def test_uncertainty_is_the_lead_of_the_best_class() -> None:
     assert uncertainty(logits)[:, 0].tolist() == [-4.0, -0.5, -1.0]
 
 
+def test_half_precision_asks_at_the_centres_of_pixels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, asked = tiny().bfloat16(), []
+    at_points = network.at_points
+    monkeypatch.setattr(network, "at_points", lambda grids, points: asked.append(points) or at_points(grids, points))
+    x = torch.rand(1, 3, 32, 544, dtype=torch.bfloat16)
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does around the steps of a network in half precision
+    try:
+        logits = network(x)
+        drawn = network.training_points(network.grids(x)[0], 32, 544)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert logits.isfinite().all()
+    assert torch.equal(asked[-1] % 1, torch.full_like(asked[-1], 0.5))  # in bfloat16 pixels are even from 256 on
+    assert len(drawn.unique()) > 0.9 * drawn.numel()  # and 40 random places among 256 numbers would meet
+
+
 def test_every_layer_of_the_head_sees_the_coarse_logits() -> None:
     head = PointHead(256, 19)  # res2 of a ResNet-50, Cityscapes
     assert sum(p.numel() for p in head.parameters()) == 3 * ((256 + 19) * 256 + 256) + (256 + 19) * 19 + 19

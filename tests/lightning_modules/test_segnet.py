@@ -1,10 +1,14 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from experiments.run import defaults
+from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.unpooling import pool, unpool
 from lightning_modules.segnet import VARIANTS, SegNet, SegNetBasic, SegNetModule
 
@@ -167,13 +171,42 @@ def test_every_variant_keeps_odd_sizes_and_trains(variant: str) -> None:
     assert [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_the_recipe_is_that_of_the_solver_files() -> None:
-    for variant, lr in (("segnet", 1e-3), ("basic", 0.1)):
-        module = SegNetModule(3, 255, variant=variant, width=4)
-        weights, biases = sorted(module.parameter_groups(), key=lambda group: group["lr"])
-        assert (weights["lr"], weights["weight_decay"]) == (lr, 5e-4)
-        assert (biases["lr"], biases["weight_decay"]) == (2 * lr, 0)
-        assert module.hparams["class_weights"] == "median-frequency"
+@pytest.mark.parametrize(("variant", "lr", "shift_decay"), [("segnet", 1e-3, 0.0), ("basic", 0.1, 5e-4)])
+def test_the_recipe_is_that_of_the_authors_files(variant: str, lr: float, shift_decay: float) -> None:
+    module = SegNetModule(3, 255, variant=variant, width=4)
+    given = {id(p): (g["lr"], g["weight_decay"]) for g in module.parameter_groups() for p in g["params"]}
+    for layer in module.network.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            if isinstance(layer, nn.BatchNorm2d):  # lr_mult 1 and 1; decay_mult 1 and, of segnet_train.prototxt, 0
+                assert given.pop(id(parameter)) == (lr, 5e-4 if name == "weight" else shift_decay)
+            else:  # lr_mult 1 and 2, decay_mult 1 and 0
+                assert given.pop(id(parameter)) == ((lr, 5e-4) if name == "weight" else (2 * lr, 0.0))
+    assert not given
+    assert (module.hparams["class_weights"], module.hparams["loss"]) == ("median-frequency", "ce_per_pixel")
+
+
+def test_corrections_name_what_was_not_the_authors_recipe() -> None:
+    default = defaults(SegNetModule)
+    for changed, names in (
+        ({}, {"segnet-shift-decay"}),
+        ({"weight_decay": 0.0}, set()),
+        ({"variant": "basic"}, set()),
+        ({"weights": "imagenet"}, {"segnet-shift-decay"}),
+        ({"weights": "dir/vgg16_bn.safetensors"}, {"segnet-shift-decay"}),
+        ({"weights": "dir/vgg16_bn"}, {"segnet-shift-decay", "encoder-normalisation"}),
+        ({"weights": "dir/vgg16_bn", "mean": [0.5] * 3, "std": [0.5] * 3}, {"segnet-shift-decay"}),
+    ):
+        assert set(SegNetModule.corrections(default | changed)) == names, changed
+
+
+def test_images_are_normalised_as_the_folder_of_the_weights_says(tmp_path: Path) -> None:
+    save_file(build_encoder("vgg16", width=1 / 16, norm="batch").state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}')
+    module = SegNetModule(3, 255, width=4, weights=str(tmp_path))
+    assert module.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert module.std.flatten().tolist() == [0.5] * 3
+    given = SegNetModule(3, 255, width=4, weights=str(tmp_path), mean=[0.4] * 3)
+    assert given.mean.flatten().tolist() == pytest.approx([0.4] * 3)
 
 
 @pytest.mark.parametrize(

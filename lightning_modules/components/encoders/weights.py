@@ -35,6 +35,19 @@ def is_path(weights: str) -> bool:
     return not named and ("/" in weights or Path(weights).suffix in SUFFIXES or Path(weights).exists())
 
 
+def ignored_normalisation(hparams: Mapping[str, Any]) -> dict[str, str]:
+    """The correction of the architectures on VGG16 with batch norm that ignored the mean and std of their weights.
+
+    Of a folder alone they can be others than ImageNet's; what does not end as a file of weights does may be one.
+    """
+    weights, given = hparams["weights"], hparams.get("mean") is not None and hparams.get("std") is not None
+    if given or weights is None or not is_path(weights) or Path(weights).suffix in SUFFIXES:
+        return {}
+    return {
+        "encoder-normalisation": "images were normalised by ImageNet's mean and std, not by those of the weights' folder"
+    }
+
+
 def read_weights(weights: str) -> State:
     """The state dict in the file `weights`, or in the one file of weights of the folder `weights`."""
     path = Path(weights)
