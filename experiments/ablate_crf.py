@@ -49,7 +49,7 @@ from experiments.environment import command_line, environment, git_commit
 from experiments.fairness import Budget, check_fair
 from experiments.files import locked, read_json, write_atomic, write_json
 from experiments.flags import Parser, positive
-from experiments.run import Run, build, defaults
+from experiments.run import Run, defaults
 from experiments.search_crf import (
     Finished,
     Grid,
@@ -63,6 +63,7 @@ from experiments.search_crf import (
     workers,
 )
 from experiments.study import DATA_NOTES, cpu_scale, full_size
+from experiments.training import build
 from lightning_modules.base import Scores, SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
 from lightning_modules.components.metrics import scores

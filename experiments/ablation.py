@@ -27,7 +27,8 @@ from experiments.environment import command_line, git_commit
 from experiments.fairness import Budget, Match, check_fair, check_matched, differences
 from experiments.files import locked, read_json, write_json
 from experiments.flags import minutes, natural, positive
-from experiments.run import LOGGER_HELP, LOGGERS, Run, build, check_logger, identified, setting
+from experiments.run import Run, identified, setting
+from experiments.training import LOGGER_HELP, LOGGERS, build, check_logger
 
 START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
 EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only

@@ -18,7 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.flags import Parser, positive, refuse
-from experiments.run import Run, build
+from experiments.run import Run
+from experiments.training import build
 from lightning_modules.base import MEDIAN_FREQUENCY
 
 STEPS = 4  # timed in each round, after WARMUP that are not: the first steps allocate and choose algorithms

@@ -27,7 +27,8 @@ def main() -> None:
     from experiments.checkpoints import SAVE_EVERY
     from experiments.ending import ending
     from experiments.files import read_json
-    from experiments.run import Run, train
+    from experiments.run import Run
+    from experiments.training import train
 
     with ending():
         run = Run.from_config(read_json(args.folder / "run.json"))

@@ -16,7 +16,8 @@ import torch
 from experiments.benchmark import gmac
 from experiments.deviations import SIZES, items
 from experiments.files import read_json
-from experiments.run import Run, build, setting
+from experiments.run import Run, setting
+from experiments.training import build
 from lightning_modules.components.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:

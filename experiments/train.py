@@ -24,7 +24,8 @@ from datamodules.shapes import ShapesDataModule
 from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
 from experiments.ending import Interrupted, ending
 from experiments.flags import refuse, with_nearest
-from experiments.run import LOGGER_HELP, LOGGERS, Run, first_process, train
+from experiments.run import Run
+from experiments.training import LOGGER_HELP, LOGGERS, first_process, train
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.losses import LOSSES

@@ -17,8 +17,9 @@ from interrupt import BASE, OFTEN, QUIET, RUNS, At, PowerCut, cut, outcome, term
 from experiments.checkpoints import CheckpointFiles, SafePoints, Signals, checkpoint_to_resume, not_finite
 from experiments.ending import Interrupted
 from experiments.files import locked, write_atomic
-from experiments.run import Run, train
+from experiments.run import Run
 from experiments.train import load
+from experiments.training import train
 from lightning_modules.base import plain
 from lightning_modules.components.checkpoints import digest, digest_file, read_checkpoint
 from lightning_modules.components.errors import NonFiniteError

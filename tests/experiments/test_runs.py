@@ -17,8 +17,9 @@ import experiments
 from datamodules.brain import BrainDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.fairness import check_fair
-from experiments.run import Run, build, defaults
+from experiments.run import Run, defaults
 from experiments.study import Study
+from experiments.training import build
 from lightning_modules.unet import UNetModule
 
 

@@ -11,8 +11,9 @@ import pytest
 from datamodules.shapes import ShapesDataModule
 from experiments.callbacks import EXTREMES, SAMPLES
 from experiments.files import write_json
-from experiments.run import Run, train
+from experiments.run import Run
 from experiments.stored import BOUNDARY, ERRORS, load
+from experiments.training import train
 from lightning_modules.unet import UNetModule
 
 LENGTH = 12

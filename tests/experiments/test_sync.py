@@ -14,8 +14,9 @@ import pytest
 from conftest import WandbServer
 
 from datamodules.shapes import ShapesDataModule
-from experiments.run import Run, train
+from experiments.run import Run
 from experiments.sync import Cell, Fragment, find_cells, main, merge, pb, read_records, values, write_records
+from experiments.training import train
 from lightning_modules.unet import UNetModule
 
 ROOT = Path(__file__).parents[2]
@@ -194,7 +195,8 @@ SLOWLY = """
 import json, sys, time
 from pathlib import Path
 from lightning.pytorch import Callback
-from experiments.run import Run, train
+from experiments.run import Run
+from experiments.training import train
 
 class Slow(Callback):
     def on_train_batch_end(self, *args, **kwargs):

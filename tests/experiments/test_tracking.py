@@ -17,9 +17,10 @@ from PIL import Image
 
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.run import Run, train
+from experiments.run import Run
 from experiments.sync import STEP, read_records, values
 from experiments.tracking import PatientLogger, mode, next_step, tracking
+from experiments.training import train
 from lightning_modules.unet import UNetModule
 
 RUN = Run(
@@ -241,7 +242,7 @@ def test_with_key_and_network_it_is_online(wandb_server: WandbServer, monkeypatc
 def test_a_logger_whose_package_is_missing_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.run.find_spec", lambda name: None)
+    monkeypatch.setattr("experiments.training.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"'):
         train(RUN, tmp_path / "out", logger="tensorboard")
     with pytest.raises(ValueError, match="one of csv, tensorboard, wandb, none, got 'mlflow'"):

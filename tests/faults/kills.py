@@ -34,7 +34,8 @@ from interrupt import BASE, QUIET, outcome, unequal
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, variants
 from experiments.ablation import main as run_grid
-from experiments.run import Run, train
+from experiments.run import Run
+from experiments.training import train
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.segnet import SegNetModule
 
