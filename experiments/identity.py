@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.components.checkpoints import digest, read_checkpoint
+from lightning_modules.components.encoders.weights import is_path
 
 STARTS = ("weights", "init_from")  # hyperparameters that may name a file, or a folder of files
 
@@ -28,7 +29,9 @@ def by_content(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _identity(name: str) -> str:
-    path = Path(name).expanduser()
+    path = Path(name)
+    if not is_path(name):
+        return name
     if path.is_file():
         return _of_file(os.path.realpath(path), *_state(path))
     if path.is_dir():

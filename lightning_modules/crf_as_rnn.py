@@ -12,7 +12,6 @@ a weight for each class, as in Sec. 4.2, where the authors' code has a matrix; a
 import inspect
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_modules import fcn
 from lightning_modules.base import SegmentationModule
+from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.encoders import Encoder
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.pointrend import NETWORKS
@@ -183,16 +183,8 @@ class CRFasRNNModule(SegmentationModule):
         """Takes over the weights of the network, and the normalisation unless the user gave one."""
         inner = self.network.network
         wanted = f"{type(inner).__name__}Module"
-        if not Path(checkpoint).is_file():
-            raise FileNotFoundError(
-                f"init_from={checkpoint!r} is not a file: give a checkpoint of {wanted}, such as "
-                "outputs/.../checkpoints/last.ckpt"
-            )
-        try:
-            stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
-        except Exception as error:  # torch raises five kinds for files that are not a checkpoint
-            raise ValueError(f"init_from={checkpoint!r} is not a checkpoint of experiments.train: {error!r}") from error
+        stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}")
+        architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
         if architecture != wanted:
             raise ValueError(
                 f"init_from={checkpoint!r} holds {architecture}, and network={self.hparams['network']!r} needs {wanted}"

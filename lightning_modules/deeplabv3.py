@@ -9,14 +9,13 @@ whose first block keeps the rate of the stage before.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize, set_batch_norms
+from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.encoders import NATIVE, build_encoder
 from lightning_modules.components.encoders.resnet import ResNet, stage
 from lightning_modules.components.pyramid import ASPP, PyramidPooling, atrous_rates
@@ -141,15 +140,13 @@ def start_from(module: SegmentationModule, checkpoint: str) -> None:
 
     A mean or std that the user gave stays, as do the weights of the classes, which are of the loss.
     """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"init_from={checkpoint!r} is not a file: give one such as .../checkpoints/last.ckpt")
+    stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}")["state_dict"]
     own = module.state_dict()
     given = {"weight_of_class"} | {name for name in ("mean", "std") if module.hparams[name] is not None}
     try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         kept = {name: own[name] for name in given & own.keys()}
         module.load_state_dict({name: value for name, value in stored.items() if name not in given} | kept)
-    except Exception as error:  # torch raises five kinds for files that are not a checkpoint of this network
+    except RuntimeError as error:  # other weights
         raise ValueError(
             f"init_from={checkpoint!r} is no checkpoint of a {type(module).__name__} with the same arguments but for "
             f"output_stride and freeze_batch_norm: {error}"

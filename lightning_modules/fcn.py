@@ -13,8 +13,7 @@ extension: features of the encoder itself at strides 32, 16 and 8, without fc6, 
 import inspect
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, he_
+from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.convolutionalise import load_fully_connected_
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
@@ -192,7 +192,7 @@ class FCNModule(SegmentationModule):
         fc_width: int = 4096,
         upsampling: str = "frozen",
         at_once: bool = True,
-        pool_scales: tuple[float, float] = UNSCALED,
+        pool_scales: Annotated[tuple[float, float], ("neutral", UNSCALED)] = UNSCALED,
         init_from: str | None = None,
         in_channels: int = 3,
         loss: str = "ce_sum",
@@ -253,16 +253,8 @@ class FCNModule(SegmentationModule):
         needed |= {name: own[name] for name in ("num_classes", "in_channels", "encoder", "encoder_width", "fc_width")}
         if own["stride"] == 8:
             needed["at_once"] = False  # or the score of pool4 belongs to a scaled pool4
-        if not Path(checkpoint).is_file():
-            raise FileNotFoundError(
-                f"init_from={checkpoint!r} is not a file: give a checkpoint of FCN-{needed['stride']}s, such as "
-                "outputs/.../checkpoints/last.ckpt"
-            )
-        try:
-            stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
-        except Exception as error:  # torch raises five kinds for files that are not a checkpoint
-            raise ValueError(f"init_from={checkpoint!r} is not a checkpoint of experiments.train: {error!r}") from error
+        stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}")
+        architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
         wrong = [f"{name}={found.get(name)}, not {value}" for name, value in needed.items() if found.get(name) != value]
         if architecture != type(self).__name__ or wrong:
             raise ValueError(

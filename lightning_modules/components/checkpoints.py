@@ -35,7 +35,7 @@ def read_checkpoint(path: str | os.PathLike[str], name: str | None = None) -> di
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises five kinds by what is broken
-        raise ValueError(f"{shown} is not a checkpoint of experiments.train: {_reason(error)}") from error
+        raise ValueError(f"{shown} is not a checkpoint of experiments.train: {reason(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in KEYS.items()):
         raise ValueError(f"{shown} is not a checkpoint of experiments.train: it holds no {', '.join(KEYS)}")
     return content
@@ -61,7 +61,7 @@ def stored_digests(path: Path) -> set[str] | None:
     return set(re.findall(r"^[0-9a-f]{64}(?= )", text, re.MULTILINE))
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What is wrong with a file in a few words; torch's own would advise to load it as code."""
     if "eights only" in str(error) or "weights_only" in str(error):
         return "it holds objects, not plain data, which are never loaded"

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightning_modules.components.checkpoints import reason
 from lightning_modules.components.encoders.base import Encoder
 
 State = dict[str, Tensor]
@@ -64,7 +65,7 @@ def read_weights(weights: str) -> State:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise six kinds for files that hold something else
-        raise ValueError(f"weights={weights!r} is no file of weights ({path.name}: {error})") from error
+        raise ValueError(f"weights={weights!r} is no file of weights ({path.name}: {reason(error)})") from error
     for key in ("state_dict", "model"):  # as training scripts save them
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
