@@ -15,6 +15,12 @@ def _seeded() -> None:
     torch.set_num_threads(1)  # two test processes on two cores, and sums in one order
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of folders of data stays with the tests."""
+    monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name, *modules in (mark.args for mark in item.iter_markers("extra")):
