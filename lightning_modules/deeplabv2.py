@@ -77,7 +77,7 @@ class DeepLabV2(nn.Module):
 
     def with_scales(self, x: Tensor) -> list[Tensor]:
         """The fused logits at stride 8 of the image; of several scales then those of each at its own, 1, 0.75, 0.5."""
-        height, width = x.shape[-2:]
+        height, width = (int(side) for side in x.shape[-2:])  # torch.jit.trace has tensors there
         sizes = [(max(1, round(scale * height)), max(1, round(scale * width))) for scale in self.scales]
         each = [self._one_scale(resize(x, size)) for size in sizes]
         if len(each) == 1:

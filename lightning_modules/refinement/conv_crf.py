@@ -32,6 +32,7 @@ from lightning_modules.refinement.checks import (
     check_positive,
     check_shapes,
     check_values,
+    tracing,
 )
 
 SHAPES = ("manhattan", "square")
@@ -283,11 +284,11 @@ def _mean_field(
         images = _shrink(images, blur)
     logs = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
 
-    serves = logs.device.type == "cpu" and logs.dtype == torch.float32 and not learning
+    serves = logs.device.type == "cpu" and logs.dtype == torch.float32 and not learning and not tracing()
     if engine == "c++" and not serves:
         raise ValueError(
-            f"engine 'c++' serves float32 on the CPU without gradients, got {logs.dtype} on {logs.device}"
-            f"{' with gradients' if learning else ''}: use engine='auto'"
+            f"engine 'c++' serves float32 on the CPU without gradients or tracing, got {logs.dtype} on {logs.device}"
+            f"{' with gradients' if learning else ''}{' while tracing' if tracing() else ''}: use engine='auto'"
         )
     weights = [
         torch.as_tensor(weight, dtype=logs.dtype, device=logs.device).expand(classes).contiguous()
