@@ -8,8 +8,10 @@ features learned pixel by pixel, which fix the image's size; that kernels are no
 sums over the window (the released code leaves them as they are by default); and that the kernels include the pixel
 itself, as the code does.
 Departs from the released code, with the paper, in that the first iteration starts from the softmax of the logits, where
-the code takes log-softmax for probabilities; that the appearance kernel has a position term; and that an update
-adds the whole message to the logits, where the code weighs both by w and 1 - w.
+the code takes log-softmax for probabilities; that the appearance kernel has a position term; that an update
+adds the whole message to the logits, where the code weighs both by w and 1 - w; that the blocks of `blur` start in the
+upper left corner, where the code centres what it pads, which differs for sides that blur does not divide (by up to 0.49
+in a marginal on noise of 18 x 25 pixels, blur 4); and that "symmetric" sums are those of the blocks, not of the pixels (0.02).
 """
 
 import ctypes
