@@ -6,7 +6,8 @@ VGG16 with 21 classes. Any other encoder takes their place.
 Departs from the paper in that the loss compares the logits, resized, with the mask at full resolution (Sec. 4: with a
 mask at an eighth of it), in that fc6 and fc7 start from random weights, not from those of a classifier (Sec. 4.1.1),
 and in fusing the scales at output stride 8, where Sec. 3.2 resizes them to the image first.
-Decided here: maps are resized with align_corners=False, and the batch norms of ResNet-101 are trained.
+Decided here: maps are resized with align_corners=False, and the batch norms of ResNet-101 are trained. The sides of a
+scaled image are rounded, where reimplementations take the floor: 0.75 of 65 pixels are 49, not 48.
 """
 
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ class DeepLabV2(nn.Module):
 
     def with_scales(self, x: Tensor) -> list[Tensor]:
         """The fused logits at stride 8 of the image; of several scales then those of each at its own, 1, 0.75, 0.5."""
-        height, width = x.shape[-2:]
+        height, width = (int(side) for side in x.shape[-2:])  # torch.jit.trace has tensors there
         sizes = [(max(1, round(scale * height)), max(1, round(scale * width))) for scale in self.scales]
         each = [self._one_scale(resize(x, size)) for size in sizes]
         if len(each) == 1:

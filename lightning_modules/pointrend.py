@@ -176,14 +176,14 @@ class PointRend(nn.Module):
         with caught(self.network, self.features) as maps:
             of_network: Any = getattr(self.network, "logits", self.network)
             coarse: Tensor = wide(of_network(x))
-        size = x.shape[-1]
-        if finer := COARSE * coarse.shape[-1] // size:
+        size = int(x.shape[-1])  # torch.jit.trace has tensors in shapes
+        if finer := COARSE * int(coarse.shape[-1]) // size:
             coarse = F.avg_pool2d(coarse, finer)
         # FCN as published pads the image by 100 pixels, one of them in its first convolution.
         margin = 99 if _is_padded(self.network) else 0
-        strides = [2 ** round(math.log2((size + 2 * margin) / fine.shape[-1])) for fine in maps]
+        strides = [2 ** round(math.log2((size + 2 * margin) / int(fine.shape[-1]))) for fine in maps]
         fine_grids = [Grid(fine, stride, margin) for fine, stride in zip(maps, strides, strict=True)]
-        return [Grid(coarse, size / coarse.shape[-1]), *fine_grids]
+        return [Grid(coarse, size / int(coarse.shape[-1])), *fine_grids]
 
     def at_points(self, grids: Sequence[Grid], points: Tensor) -> Tensor:
         """The head's logits (N, num_classes, P) at points (N, P, 2) in pixels, float32 or float64 as they."""
@@ -208,13 +208,13 @@ class PointRend(nn.Module):
         return torch.cat([candidates.gather(1, index[..., None].expand(-1, -1, 2)), uniform], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
+        height, width = (int(side) for side in x.shape[-2:])
         x = pad_to_multiple(x, MULTIPLE)
         grids = self.grids(x)
         logits, stride = grids[0].maps, grids[0].stride
         while stride > 1:
             stride = max(stride / 2, 1)
-            logits = resize(logits, (round(x.shape[-2] / stride), round(x.shape[-1] / stride)))
+            logits = resize(logits, (round(int(x.shape[-2]) / stride), round(int(x.shape[-1]) / stride)))
             columns = logits.shape[-1]
             unsure = uncertainty(logits.detach())
             unsure[:, math.ceil(height / stride) :] = -torch.inf  # the mirrored border, which is cut off

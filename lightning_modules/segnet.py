@@ -9,7 +9,7 @@ Departs from the paper in the input, whose colours are normalised by mean and st
 (Sec. 3.2), in leaving out the dropout of Sec. 4, as segnet_train.prototxt does, and in dividing the loss by the number of
 labelled pixels, as the authors' caffe-segnet does, for which the learning rates of their solvers are meant. Departs from
 the prototxts in the shifts of batch norms, which start at 0 where theirs start at 0.001, and, with the paper (Sec. 3.1), in
-the convolutions of `SegNetBasic` without biases.
+the convolutions of `SegNetBasic` without biases (512 in the prototxt, each before a batch norm that takes it away).
 """
 
 from collections.abc import Mapping, Sequence

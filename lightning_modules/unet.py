@@ -144,14 +144,23 @@ class UNet(nn.Module):
                 return source, out
             bottom += 1
 
-    def _check_valid(self, *sizes: int) -> None:
-        """Fig. 1: 'an even x- and y-size' before each pooling, so that no row is dropped unseen."""
+    def input_side(self, least: int) -> int:
+        """The smallest side of an image, of at least `least` pixels, that the network takes.
+
+        Valid convolutions take 'an even x- and y-size' before each pooling (Fig. 1), so that no row is dropped unseen.
+        """
+        if self.padding == "same":
+            return least
         smallest, step = self.valid_input_size(1)[0], 2**self.depth
+        return smallest + -(-max(least - smallest, 0) // step) * step
+
+    def _check_valid(self, *sizes: int) -> None:
         for size in sizes:
-            near = smallest + max(size - smallest, 0) // step * step
-            if near != size:
+            above = self.input_side(size)
+            if above != size:
+                below = max(above - 2**self.depth, self.input_side(1))
                 raise ValueError(
-                    f"padding='valid' takes sides such as {near} or {near + step}, got {size}: pad the image "
+                    f"padding='valid' takes sides such as {below} or {below + 2**self.depth}, got {size}: pad the image "
                     "(UNetModule does), or use padding='same'"
                 )
 

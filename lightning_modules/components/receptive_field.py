@@ -65,8 +65,8 @@ class Output(NamedTuple):
 def receptive_field(network: nn.Module, in_channels: int, *, output: str = "") -> ReceptiveField:
     """The theoretical field of the map that the module at the path `output` returns; "" is `network` itself.
 
-    A module that is called several times counts as called first. Raises NotImplementedError for a function of torch
-    without a rule.
+    A module that is called several times counts as called first. A network that takes images of some sides only has a
+    method `input_side`, as `UNet` does. Raises NotImplementedError for a function of torch without a rule.
     """
     fields = receptive_fields(network, in_channels, [output])
     if output not in fields:
@@ -86,9 +86,10 @@ def receptive_fields(
     side = SMALLEST
     with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
         while side <= LARGEST:
-            maps = {path: out for path, out in trace(network, in_channels, side).items() if len(out.shape) == 4}
+            taken = _side(network, side)
+            maps = {path: out for path, out in trace(network, in_channels, taken).items() if len(out.shape) == 4}
             now = {
-                path: _middle(out, side)
+                path: _middle(out, taken)
                 for path, out in maps.items()
                 if path not in found and (outputs is None or path in outputs)
             }
@@ -99,6 +100,12 @@ def receptive_fields(
                 break
             before, side = now, 2 * side
     return found
+
+
+def _side(network: nn.Module, least: int) -> int:
+    """A side of an image of at least `least` pixels that `network` takes."""
+    input_side: Callable[[int], int] | None = getattr(network, "input_side", None)
+    return least if input_side is None else input_side(least)
 
 
 class Middle(NamedTuple):
@@ -242,7 +249,7 @@ def effective_receptive_field(
         if field.size is None or max(field.stride) == math.inf:
             raise ValueError("this network sees the whole image, whatever its size: pass the size of the images")
         margin = 2 * max(field.stride) + 1  # from the middle of the image to the next unit's centre
-        size = 32 * math.ceil((max(field.size) + margin) / 32)
+        size = _side(network, 32 * math.ceil((max(field.size) + margin) / 32))
     output = trace(network, in_channels, size)[""]
     unit = tuple(units // 2 for units in output.shape[2:])
     centre = [(size - 1) / 2, (size - 1) / 2]

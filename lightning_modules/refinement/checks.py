@@ -147,6 +147,11 @@ def check_finite(name: str, value: float | Tensor) -> None:
         raise ValueError(f"{name} must be finite in float32, got {value}")
 
 
+def tracing() -> bool:
+    """Whether torch.jit.trace runs: it records functions of torch alone, and where C++ writes, memory as it was found."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+
+
 def check_memory(needed_bytes: int, device: torch.device, what: str) -> None:
     """ValueError if `what` needs more bytes than the device has free; says nothing where that cannot be known."""
     free = free_bytes(device)

@@ -21,6 +21,7 @@ from lightning_modules.refinement.checks import (
     check_parameters,
     check_shapes,
     check_values,
+    tracing,
 )
 from lightning_modules.refinement.permutohedral import Permutohedral
 
@@ -158,8 +159,8 @@ def dense_crf(
     the CPU without gradients; "auto" takes it where it can. With `return_energy`, also the free energies
     (N, iterations + 1) before the first and after each iteration; they need not fall, as all pixels change at once.
 
-    Raises ValueError for input that has no meaning, more memory than there is, or an engine that cannot serve;
-    NonFiniteError, which is one, for probabilities or marginals that are NaN or infinite.
+    Raises ValueError for input that has no meaning, more memory than there is, an engine that cannot serve, or a lattice
+    under torch.jit.trace; NonFiniteError, which is one, for probabilities or marginals that are NaN or infinite.
     """
     check_shapes(probabilities, images)
     check_choice("method", method, METHODS)
@@ -177,6 +178,11 @@ def dense_crf(
     )
     parts = (probabilities, w_appearance, w_smoothness, compatibility, theta_alpha, theta_beta, theta_gamma, images)
     learned = [torch.is_grad_enabled() and isinstance(part, Tensor) and part.requires_grad for part in parts]
+    if method == "lattice" and tracing():
+        raise ValueError(
+            "a trace cannot hold the lattice, which is another one for each image: trace the network without its CRF and "
+            "call dense_crf on what it returns, or use method='exact' (small images) or a ConvCRF"
+        )
     if method == "lattice" and any(learned[4:]):
         raise ValueError("the lattice has no gradients to thetas and images: use method='exact', or detach them")
     _check_memory(probabilities, images.shape[1], method, iterations * any(learned), any(learned[4:]))

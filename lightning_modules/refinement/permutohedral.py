@@ -26,9 +26,11 @@ class Permutohedral:
     """Filters values at points with `features` (P, D) by exp(-|f_i - f_j|^2 / 2), each point's own value included.
 
     `dtype` is that of the values. The features get no gradient. Not for two threads at once: it keeps working memory.
-    Raises ValueError for features that span too many cells, and for more memory than there is.
+    Raises ValueError for features that span too many cells, and for more memory than there is. Sizes follow from the
+    values of the features, which no compiled graph can hold: torch.compile leaves it as it is.
     """
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __init__(self, features: Tensor, *, dtype: torch.dtype = torch.float32) -> None:
         keys, weights, steps = _simplices(features.detach().t().float())
         corners, points = keys.shape  # D + 1, P
@@ -53,12 +55,14 @@ class Permutohedral:
         self._work: Tensor | None = None
         self._there = self._back = (splat, gather)  # splat (M, P) and slice (P, M) of the filter and of its adjoint
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def normalise(self, before: Tensor, after: Tensor) -> None:
         """Makes `filter` multiply the values by `before` (P,) first and its results by `after` (P,)."""
         there = self._scaled(before, after)
         self._back = there if before is after else self._scaled(after, before)
         self._there = there
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def filter(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """Values (P, C) -> filtered values (P, C): differentiable in the values, or, without gradients, into `out`."""
         if out is None:

@@ -97,6 +97,7 @@ NETWORKS: dict[str, nn.Module] = {
         f"U-Net {kind} {skips}": UNet(2, 3, width=2, depth=2, upsample=kind, skips=skips)
         for kind, skips in (*((kind, "concat") for kind in UPSAMPLING if kind != "unpool"), ("bilinear", "none"))
     },
+    "U-Net valid": UNet(2, 3, width=2, depth=2, padding="valid"),
     "U-Net group": UNet(2, 3, width=2, depth=1, norm="batch", skips="add"),
 }
 
@@ -255,6 +256,18 @@ def test_mirrored_border_and_valid_convolutions() -> None:
     assert receptive_field(same, 3).size == (204, 204)
     bottom = receptive_field(same, 3, output="network.encoder.4")
     assert (bottom.size, bottom.stride) == ((140, 140), (16, 16))
+
+
+def test_the_network_of_the_u_net_paper_can_be_asked() -> None:
+    same, valid = (UNet(2, 1, width=1, padding=padding) for padding in ("same", "valid"))
+    padded, field = receptive_field(same, 1), receptive_field(valid, 1)
+    assert (field.size, field.stride) == (padded.size, padded.stride) == ((204, 204), (1, 1))
+    border = (572 - 388) // 2  # Fig. 1
+    assert field.offset == pytest.approx([offset + border for offset in padded.offset])
+    bottom = receptive_field(valid, 1, output="encoder.4")
+    assert (bottom.size, bottom.stride) == ((140, 140), (16, 16))
+    effective = effective_receptive_field(UNet(2, 1, width=1, depth=2, padding="valid"), 1, samples=2)
+    assert 0 < effective.size <= max(effective.support)
 
 
 def test_leaves_the_network_as_it_was() -> None:

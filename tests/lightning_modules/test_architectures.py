@@ -14,6 +14,7 @@ from experiments.run import defaults
 from experiments.train import ARCHITECTURES, load
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.encoders import NATIVE, Encoder
+from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.pointrend import NETWORKS
 
 TINY_RESNET = {"encoder": "resnet50", "encoder_width": 0.0625}
@@ -174,6 +175,17 @@ def test_predicts_in_another_precision_as_in_float32(module: SegmentationModule,
     assert logits.isfinite().all()
     if dtype == torch.float64:
         torch.testing.assert_close(logits.float(), expected, rtol=1e-3, atol=1e-4 * expected.std().item() + 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_trace_is_the_network_on_other_images(module: SegmentationModule) -> None:
+    if isinstance(module, CRFasRNNModule):  # its lattice is refused: see refinement/test_tracing.py
+        module.network.crf = None
+    images, others = torch.rand(1, 3, 64, 96), torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        trace: Any = module.eval().to_torchscript(method="trace", example_inputs=images, check_trace=False)
+        for x in (images, others):
+            torch.testing.assert_close(trace(x), module(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])

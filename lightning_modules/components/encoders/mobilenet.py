@@ -5,6 +5,8 @@ multiply-adds for 224 x 224 pixels. `width` is the width multiplier alpha (Sec. 
 (Sec. 3.4) is the size of the images: rho = 160 / 224 is an encoder given 160 x 160 pixels.
 
 Departs from Table 1 in the last depthwise convolution, printed with stride 2 between two maps of 7 x 7: it has stride 1.
+Departs from the authors' slim code in batch norms with epsilon 1e-5 and momentum 0.1, PyTorch's (theirs: 1e-3, and 0.0003,
+a decay of 0.9997), in ReLU (ReLU6), and in depthwise weights that decay as all others (theirs: not).
 """
 
 from torch import Tensor, nn

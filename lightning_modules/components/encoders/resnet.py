@@ -8,7 +8,8 @@ The names of the weights are torchvision's, so that its files load.
 
 Departs from the paper in that a bottleneck strides in its 3x3 convolution, not in the 1x1 before it, as the published
 PyTorch weights do. `rates="torchvision"` leaves the first block of an atrous stage at the rate of the stage before, which
-is what weights trained with strides expect; "paper" dilates every 3x3 convolution of the stage.
+is what weights trained with strides expect; "paper" dilates every 3x3 convolution of the stage. And from the authors' Caffe
+models in that pooling rounds down: of 32 pixels, stride 8 makes 4, where Caffe's ceiling makes 5.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,8 @@
 
 Departs from the paper in nothing at `output_stride=32`, except that pooling rounds odd sizes up, as Caffe does. At 8 and
 16 it is the encoder of DeepLab v1 (Chen et al. 2014, Sec. 3.1): 3x3 pools, those beyond the output stride without a
-stride, and atrous convolutions after them. `norm="batch"` puts a batch norm behind each convolution.
+stride, and atrous convolutions after them. There pooling rounds down: 320 pixels become 160, and in Caffe 161; the
+published crop of 321 becomes 161 in both. `norm="batch"` puts a batch norm behind each convolution.
 """
 
 from torch import Tensor, nn
