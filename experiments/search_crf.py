@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import rich.table
 import torch
@@ -49,7 +48,7 @@ from torch import Tensor
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from experiments.callbacks import to_rgb
 from experiments.cells import clock
-from experiments.figures import STYLE, label_colours, save_figure
+from experiments.figures import drawing, label_colours, save_figure
 from experiments.files import locked, read_json, write_atomic, write_json
 from experiments.flags import refuse
 from experiments.run import Run
@@ -413,7 +412,7 @@ def picture(
     rows = list(dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]))
     colours = label_colours(palette)
     height, width = kept.masks[rows[0]].shape[-2:]
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         figure = Figure(figsize=(11, 0.4 + len(rows) * (0.3 + 2.7 * height / width)), layout="constrained")
         axes = figure.subplots(len(rows), 4, squeeze=False)
         for line, index in zip(axes, rows, strict=True):
