@@ -217,7 +217,7 @@ def _check_same(ablation: Ablation, out: Path) -> None:
 def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost] | None:
     """The costs of an earlier call for the very same variants on the same device."""
     try:
-        stored = json.loads((out / "plan.json").read_text())
+        stored = json.loads((out / "plan.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     variants = stored["variants"]

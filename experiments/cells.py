@@ -46,7 +46,7 @@ class Cell:
         if self.result:
             return self.epochs
         try:
-            return len((self.folder / "metrics.csv").read_text().splitlines()) - 1
+            return len((self.folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) - 1
         except OSError:
             return 0
 
@@ -142,7 +142,7 @@ def _start(cell: Cell, threads: int, logger: str, devices: str, command: str) ->
 def _hash(stored: Path) -> str | None:
     """Of the run in a run.json; None where it cannot be read."""
     try:
-        return Run.from_config(json.loads(stored.read_text())).hash
+        return Run.from_config(json.loads(stored.read_text(encoding="utf-8"))).hash
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -165,7 +165,7 @@ def _stop(cell: Cell) -> None:
 
 
 def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
 
 

@@ -38,8 +38,10 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes."""
-    write_whole(path, lambda file: file.write(data.encode() if isinstance(data, str) else data))
+    """Writes text (UTF-8, a byte of a file's name that is no text as its number) or bytes."""
+    write_whole(
+        path, lambda file: file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+    )
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -78,7 +80,7 @@ def locked(folder: Path) -> Iterator[None]:
     """One process a folder: a second one would write the same files. The lock goes with the process, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
+        file = (folder / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write to {folder} ({error.strerror}): choose another folder with --out") from error
     with file:

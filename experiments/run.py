@@ -42,6 +42,7 @@ from experiments.callbacks import (
 )
 from experiments.environment import environment
 from experiments.files import locked, read_json, write_json
+from experiments.flags import forgiving_output
 from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
 
@@ -346,6 +347,7 @@ def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
 
 def main() -> None:
     """One cell of an ablation, in a process of its own."""
+    forgiving_output()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0])

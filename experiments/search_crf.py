@@ -50,7 +50,7 @@ from experiments.callbacks import to_rgb
 from experiments.cells import clock
 from experiments.figures import drawing, label_colours, save_figure
 from experiments.files import locked, read_json, write_atomic, write_json
-from experiments.flags import refuse
+from experiments.flags import forgiving_output, refuse
 from experiments.run import Run
 from experiments.train import DATAMODULES, Formatter, Parser, listed, load, lookup
 from lightning_modules.base import SegmentationModule
@@ -565,6 +565,7 @@ def verdict(crf: str, found: Found, split: str, images: int) -> Iterable[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    forgiving_output()
     checkpoint, run, args = parse(sys.argv[1:] if argv is None else argv)
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:

@@ -35,7 +35,7 @@ from datamodules.files import decode
 from experiments.environment import command_line
 from experiments.figures import COLOURS, colormap, drawing, save_figure
 from experiments.files import locked, read_json, write_json, write_whole
-from experiments.flags import Parser, natural, positive, refuse
+from experiments.flags import Parser, forgiving_output, natural, positive, refuse
 from experiments.train import load
 from lightning_modules.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_modules.components.blocks import pad_to_multiple
@@ -302,6 +302,7 @@ def segment(args: argparse.Namespace, console: Console) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    forgiving_output()
     try:
         segment(parse(argv), Console())
     except (ValueError, FileNotFoundError) as error:

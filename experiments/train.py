@@ -20,7 +20,7 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.flags import refuse, with_nearest
+from experiments.flags import forgiving_output, refuse, with_nearest
 from experiments.run import LOGGER_HELP, LOGGERS, Run, first_process, train
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import LOSSES
@@ -247,6 +247,7 @@ def lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
 
 
 def main(argv: list[str] | None = None) -> None:
+    forgiving_output()
     run, args = parse(sys.argv[1:] if argv is None else argv)
     if args.resume and not (args.out / "checkpoints" / "last.ckpt").exists():
         refuse(
