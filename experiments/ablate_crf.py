@@ -48,7 +48,7 @@ from experiments.cells import Cell, clock, run_cells
 from experiments.environment import command_line, environment, git_commit
 from experiments.fairness import Budget, check_fair
 from experiments.files import locked, read_json, write_atomic, write_json
-from experiments.flags import Parser, positive
+from experiments.flags import Parser, forgiving_output, positive
 from experiments.run import Run, defaults
 from experiments.search_crf import (
     Finished,
@@ -566,6 +566,7 @@ def _gain(searched: Mapping[str, float]) -> str:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("--data", choices=list(SETTINGS), default="brain")
     parser.add_argument("--root", help="folder of the CamVid images, masks, classes.txt and splits")

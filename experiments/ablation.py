@@ -229,7 +229,7 @@ def _is_of(stored: Mapping[str, Any], ablation: Ablation) -> bool:
 def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost] | None:
     """The costs of an earlier call for the very same variants on the same device."""
     try:
-        stored = json.loads((out / "plan.json").read_text())
+        stored = json.loads((out / "plan.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not _is_of(stored, ablation) or stored["device"] != device:

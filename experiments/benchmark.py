@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.flags import Parser, positive, refuse
+from experiments.flags import Parser, forgiving_output, positive, refuse
 from experiments.run import Run
 from experiments.training import build
 from lightning_modules.base import MEDIAN_FREQUENCY
@@ -117,13 +117,14 @@ def _peak_mb() -> float:
 
 def _status(key: str) -> float:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return math.nan  # not Linux
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
 def main() -> None:
+    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("experiment", help="the name of a file in experiments/ that has RUNS")
     parser.add_argument("--rounds", type=positive, default=5)

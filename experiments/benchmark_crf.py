@@ -34,7 +34,7 @@ from torch import Tensor
 from experiments.benchmark import _peak_mb, _resident_mb
 from experiments.environment import command_line, git_commit
 from experiments.files import write_atomic
-from experiments.flags import Parser, positive, refuse
+from experiments.flags import Parser, forgiving_output, positive, refuse
 from lightning_modules.refinement import native
 from lightning_modules.refinement.conv_crf import conv_crf
 from lightning_modules.refinement.dense_crf import PRESETS, dense_crf
@@ -261,7 +261,7 @@ def _forget_peak() -> None:
     """Gives back what malloc keeps of freed memory, and lets VmHWM start anew: both would hide what the call needs."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5)
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # proc(5)
     except (AttributeError, OSError):
         pass  # not Linux with glibc: no peak is read there
 
@@ -512,6 +512,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("--sizes", type=_size, nargs="+", default=[(320, 480), (375, 500)], metavar="HxW")
     parser.add_argument("--classes", type=positive, default=21)

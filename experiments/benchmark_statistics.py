@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.flags import forgiving_output
 from experiments.statistics import RESAMPLES, compare, make_contrasts
 from lightning_modules.components.metrics import scores
 
@@ -18,6 +19,7 @@ ROUNDS, LOOPED = 5, 100  # resamples of the loop, whose time is scaled to RESAMP
 
 
 def main() -> None:
+    forgiving_output()
     generator = np.random.default_rng(0)
     shape = (len(VARIANTS), SEEDS, IMAGES, CLASSES, CLASSES)
     matrices = generator.poisson(generator.exponential(50, shape) * (1 + 20 * np.eye(CLASSES)))

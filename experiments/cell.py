@@ -27,9 +27,11 @@ def main() -> None:
     from experiments.checkpoints import SAVE_EVERY
     from experiments.ending import ending
     from experiments.files import read_json
+    from experiments.flags import forgiving_output
     from experiments.run import Run
     from experiments.training import train
 
+    forgiving_output()
     with ending():
         run = Run.from_config(read_json(args.folder / "run.json"))
         train(

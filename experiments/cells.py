@@ -47,7 +47,7 @@ class Cell:
         if self.result:
             return self.epochs
         try:
-            return len((self.folder / "metrics.csv").read_text().splitlines()) - 1
+            return len((self.folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) - 1
         except OSError:
             return 0
 
@@ -172,7 +172,7 @@ def _stop(cell: Cell) -> None:
 
 
 def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
 
 

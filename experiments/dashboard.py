@@ -19,7 +19,7 @@ from typing import Any
 import wandb
 
 from experiments.files import write_json
-from experiments.flags import Parser, refuse
+from experiments.flags import Parser, forgiving_output, refuse
 from experiments.formats import rows_to_markdown
 from experiments.report import warnings
 from experiments.stored import load
@@ -173,6 +173,7 @@ def specification(built: Any) -> dict[str, Any]:
 
 
 def main() -> None:
+    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of an experiment, such as outputs/ablate_upsampling")
     parser.add_argument("--entity", help="user or team on the server (default: that of the login)")

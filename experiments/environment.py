@@ -26,9 +26,9 @@ def git_commit() -> str:
     """The commit of the code that runs, "-dirty" when a tracked file differs from it, "unknown" outside a checkout."""
     try:
         describe = ["git", "-C", os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
-        commit = subprocess.run([*describe, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run(
-            [*describe, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        commit, status = (
+            subprocess.run([*describe, *words], capture_output=True, encoding="utf-8", errors="replace", check=True)
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.flags import refuse
+from experiments.flags import forgiving_output, refuse
 from experiments.train import ARCHITECTURES, Formatter, Parser, documentation, listed, lookup
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.field_rules import Tracer
@@ -236,6 +236,7 @@ def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace
 
 
 def main(argv: list[str] | None = None) -> None:
+    forgiving_output()
     architecture, args = parse(sys.argv[1:] if argv is None else argv)
     console = Console(width=None if sys.stdout.isatty() else 160)
     try:

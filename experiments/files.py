@@ -99,8 +99,10 @@ def _is_alive(process: int) -> bool:
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes."""
-    write_whole(path, lambda file: file.write(data.encode() if isinstance(data, str) else data))
+    """Writes text (UTF-8, a byte of a file's name that is no text as its number) or bytes."""
+    write_whole(
+        path, lambda file: file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+    )
 
 
 def write_json(path: Path, obj: Any) -> None:

@@ -24,7 +24,7 @@ from experiments import formats
 from experiments.deviations import unequal
 from experiments.figures import missing_figures, write_figures
 from experiments.files import slug, write_atomic, write_json
-from experiments.flags import Parser, refuse
+from experiments.flags import Parser, forgiving_output, refuse
 from experiments.join import join
 from experiments.page import Section, render
 from experiments.record import RESULTS, write_record
@@ -166,6 +166,7 @@ def _print_table(console: Console, table: Table) -> None:
 
 
 def main() -> None:
+    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument(
         "folders", type=Path, nargs="+", metavar="DIR", help="of an experiment: outputs/ablate_upsampling"

@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import rich.table
 import torch
@@ -50,9 +49,9 @@ from datamodules.base import SegmentationDataModule, SegmentationDataset
 from experiments.callbacks import to_rgb
 from experiments.cells import clock
 from experiments.ending import ending
-from experiments.figures import STYLE, label_colours, save_figure
+from experiments.figures import drawing, label_colours, save_figure
 from experiments.files import locked, read_json, write_atomic, write_json
-from experiments.flags import refuse
+from experiments.flags import forgiving_output, refuse
 from experiments.run import Run
 from experiments.train import DATAMODULES, Formatter, Parser, listed, load, lookup
 from lightning_modules.base import SegmentationModule
@@ -415,7 +414,7 @@ def picture(
     rows = list(dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]))
     colours = label_colours(palette)
     height, width = kept.masks[rows[0]].shape[-2:]
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         figure = Figure(figsize=(11, 0.4 + len(rows) * (0.3 + 2.7 * height / width)), layout="constrained")
         axes = figure.subplots(len(rows), 4, squeeze=False)
         for line, index in zip(axes, rows, strict=True):
@@ -565,6 +564,7 @@ def verdict(crf: str, found: Found, split: str, images: int) -> Iterable[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    forgiving_output()
     checkpoint, run, args = parse(sys.argv[1:] if argv is None else argv)
     console = Console(width=None if sys.stdout.isatty() else 160)
     with ending(f"interrupted; the same command continues the search in {args.out}"):

@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Self
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.colors import to_rgb
@@ -34,9 +33,9 @@ from torch import Tensor
 
 from datamodules.files import decode
 from experiments.environment import command_line
-from experiments.figures import COLOURS, STYLE, save_figure
+from experiments.figures import COLOURS, colormap, drawing, save_figure
 from experiments.files import locked, read_json, write_json, write_whole
-from experiments.flags import Parser, natural, positive, refuse
+from experiments.flags import Parser, forgiving_output, natural, positive, refuse
 from experiments.train import load
 from lightning_modules.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_modules.components.blocks import pad_to_multiple
@@ -138,12 +137,12 @@ def grey(values: Floats) -> Bytes:
     return np.rint((values - low) / (high - low) * 255).astype(np.uint8)
 
 
-def overview(image: Bytes, found: SoftSegmentation) -> Figure:
-    """The image, its features, the segments and layers in colours of their own, then alphas and eigenvectors."""
+def overview(image: Bytes, found: SoftSegmentation, path: Path) -> None:
+    """Writes a figure of the image, its features, the segments and layers in colours of their own, then alphas and eigenvectors."""
     height, width, count = found.alphas.shape
     segments = np.clip(found.segments, 0, 1)
     hues = np.arange(segments.shape[-1]) * 0.618 % 1  # the golden ratio: neighbours in number differ in hue
-    colours = matplotlib.colormaps["hsv"](hues)[:, :3]
+    colours = colormap("hsv")(hues)[:, :3]
     layers = np.array([to_rgb(COLOURS[i % len(COLOURS)]) for i in range(count)])
     columns = 4
     varying = [i for i in range(len(found.eigenvalues)) if len(np.unique(grey(found.eigenvectors[..., i]))) > 1]
@@ -157,14 +156,14 @@ def overview(image: Bytes, found: SoftSegmentation) -> Figure:
         *((f"eigenvector {i}: {found.eigenvalues[i]:.1e}", grey(found.eigenvectors[..., i])) for i in shown),
     ]
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         figure = Figure(figsize=(8, rows * (2 * min(height / width, 3) + 0.25)), layout="constrained")
         for axis in (axes := figure.subplots(rows, columns, squeeze=False).ravel()):
             axis.set_axis_off()
         for axis, (title, panel) in zip(axes, panels, strict=False):
-            axis.imshow(panel, cmap="gray", vmin=0, vmax=1 if panel.dtype != np.uint8 else 255)
+            axis.imshow(panel, cmap=colormap("gray"), vmin=0, vmax=1 if panel.dtype != np.uint8 else 255)
             axis.set_title(title)
-    return figure
+        save_figure(figure, path, {"Software": None})
 
 
 def check_out(out: Path) -> list[Path]:
@@ -205,7 +204,7 @@ def write(out: Path, image: Bytes, found: SoftSegmentation, record: dict[str, An
         write_whole(out / name, partial(Image.fromarray(pixels).save, format="PNG"))
     for name, content in arrays.items():
         write_whole(out / name, partial(_save_arrays, content=content))
-    save_figure(overview(image, found), out / "overview.png", {})
+    overview(image, found, out / "overview.png")
     write_json(out / MANIFEST, {**record, "files": files})
 
 
@@ -303,6 +302,7 @@ def segment(args: argparse.Namespace, console: Console) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    forgiving_output()
     try:
         segment(parse(argv), Console())
     except (ValueError, FileNotFoundError) as error:

@@ -10,7 +10,7 @@ from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, main, variants
 from experiments.fairness import Match, matched
-from experiments.flags import Parser, positive, refuse
+from experiments.flags import Parser, forgiving_output, positive, refuse
 from experiments.run import Run, setting
 from lightning_modules.base import SegmentationModule
 
@@ -171,6 +171,7 @@ class Study:
 
     def command_line(self, description: str | None) -> NoReturn:
         """What `python -m experiments.<name>` does; `description` is the docstring of the file."""
+        forgiving_output()
         parser = Parser(description=description)
         parser.add_argument("--data", choices=self.bases, default=next(iter(self.bases)))
         parser.add_argument("--root", help="folder of the CamVid images, masks, classes.txt and splits")

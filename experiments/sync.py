@@ -33,7 +33,7 @@ from rich.text import Text
 from wandb.proto import wandb_internal_pb2
 
 from experiments.files import locked, write_atomic, write_whole
-from experiments.flags import Parser, refuse
+from experiments.flags import Parser, forgiving_output, refuse
 
 pb: Any = wandb_internal_pb2
 HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
@@ -146,7 +146,7 @@ class Cell:
         ids = {fragment.run.run_id for fragment in self.fragments if fragment.online}
         for fragment in self.fragments:
             if fragment.marker.exists():  # by upload below with the run's id, by `wandb sync` without
-                text = fragment.marker.read_text().strip()
+                text = fragment.marker.read_text(encoding="utf-8").strip()
                 ids.add(text if re.fullmatch(r"[\w-]+", text) else fragment.run.run_id)
         return ids
 
@@ -380,6 +380,7 @@ def state(cell: Cell, unfinished: bool) -> str:
 
 
 def main() -> None:
+    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of an experiment or a run, such as outputs/ablate_upsampling")
     parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded and stop")

@@ -307,13 +307,17 @@ def confusion_image(confusion: np.ndarray, class_names: list[str]) -> wandb.Imag
     """The same as a picture, each row divided by the pixels of the true class."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no window
 
+    from experiments.figures import colormap, drawing  # slow to import, and the other loggers do without
+
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = 2 + 0.45 * len(class_names)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot(xlabel="prediction", ylabel="truth")
-    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-    axes.set_yticks(range(len(class_names)), class_names)
-    for (row, column), value in np.ndenumerate(share):
-        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color="w" if value > 0.5 else "k")
-    return wandb.Image(figure, caption="share of each true class, in percent")
+    with drawing():
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.add_subplot(xlabel="prediction", ylabel="truth")
+        axes.imshow(share, vmin=0, vmax=1, cmap=colormap("Blues"))
+        axes.grid(visible=False)
+        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
+        axes.set_yticks(range(len(class_names)), class_names)
+        for (row, column), value in np.ndenumerate(share):
+            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color="w" if value > 0.5 else "k")
+        return wandb.Image(figure, caption="share of each true class, in percent")  # which draws it

@@ -23,7 +23,7 @@ from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
 from experiments.ending import Interrupted, ending
-from experiments.flags import refuse, with_nearest
+from experiments.flags import forgiving_output, refuse, with_nearest
 from experiments.run import Run
 from experiments.training import LOGGER_HELP, LOGGERS, first_process, train
 from lightning_modules.base import SegmentationModule
@@ -251,6 +251,7 @@ def lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
 
 
 def main(argv: list[str] | None = None) -> None:
+    forgiving_output()
     run, args = parse(sys.argv[1:] if argv is None else argv)
     if args.resume and not any(os.path.lexists(args.out / "checkpoints" / name) for name in (LAST, PREVIOUS)):
         refuse(

@@ -3,13 +3,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-
 from experiments.figures import cost, curves, errors, pictures, scores
-from experiments.figures.looks import COLOURS, STYLE, Drawn, label_colours, save_figure
+from experiments.figures.looks import COLOURS, Drawn, colormap, drawing, label_colours, save_figure
 from experiments.stored import Experiment
 
-__all__ = ["COLOURS", "FIGURES", "STYLE", "label_colours", "missing_figures", "save_figure", "write_figures"]
+__all__ = [
+    "COLOURS",
+    "FIGURES",
+    "colormap",
+    "drawing",
+    "label_colours",
+    "missing_figures",
+    "save_figure",
+    "write_figures",
+]
 
 
 def _always(experiment: Experiment) -> str:
@@ -51,7 +58,7 @@ def write_figures(experiment: Experiment, folder: Path) -> dict[str, tuple[bytes
             for path in paths:
                 path.unlink(missing_ok=True)
             continue
-        with matplotlib.rc_context(STYLE):
+        with drawing():
             figure, caption = draw(experiment)
             png = save_figure(figure, paths[0], {"Software": None})
             figure.set_layout_engine("none")  # laid out already, which takes longer than to draw

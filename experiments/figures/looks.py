@@ -2,14 +2,16 @@
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -43,6 +45,22 @@ FALL_AND_RISE = LinearSegmentedColormap.from_list("fall and rise", [COLOURS[1], 
 SHARE = LinearSegmentedColormap.from_list("share", ["#ffffff", "#8fc4e6", COLOURS[0], "#00304d"])
 
 Drawn = tuple[Figure, str]  # with its caption
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Where every figure is made and saved: matplotlib's own settings with `STYLE`, whatever the user's are.
+
+    No matplotlibrc, style sheet or backend changes a figure, so that the same cells give the same bytes anywhere.
+    """
+    plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(plain | STYLE):  # not `rcdefaults`, after which the user's backend would be lost
+        yield
+
+
+def colormap(name: str) -> Colormap:
+    """One of matplotlib's, of 256 colours: a matplotlibrc with `image.lut` changes their number at the import."""
+    return matplotlib.colormaps[name].resampled(256)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from experiments.figures.looks import IGNORED, WIDTH, Drawn, Group, groups, label_colours, legend_columns, short
+from experiments.figures.looks import (
+    IGNORED,
+    WIDTH,
+    Drawn,
+    Group,
+    colormap,
+    groups,
+    label_colours,
+    legend_columns,
+    short,
+)
 from experiments.stored import PPM, Cell, Experiment, Picture
 from lightning_modules.components.metrics import checkerboard_energy
 
@@ -102,11 +112,13 @@ def logits(experiment: Experiment) -> Drawn:
         for row, (name, one, spectrum) in enumerate(zip(pair, maps, spectra, strict=True)):
             crop, power = axes[row][2 * column], axes[row][2 * column + 1]
             energy = PPM[1] * _energy(stored[name][key])
-            crop.imshow(_centre(one), cmap="gray", interpolation="nearest")
+            crop.imshow(_centre(one), cmap=colormap("gray"), interpolation="nearest")
             crop.set_title(f"{short(name, 30)}, {stage}\nenergy {energy:,.{0 if energy >= 10 else 1}f} ppm", fontsize=8)
             crop.set_axis_off()
             # From -1/4 to 3/4: the spectrum repeats, and the grid frequencies lie inside rather than on the border.
-            shown = power.imshow(spectrum, cmap="magma", vmin=low, vmax=high, extent=(-0.25, 0.75, 0.75, -0.25))
+            shown = power.imshow(
+                spectrum, cmap=colormap("magma"), vmin=low, vmax=high, extent=(-0.25, 0.75, 0.75, -0.25)
+            )
             grid = ([0.5, 0, 0.5], [0, 0.5, 0.5])
             power.scatter(*grid, s=90, facecolors="none", edgecolors="#56B4E9", linewidths=1.2)
             power.set_title("log10 power", fontsize=8)

@@ -107,7 +107,7 @@ def _compiler() -> list[str] | None:
 def _cpu() -> str:
     """What -march=native depends on, so that machines that share a home folder do not share a file."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = [platform.processor()]
     wanted = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
@@ -152,7 +152,7 @@ def _compile(compiler: list[str], flags: tuple[str, ...], name: str, path: Path)
             command = [*compiler, *FLAGS, *native, *flags, str(source), "-o", temporary]
             try:
                 done = subprocess.run(
-                    command, capture_output=True, check=False, text=True, errors="replace", timeout=SECONDS
+                    command, capture_output=True, check=False, encoding="utf-8", errors="replace", timeout=SECONDS
                 )
             except (OSError, subprocess.SubprocessError) as error:
                 return str(error)

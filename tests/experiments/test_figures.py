@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -15,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from experiments.confusions import confusion_shares, frequent_confusions
-from experiments.figures import FIGURES, STYLE, missing_figures, write_figures
+from experiments.figures import FIGURES, drawing, missing_figures, write_figures
 from experiments.figures.cost import on_front, place_names
 from experiments.figures.looks import COLOURS, legend_columns, limits, looks, short
 from experiments.figures.pictures import AGREEMENT
@@ -106,7 +105,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 def draw(experiment: Experiment, name: str) -> tuple[Figure, str]:
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         return FIGURES[name][0](experiment)
 
 

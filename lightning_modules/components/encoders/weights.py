@@ -200,7 +200,7 @@ def read_normalisation(weights: str, pretrained: str | None, in_channels: int) -
     path = Path(weights) / "config.json"
     if path.is_file():
         try:
-            config = json.loads(path.read_text())
+            config = json.loads(path.read_text(encoding="utf-8"))
             settings = config.get("pretrained_cfg", config)
             if "mean" in settings and "std" in settings:
                 return normalisation_of(settings, in_channels)
