@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.ending import ending
 from experiments.flags import Parser, forgiving_output, positive, refuse
 from experiments.run import Run
 from experiments.training import build
@@ -123,6 +124,7 @@ def _status(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
+@ending()
 def main() -> None:
     forgiving_output()
     parser = Parser(description=__doc__)
@@ -136,12 +138,9 @@ def main() -> None:
     if args.experiment not in known:
         refuse(f"experiment must be one of {', '.join(known)}, got {args.experiment!r}")
     runs = import_module(f"experiments.{args.experiment}").RUNS
-    try:
-        for run in runs.values():  # before minutes of measurement: weights that are not installed, for one
-            with torch.device("meta"):
-                build(run)
-    except (ValueError, FileNotFoundError) as error:
-        refuse(str(error))
+    for run in runs.values():  # before minutes of measurement: weights that are not installed, for one
+        with torch.device("meta"):
+            build(run)
     costs = measure(runs, args.rounds, threads=args.threads, progress=print)
     first = next(iter(costs.values()))
     print(f"\n{'variant':28} {'ms/step':>9} {'ratio':>7} {'peak MB':>9} {'ratio':>7}")

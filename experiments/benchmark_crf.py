@@ -32,6 +32,7 @@ from PIL import Image
 from torch import Tensor
 
 from experiments.benchmark import _peak_mb, _resident_mb
+from experiments.ending import ending
 from experiments.environment import command_line, git_commit
 from experiments.files import write_atomic
 from experiments.flags import Parser, forgiving_output, positive, refuse
@@ -511,6 +512,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+@ending()
 def main(arguments: Sequence[str] | None = None) -> None:
     forgiving_output()
     parser = Parser(description=__doc__)

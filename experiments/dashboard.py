@@ -18,6 +18,7 @@ from typing import Any
 
 import wandb
 
+from experiments.ending import ending
 from experiments.files import write_json
 from experiments.flags import Parser, forgiving_output, refuse
 from experiments.formats import rows_to_markdown
@@ -172,6 +173,7 @@ def specification(built: Any) -> dict[str, Any]:
     return plain
 
 
+@ending()
 def main() -> None:
     forgiving_output()
     parser = Parser(description=__doc__)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.ending import ending
 from experiments.flags import forgiving_output, refuse
 from experiments.train import ARCHITECTURES, Formatter, Parser, documentation, listed, lookup
 from lightning_modules.base import SegmentationModule
@@ -235,6 +236,7 @@ def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace
     return architecture, args
 
 
+@ending()
 def main(argv: list[str] | None = None) -> None:
     forgiving_output()
     architecture, args = parse(sys.argv[1:] if argv is None else argv)
@@ -245,8 +247,6 @@ def main(argv: list[str] | None = None) -> None:
             print(sum(p.numel() for p in module.parameters()))
             return
         show(Network(module, *args.size), console, args.depth, with_fields=not args.no_fields)
-    except (ValueError, FileNotFoundError) as error:
-        refuse(str(error))
     except RuntimeError as error:  # of torch, for sizes that no tensor has
         refuse(f"torch cannot describe a network of these sizes: {str(error).splitlines()[0]}")
 

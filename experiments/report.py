@@ -22,6 +22,7 @@ from rich.text import Text
 
 from experiments import formats
 from experiments.deviations import unequal
+from experiments.ending import ending, of_writing
 from experiments.figures import missing_figures, write_figures
 from experiments.files import slug, write_atomic, write_json
 from experiments.flags import Parser, forgiving_output, refuse
@@ -188,20 +189,15 @@ def main() -> None:
         refuse(f"several experiments ({', '.join(map(str, args.folders))}) need --out DIR, the folder of their report")
     if args.answer is not None and args.record is None:
         refuse("--answer is the sentence of a record: add --record")
-    try:
-        report = collect(args.folders, args.out or args.folders[0])
-        write(report)
-        if args.record is not None:
-            path = write_record(report.sections, report.summary, args.record, answer=args.answer)
-            Console().print(Text(f"record: {path}"), soft_wrap=True)
-    except (FileNotFoundError, ValueError) as error:
-        refuse(str(error))
-    except OSError as error:  # what is read names itself, so this one is of writing
-        place = args.out or args.folders[0]
-        refuse(
-            f"cannot write the report to {place} or its record ({error}): expected a folder that can be written to. "
-            "Make it so, or choose others with --out DIR and --record DIR"
-        )
+    with ending():
+        try:
+            report = collect(args.folders, args.out or args.folders[0])
+            write(report)
+            if args.record is not None:
+                path = write_record(report.sections, report.summary, args.record, answer=args.answer)
+                Console().print(Text(f"record: {path}"), soft_wrap=True)
+        except PermissionError as error:  # what is read names itself, so this one is of writing
+            raise of_writing(error, args.out or args.folders[0]) from error
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from rich.console import Console
 from torch import Tensor
 
 from datamodules.files import decode
+from experiments.ending import ending
 from experiments.environment import command_line
 from experiments.figures import COLOURS, colormap, drawing, save_figure
 from experiments.files import locked, read_json, write_json, write_whole
@@ -303,10 +304,8 @@ def segment(args: argparse.Namespace, console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     forgiving_output()
-    try:
+    with ending():
         segment(parse(argv), Console())
-    except (ValueError, FileNotFoundError) as error:
-        refuse(str(error))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, main, variants
+from experiments.ending import ending
 from experiments.fairness import Match, matched
-from experiments.flags import Parser, forgiving_output, positive, refuse
+from experiments.flags import Parser, forgiving_output, positive
 from experiments.run import Run, setting
 from lightning_modules.base import SegmentationModule
 
@@ -183,7 +184,7 @@ class Study:
         )
         add_arguments(parser)
         args = parser.parse_args()
-        try:
+        with ending():
             grid = self.ablation(
                 args.data,
                 args.root,
@@ -192,8 +193,6 @@ class Study:
                 full_size=args.full_size,
                 weights=args.weights,
             )
-        except (ValueError, FileNotFoundError) as error:
-            refuse(str(error))
         sys.exit(main(grid, args))
 
 

@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.text import Text
 from wandb.proto import wandb_internal_pb2
 
+from experiments.ending import ending
 from experiments.files import locked, write_atomic, write_whole
 from experiments.flags import Parser, forgiving_output, refuse
 
@@ -379,6 +380,7 @@ def state(cell: Cell, unfinished: bool) -> str:
     return f"upload as {cell.run_id}" + (f", a run of its own; delete {other}, which has a part of it" if other else "")
 
 
+@ending()
 def main() -> None:
     forgiving_output()
     parser = Parser(description=__doc__)
