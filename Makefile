@@ -1,46 +1,59 @@
 # `make` lists the targets. ARGS passes flags on: make ablation ARGS="--seeds 0 1", make test ARGS="-k unet".
 PYTHON ?= python3
-BIN := .venv/bin
+JOBS ?= 2
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A worker that is done takes tests from one that is not: no file of tests is as long as half of them all.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help ablation test lint smoke
+.PHONY: help ablation test test-extras full lint smoke
 help:
-	@echo "make ablation  set up, then compare upsampling layers with and without skip connections"
-	@echo "make test      set up, then run the tests"
-	@echo "make lint      set up, then ruff check, ruff format --check and mypy"
-	@echo "make smoke     set up, then run the smallest ablation, for continuous integration"
-	@echo "ARGS=... passes flags to ablation and test; PYTHON=... names the interpreter (3.11 or newer) of a new .venv"
+	@echo "make ablation     set up, then compare upsampling layers with and without skip connections"
+	@echo "make test         set up, then run the tests that need no extra and are not slow"
+	@echo "make test-extras  set up with the extras, then run the tests that need one"
+	@echo "make full         set up with the extras, then run every test, the slow ones too"
+	@echo "make lint         set up with the extras, then ruff check, ruff format --check and mypy"
+	@echo "make smoke        set up, then run the smallest ablation, for continuous integration"
+	@echo "ARGS=... passes flags to ablation and the tests; JOBS=... tests at a time (2), 0 for one process"
+	@echo "PYTHON=... names the interpreter (3.11 or newer) of a new environment, VENV=... its folder (.venv)"
 
-ablation: .venv/installed
+ablation: $(VENV)/installed
 	$(BIN)/python -m experiments.ablate_upsampling $(ARGS)
 
-test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/installed
+	$(PYTEST) -m "not slow" $(ARGS)
 
-lint: .venv/installed-dev
+test-extras: $(VENV)/installed-dev
+	$(PYTEST) -m "extra and not slow" $(ARGS)
+
+full: $(VENV)/installed-dev
+	$(PYTEST) $(ARGS)
+
+lint: $(VENV)/installed-dev
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
 
 # The folder stays behind after a failure, for its logs.
-smoke: .venv/installed
+smoke: $(VENV)/installed
 	out=$$(mktemp -d) && \
 	$(BIN)/python -m experiments.ablate_upsampling --data shapes --seeds 0 1 --epochs 1 --scale 0.5 --out "$$out/smoke" && \
 	rm -r "$$out"
 
 # The stamps are touched last, so that an interrupted installation is taken up again by the next call.
-.venv/installed: requirements.txt constraints.txt setup.cfg pyproject.toml
+$(VENV)/installed: requirements.txt constraints.txt setup.cfg pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 			echo "SegLab needs Python 3.11 or newer; '$(PYTHON)' answers: $$($(PYTHON) --version 2>&1)." >&2; \
 			echo "Name another interpreter, for example: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12" >&2; \
 			exit 1; \
 		}; \
-		echo "$(PYTHON) -m venv --clear .venv"; \
-		$(PYTHON) -m venv --clear .venv; \
+		echo "$(PYTHON) -m venv --clear $(VENV)"; \
+		$(PYTHON) -m venv --clear $(VENV); \
 	}
 	$(BIN)/python -m pip install --requirement requirements.txt --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/installed-dev: .venv/installed
+$(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
 	@touch $@

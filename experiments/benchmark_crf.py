@@ -528,12 +528,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.image is not None and not args.image.is_file():
         refuse(f"--image {args.image} is no file")
+    if 1 not in args.threads:
+        refuse("--threads needs 1: the others are compared with one thread")
     if args.image is None and find_spec("skimage") is None:
         refuse('the photograph needs scikit-image (pip install -e ".[soft]"), or --image with one of yours')
     if args.quick:
         args.sizes, args.classes, args.rounds, args.calls = [(32, 48)], 3, 1, 1
-    if 1 not in args.threads:
-        refuse("--threads needs 1: the others are compared with one thread")
     if args.malloc == "tuned":
         os.environ.update(TUNED_MALLOC)  # glibc reads them when a process starts; the workers' server has not yet
 

@@ -72,7 +72,6 @@ def test_flags_that_do_not_fit_are_refused(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_smallest_grid_continues_where_it_was_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

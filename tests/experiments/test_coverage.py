@@ -19,7 +19,7 @@ from experiments.resampling import addends, bootstrap_roots, influence, swap_p
 from experiments.statistics import Contrast, estimate, holm, make_contrasts, signed_rank_test
 from lightning_modules.components.metrics import scores
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow  # of a world with many images: minutes together, beside smaller ones of the same kind
 SIMULATIONS = 2000
 RESAMPLES = 199  # of one simulation: fewer than in use only make an interval's width noisier, its coverage a bit lower
 NODES, WEIGHTS = hermegauss(40)  # of the standard normal distribution
@@ -128,14 +128,22 @@ def coverage(world: World, seeds: int, images: int, score: str = "miou") -> dict
     return {name: float(np.nanmean(of_name)) for name, of_name in hits.items() if not np.isnan(of_name).all()}
 
 
-@pytest.mark.parametrize(("seeds", "images"), [(3, 16), (3, 100), (3, 233), (5, 16), (5, 100), (10, 16), (10, 100)])
+@pytest.mark.parametrize(
+    ("seeds", "images"),
+    [
+        (3, 16),
+        (5, 16),
+        (10, 16),
+        *(pytest.param(*sizes, marks=slow) for sizes in ((3, 100), (3, 233), (5, 100), (10, 100))),
+    ],
+)
 def test_intervals_over_images_and_over_both_hold_the_truth(seeds: int, images: int) -> None:
     found = coverage(World(), seeds, images)
     assert len(found) == 4
     assert all(0.93 <= share <= 0.97 for share in found.values()), found
 
 
-@pytest.mark.parametrize("score", ["iou/2", "fwiou"])
+@pytest.mark.parametrize("score", ["iou/2", pytest.param("fwiou", marks=slow)])
 def test_they_do_for_other_scores(score: str) -> None:
     found = coverage(World(presence=(1, 0.9, 0.3)), 3, 50, score)  # class 2 lies in 15 images
     assert all(0.93 <= share <= 0.97 for share in found.values()), found

@@ -242,7 +242,6 @@ def _beyond_checkpoint(out: Path) -> bool:
     return any(row.get("trainer/global_step", 0) >= 6 for row in rows(file.parent))
 
 
-@pytest.mark.slow
 def test_a_killed_and_continued_training_leaves_one_history(killed: Cell, tmp_path: Path) -> None:
     first, second = killed.fragments
     assert first.run.run_id == second.run.run_id and not first.of("exit")
@@ -275,7 +274,6 @@ def test_a_killed_and_continued_training_leaves_one_history(killed: Cell, tmp_pa
     assert len(tables) == 8 and all(Path(one.manifest.contents[0].local_path).is_file() for one in tables)
 
 
-@pytest.mark.slow
 def test_the_joined_run_is_one_that_wandb_reads(killed: Cell, tmp_path: Path) -> None:
     (file,) = merge(killed, tmp_path).glob("*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
@@ -284,7 +282,6 @@ def test_the_joined_run_is_one_that_wandb_reads(killed: Cell, tmp_path: Path) ->
     assert len(theirs) == len(list(read_records(file)))
 
 
-@pytest.mark.slow
 def test_wandb_sync_takes_it(killed: Cell, wandb_server: WandbServer) -> None:
     with pytest.raises(SystemExit, match="0"):
         call(killed.folder)
