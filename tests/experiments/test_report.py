@@ -483,12 +483,10 @@ def test_a_folder_that_cannot_be_written_to_is_named(
     write_experiment(tmp_path / "one", seeds=1)
     (tmp_path / "mine").write_text("of the user's")
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "one"), "--out", str(tmp_path / "mine")])
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match="73"):
         main()
     said = capsys.readouterr().err
-    assert (
-        said.startswith("error: cannot write the report to ") and str(tmp_path / "mine") in said and "--out DIR" in said
-    )
+    assert said.startswith("error: cannot write ") and str(tmp_path / "mine") in said and "--out" in said
     assert (tmp_path / "mine").read_text() == "of the user's"
 
 
