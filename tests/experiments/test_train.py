@@ -105,7 +105,7 @@ def test_a_wrong_flag_names_the_right_one(
         ("--model.class_weights median", "or be 'median-frequency', got 'median'"),
         (
             "--model.loss border",
-            "loss must be one of ce, ce_sum, focal, dice, jaccard, lovasz, ce_border, got 'border'",
+            "loss must be one of ce, ce_sum, ce_per_pixel, focal, dice, jaccard, lovasz, ce_border, got 'border'",
         ),
         ("--data.elastic -1", "elastic must be at least 0 pixels, got -1.0"),
         ("--model.momentum 1.5", "momentum must be at least 0 and less than 1, got 1.5"),
