@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 # A worker that is done takes tests from one that is not: no file of tests is as long as half of them all.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help ablation test test-extras full lint smoke
+.PHONY: help ablation test test-extras faults full lint smoke
 help:
 	@echo "make ablation     set up, then compare upsampling layers with and without skip connections"
 	@echo "make test         set up, then run the tests that need no extra and are not slow"
 	@echo "make test-extras  set up with the extras, then run the tests that need one"
-	@echo "make full         set up with the extras, then run every test, the slow ones too"
+	@echo "make faults       set up, then kill trainings at random and compare how they end; ARGS=\"--kills 5\" is quick"
+	@echo "make full         set up with the extras, then run every test, the slow ones too, and write what the kills showed"
 	@echo "make lint         set up with the extras, then ruff check, ruff format --check and mypy"
 	@echo "make smoke        set up, then run the smallest ablation, for continuous integration"
 	@echo "ARGS=... passes flags to ablation and the tests; JOBS=... tests at a time (2), 0 for one process"
@@ -26,8 +27,12 @@ test: $(VENV)/installed
 test-extras: $(VENV)/installed-dev
 	$(PYTEST) -m "extra and not slow" $(ARGS)
 
+faults: $(VENV)/installed
+	$(BIN)/python tests/faults/kills.py $(ARGS)
+
 full: $(VENV)/installed-dev
 	$(PYTEST) $(ARGS)
+	$(BIN)/python tests/faults/kills.py --record docs/kills.md
 
 lint: $(VENV)/installed-dev
 	$(BIN)/python -m ruff check

@@ -30,10 +30,15 @@ sys.path.insert(0, os.getcwd())
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, crossed, variants
 from experiments.ablation import main as run_grid
-from experiments.run import Run, count_class_weights, train
+from experiments.run import Run
 from experiments.train import ARCHITECTURES, parse
 from lightning_modules.base import SegmentationModule
 from lightning_modules.unet import UNetModule
+
+try:
+    from experiments.training import count_class_weights, train
+except ImportError:  # before that file was
+    from experiments.run import count_class_weights, train  # type: ignore[attr-defined,no-redef]
 
 TINY_RESNET = {"encoder": "resnet18", "encoder_width": 1 / 32, "decoder_width": 4}
 # The settings of the smallest network of each architecture.
