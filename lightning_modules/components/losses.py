@@ -4,9 +4,10 @@ Each of them promises: a pixel that is `ignore_index` changes neither value nor 
 pixel costs exactly zero, with zero gradient; float32 is used whatever the precision of the network, because a float16
 sum over the pixels of one image overflows.
 
-`class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "ce_per_pixel",
-"focal", "ce_border"), and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no term of its own; its
-pixels still are wrong answers of the other classes in the losses of regions, which see each class against all others.
+`class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "ce_per_pixel", "focal",
+"ce_border"), and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no term of its
+own; its pixels still are wrong answers of the other classes in the losses of regions, which see each class against all
+others.
 
 The losses of regions take the pixels of a batch together and average over the classes that its masks hold: they are not
 sums over pixels, so that accumulated batches or several devices train on the mean of their parts' losses.
@@ -120,13 +121,13 @@ def border_cross_entropy(
 def border_weights(masks: Tensor, ignore_index: int) -> Tensor:
     """w0 exp(-(d1 + d2)^2 / (2 sigma^2)) of U-Net, Eq. 2, for masks (N, H, W): float32 of the same shape.
 
-        d1 and d2 are a pixel's distances to the nearest and the second nearest object. The paper's objects are cells on a
-        background. Here they are, for each pixel, the 4-connected regions of all classes other than its own, so that no
-        label has to be the background: membrane between two cells is a gap, be it labelled 0 or 1. A narrow part of a
-        cell between two regions of background is one too, in which the paper sees none. Inside a cell the weight is 0, where
-    the equation taken at its word, with d1 = 0, has up to 9.2 beside a neighbour two pixels away.
+    d1 and d2 are a pixel's distances to the nearest and the second nearest object. The paper's objects are cells on a
+    background. Here they are, for each pixel, the 4-connected regions of all classes other than its own, so that no
+    label has to be the background: membrane between two cells is a gap, be it labelled 0 or 1. A narrow part of a
+    cell between two regions of background is one too, in which the paper sees none. Inside a cell with one neighbour the
+    weight is 0, where the equation taken at its word, with d1 = 0, has up to 9.2, two pixels away from that neighbour.
 
-        Computed on the CPU, about 0.1 s for 512 x 512 pixels with a hundred cells, because a crop is new in every step.
+    Computed on the CPU, about 0.1 s for 512 x 512 pixels with a hundred cells, because a crop is new in every step.
     """
     gaps = torch.from_numpy(np.stack([_gaps(mask, ignore_index) for mask in masks.cpu().numpy()]))
     return BORDER_WEIGHT * torch.exp(-(gaps.to(masks.device) ** 2) / (2 * BORDER_SIGMA**2))
