@@ -586,11 +586,35 @@ def main(args: argparse.Namespace) -> int:
 
     def work(console: Console, jobs: int) -> list[Cell]:
         with locked(output(args)):
-            plan = make_plan(args, lambda line: console.print(line, style="dim"))
+            try:
+                plan = make_plan(args, lambda line: console.print(line, style="dim"))
+            except FileNotFoundError as error:
+                if not args.dry_run:
+                    raise
+                show_without_data(args, str(error), console)
+                return []
             show(plan, console, jobs)
             return [] if args.dry_run else carry_out(plan, args, console, jobs)
 
     return run_command(args, lambda: output(args), work)
+
+
+def show_without_data(args: argparse.Namespace, reason: str, console: Console) -> None:
+    """What a dry run can tell where the data are not: the variants, and what was stored of a plan with them."""
+    out, stored = output(args), {}
+    if (out / "plan.json").exists():
+        stored = read_json(out / "plan.json")["variants"]
+    table = Table("variant", "CRF", "trained", "parameters", "ms/step", title=f"{name(args)}: {len(args.seeds)} seeds")
+    for variant, levels in LEVELS.items():
+        known = stored.get(variant, {})
+        size, step = known.get("parameters"), known.get("step_seconds")
+        shown = ("?" if size is None else f"{size:,}", "?" if step is None else f"{1000 * step:.0f}")
+        table.add_row(variant, str(levels["crf"]), str(levels["trained"]), *shown)
+    console.print(table)
+    unknown = (
+        f"Numbers are of the plan stored in {out}." if stored else "Not known without the data: steps, sizes, times."
+    )
+    console.print(f"{unknown} {reason}", soft_wrap=True, markup=False)
 
 
 def carry_out(plan: Plan, args: argparse.Namespace, console: Console, jobs: int) -> list[Cell]:

@@ -79,6 +79,8 @@ def run_cells(
             while waiting and free:
                 cell = waiting.popleft()
                 cell.slot = free.pop(0)
+                if said := make_room(cell):
+                    console.print(said, soft_wrap=True, markup=False)
                 _start(cell, threads, logger, devices, save_every, command)
                 running.append(cell)
             time.sleep(0.2)
@@ -118,11 +120,17 @@ def run_cells(
     return failed
 
 
-def _start(cell: Cell, threads: int, logger: str, devices: str, save_every: float, command: str) -> None:
-    stored = cell.folder / "run.json"
-    if stored.exists() and _is_of_another(stored, cell.run):
-        _set_aside(cell.folder)
+def make_room(cell: Cell) -> str:
+    """Writes the cell's run.json, and sets aside what another run has left there; what is to be said of that."""
+    stored, said = cell.folder / "run.json", ""
+    if stored.exists() and (why := _of_another(stored, cell.run)):
+        aside = _set_aside(cell.folder)
+        said = f"{cell.folder} held another run ({why}), which is now {aside}; it is trained from the start"
     write_json(stored, cell.run.record())
+    return said
+
+
+def _start(cell: Cell, threads: int, logger: str, devices: str, save_every: float, command: str) -> None:
     # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     # Keeps freed memory for the next step instead of giving it back to the system at each.
@@ -146,18 +154,18 @@ def _start(cell: Cell, threads: int, logger: str, devices: str, save_every: floa
     cell.started = time.monotonic()
 
 
-def _is_of_another(stored: Path, run: Run) -> bool:
-    """Whether a run.json says something else than `run`, or cannot be read."""
+def _of_another(stored: Path, run: Run) -> str:
+    """What a run.json says otherwise than `run`, or why it cannot be read; empty where it is the same."""
     try:
-        return bool(changes(read_json(stored), run))
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
+        return "; ".join(changes(read_json(stored), run))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
 
 
-def _set_aside(folder: Path) -> None:
+def _set_aside(folder: Path) -> Path:
     """Keeps what another configuration left: seed0 -> seed0.old1. Nothing of the user's is deleted."""
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
-    folder.rename(folder.with_name(f"{folder.name}.old{number}"))
+    return folder.rename(folder.with_name(f"{folder.name}.old{number}"))
 
 
 def _stop(cell: Cell) -> None:

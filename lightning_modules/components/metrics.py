@@ -80,8 +80,8 @@ class ConfusionMatrix(Metric):
         return self.confusion
 
 
-class ImageMean(Metric):
-    """Mean over images of a score per image, in float64; NaN marks an image without a score, which counts nowhere."""
+class _Mean(Metric):
+    """A float64 sum and how many it is of, over all devices; a module in half precision may convert the sum in between."""
 
     full_state_update = False
     total: Tensor
@@ -92,35 +92,26 @@ class ImageMean(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, values: Tensor) -> None:
-        self.total = self.total.double() + values.double().nansum()  # a module in half precision converts the state
-        self.count += (~values.isnan()).sum()
-
     def compute(self) -> Tensor:
-        """Float64 scalar, NaN when no image had a score."""
+        """Float64 scalar, NaN of nothing."""
         return self.total / self.count
 
 
-class LossMean(Metric):
-    """Mean loss of the images of an epoch, in float64; unlike a score, a loss that is NaN makes it NaN."""
+class ImageMean(_Mean):
+    """Mean over images of a score per image; NaN marks an image without a score, which counts nowhere."""
 
-    full_state_update = False
-    total: Tensor
-    count: Tensor
+    def update(self, values: Tensor) -> None:
+        self.total = self.total.double() + values.double().nansum()
+        self.count += (~values.isnan()).sum()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+class LossMean(_Mean):
+    """Mean loss of the images of an epoch; unlike a score, a loss that is NaN makes it NaN."""
 
     def update(self, total: Tensor | float, count: int) -> None:
         """`total` is the sum of the losses of `count` images."""
-        self.total += torch.as_tensor(total, dtype=torch.float64, device=self.total.device)
+        self.total = self.total.double() + torch.as_tensor(total, dtype=torch.float64, device=self.total.device)
         self.count += count
-
-    def compute(self) -> Tensor:
-        """Float64 scalar, NaN when there was no image."""
-        return self.total / self.count
 
     def sums(self) -> tuple[float, int]:
         """Total and count over all devices, which all have to ask: what a checkpoint within an epoch holds."""

@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from lightning_modules.components.metrics import (
     ConfusionMatrix,
     ImageMean,
+    LossMean,
     boundary_f1,
     checkerboard_energy,
     confusion_matrix,
@@ -371,3 +372,15 @@ def test_energy_tells_kernel_3_transposed_from_resize_convolution_at_initialisat
     for kind in ("nearest", "bilinear"):
         resized = checkerboard_energy(initial_logits(kind, seed)).item()
         assert transposed > 0.05 and resized < 1e-3
+
+
+def test_the_mean_loss_of_an_epoch_is_in_double_and_knows_its_parts() -> None:
+    mean = LossMean()
+    mean.total = mean.total.bfloat16()  # as a module in half precision does to a state at rest
+    mean.update(3.0 + 2**-40, 2)
+    assert mean.total.dtype == torch.float64
+    mean.update(torch.tensor(1.0), 2)
+    assert mean.sums() == (4.0 + 2**-40, 4)
+    assert mean.compute() == (4.0 + 2**-40) / 4
+    mean.update(float("nan"), 1)
+    assert mean.compute().isnan()
