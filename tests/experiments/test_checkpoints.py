@@ -300,7 +300,12 @@ def test_a_setting_without_a_plain_form_is_named(value: object) -> None:
 def test_weights_that_overflow_in_the_last_step_are_not_saved(tmp_path: Path) -> None:
     """The loss is from before the step, and finite."""
     run = BASE.but(
-        optimizer="sgd", lr=3e38, weight_decay=1e30, norm="none", data={"length": 2}, trainer={"max_epochs": 1}
+        optimizer="sgd",
+        lr=3e38,
+        weight_decay=1e30,
+        norm="none",
+        data={"length": 2},
+        trainer={"max_epochs": 1, "limit_val_batches": 0},
     )
     with pytest.raises(NonFiniteError, match=r"not finite after step 1: network\..*these weights are not saved"):
         train(run, tmp_path / "run", **QUIET)
