@@ -38,6 +38,11 @@ class Interrupted(SystemExit):  # not an error: what a signal asked for
         self.signum = signum
 
 
+def first_process() -> bool:
+    """Whether this is the first of the processes that train one run on this machine; the others find what it has made."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 def status(error: BaseException) -> int | None:
     """The exit status of an error that its message explains; None for one that nobody expected."""
     kinds: tuple[tuple[type[BaseException], int], ...] = (
@@ -61,6 +66,8 @@ def ending(interrupted: str = "") -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as stop:
+        if not first_process():
+            sys.exit(0)  # Lightning kills all processes of a run when one that it has started ends with another status
         if interrupted:
             sys.stderr.write(f"\n{interrupted}\n")
         sys.exit(stop.code if isinstance(stop, Interrupted) else 128 + signal.SIGINT)

@@ -22,10 +22,10 @@ from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
-from experiments.ending import Interrupted, ending
+from experiments.ending import Interrupted, ending, first_process
 from experiments.flags import forgiving_output, refuse, with_nearest
 from experiments.run import Run
-from experiments.training import LOGGER_HELP, LOGGERS, first_process, train
+from experiments.training import LOGGER_HELP, LOGGERS, train
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.losses import LOSSES
@@ -262,11 +262,10 @@ def main(argv: list[str] | None = None) -> None:
             result = train(
                 run, args.out, resume=args.resume, logger=args.logger, save_every=args.save_every, **args.where
             )
-        except Interrupted as stop:
+        except Interrupted:
             if first_process() and any((args.out / "checkpoints").glob("*.ckpt")):
                 sys.stderr.write(f"stopped; the same command with --resume --out {args.out} continues\n")
-            # Lightning kills all processes when one that it has started ends with another status than 0.
-            sys.exit(stop.code if first_process() else 0)
+            raise
     if not first_process():
         return
     print(f"{args.out}: test/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s")

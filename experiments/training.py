@@ -30,7 +30,7 @@ from experiments.checkpoints import (
     Signals,
     checkpoint_to_resume,
 )
-from experiments.ending import WorkerError
+from experiments.ending import WorkerError, first_process
 from experiments.environment import environment
 from experiments.files import locked, read_json, write_json
 from experiments.loops import make_resumable
@@ -243,11 +243,6 @@ def _synchronise_batch_norm(trainer: Trainer, module: SegmentationModule) -> Non
             "result depends on --trainer.devices; use one device, or --model.norm group",
             stacklevel=2,
         )
-
-
-def first_process() -> bool:
-    """Whether this is the first of the processes that train one run on this machine; the others find what it has made."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def device_name(trainer: Trainer) -> str:

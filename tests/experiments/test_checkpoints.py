@@ -14,7 +14,7 @@ import pytest
 import torch
 from interrupt import BASE, OFTEN, QUIET, RUNS, At, PowerCut, cut, outcome, terminate, unequal, whole
 
-from experiments.checkpoints import CheckpointFiles, SafePoints, Signals, checkpoint_to_resume, not_finite
+from experiments.checkpoints import STATES, CheckpointFiles, SafePoints, Signals, checkpoint_to_resume, not_finite
 from experiments.ending import Interrupted
 from experiments.files import locked, write_atomic
 from experiments.run import Run
@@ -23,6 +23,7 @@ from experiments.training import train
 from lightning_modules.base import plain
 from lightning_modules.components.checkpoints import digest, digest_file, read_checkpoint
 from lightning_modules.components.errors import NonFiniteError
+from lightning_modules.components.schedules import OPTIMIZERS
 
 SHORT = BASE.but(trainer={"max_epochs": 2})
 
@@ -360,6 +361,10 @@ def test_an_ignored_signal_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_space_is_known_for_every_optimiser() -> None:
+    assert STATES.keys() == OPTIMIZERS.keys()
 
 
 def test_the_digest_is_that_of_sha256(tmp_path: Path) -> None:
