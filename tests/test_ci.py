@@ -67,10 +67,10 @@ def test_what_fails_ends_it_with_its_status_and_the_seconds_so_far(checkout: Pat
 
 def test_a_stage_over_its_budget_is_a_warning(checkout: Path) -> None:
     script = checkout / ".ci" / "run"
-    assert "stage smoke 70 " in script.read_text()
+    assert "stage smoke 120 " in script.read_text()
     status, printed, _ = ci(checkout, SLEEPS="1.1")
     assert status == 0 and "warning" not in printed
-    script.write_text(script.read_text().replace("stage smoke 70 ", "stage smoke 0 "))
+    script.write_text(script.read_text().replace("stage smoke 120 ", "stage smoke 0 "))
     status, printed, _ = ci(checkout, SLEEPS="1.1")
     assert status == 0
     assert printed.splitlines()[-1] == "warning: smoke is over its budget"

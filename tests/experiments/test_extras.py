@@ -60,7 +60,10 @@ def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Pat
         ("tensorboard", ["ablate_upsampling", "--data", "shapes", "--logger", "tensorboard", "--out", out]),
         ("pretrained", ["train", "--data", "shapes", "--model", "deeplabv3", *encoder, "--out", out]),
         ("pretrained", ["ablate_encoder", "--data", "shapes", "--dry-run", "--out", out]),
-        ("pretrained", ["ablate_crf", "--data", "camvid", "--root", str(camvid_root), "--weights", "package"]),
+        (
+            "pretrained",
+            ["ablate_crf", "--data", "camvid", "--root", str(camvid_root), "--weights", "package", "--out", out],
+        ),
         ("pretrained", ["benchmark", "ablate_encoder", "--rounds", "1"]),
         ("pretrained", ["soft_segment", picture, "--out", out]),
         ("soft", ["soft_segment", picture, "--weights", "none", "--encoder", "resnet18", "--out", out]),
