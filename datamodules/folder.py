@@ -1,10 +1,4 @@
-"""FolderDataModule: your own folder of images and masks.
-
-root/images/      JPEG, PNG, BMP, TIFF or WebP with 8 bits a channel
-root/masks/       8-bit index PNG with the name of its image; 255 is unlabelled; a palette gives the colours
-root/classes.txt  lines "index name", or "name" in the order of the labels
-root/splits/      train.txt, val.txt and test.txt: names without extension
-"""
+"""FolderDataModule: your own folder of images and masks, in the layout that its docstring and --help state."""
 
 import math
 from collections.abc import Mapping
@@ -67,7 +61,12 @@ def generated_palette(num_classes: int) -> list[tuple[int, int, int]]:
 
 
 class FolderDataModule(SegmentationDataModule):
-    """Any folder in the layout above; RGB. FileNotFoundError where part of it is missing, ValueError for a bad classes.txt.
+    """Your own folder of images and masks, read as RGB.
+
+    root/images/ holds JPEG, PNG, BMP, TIFF or WebP with 8 bits a channel; root/masks/ an 8-bit index PNG with the name of each
+    image, 255 where unlabelled; root/classes.txt lines "index name", or "name" in the order of the labels; root/splits/
+    train.txt, val.txt and test.txt names without extension, one a line. FileNotFoundError where part of it is missing,
+    ValueError for a bad classes.txt.
 
     `scale` makes the images of every split smaller or larger, for cheap runs; `crop` counts pixels after it.
     """

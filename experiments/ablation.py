@@ -383,7 +383,8 @@ def run_command(
     that failed: errors in a line, interruption, the list of failures, where the logs went. Returns the exit status."""
     console = Console(width=None if sys.stdout.isatty() else 160)  # a log file has no width, and a table wants one
     try:
-        with Signals(), ending(f"interrupted; the same command continues: {command_line()}"):
+        goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}"
+        with Signals(), ending(goes_on):
             check_logger(args.logger)
             failed = work(console, args.jobs or torch.cuda.device_count() or os.cpu_count() or 1)
     except SystemExit as stop:

@@ -55,7 +55,7 @@ class Signals:
         if self.received or not self.waiting:
             raise Interrupted(self.received or signum)
         self.received = signum
-        os.write(2, f"{signal.Signals(signum).name}: saving after this step; once more ends at once\n".encode())
+        os.write(2, f"{signal.Signals(signum).name}: ending after this step; once more ends at once\n".encode())
 
 
 class SafePoints(Checkpoint):
@@ -133,8 +133,8 @@ class SafePoints(Checkpoint):
         checkpoint["run"] = self.run_hash
         if names := not_finite(checkpoint["state_dict"]):
             raise NonFiniteError(
-                f"not finite after step {trainer.global_step}: {names}; lower the learning rate or clip the gradients "
-                "(gradient_clip_val); these weights are not saved"
+                f"not finite after step {trainer.global_step}: {names}; lower the learning rate (--model.lr) or clip the gradients "
+                "(--trainer.gradient_clip_val); these weights are not saved"
             )
 
     def _judge(self, trainer: Trainer, step: tuple[Tensor, Tensor, int] | None) -> None:
@@ -144,8 +144,8 @@ class SafePoints(Checkpoint):
         names = trainer.datamodule.dataset("train").names  # type: ignore[attr-defined]
         self.wrong = (
             f"the training loss is {float(step[0])} in epoch {trainer.current_epoch}, step {step[2]}, on "
-            f"{', '.join(names[i] for i in step[1].tolist())}: lower the learning rate or clip the gradients "
-            "(gradient_clip_val); these weights are not saved"
+            f"{', '.join(names[i] for i in step[1].tolist())}: lower the learning rate (--model.lr) or clip the gradients "
+            "(--trainer.gradient_clip_val); these weights are not saved"
         )
 
     def _act(self, trainer: Trainer, *, save: bool, end: bool) -> None:

@@ -253,7 +253,8 @@ def lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
 def main(argv: list[str] | None = None) -> None:
     forgiving_output()
     run, args = parse(sys.argv[1:] if argv is None else argv)
-    if args.resume and not any(os.path.lexists(args.out / "checkpoints" / name) for name in (LAST, PREVIOUS)):
+    begun = [args.out / "run.json", *(args.out / "checkpoints" / name for name in (LAST, PREVIOUS))]
+    if args.resume and not any(map(os.path.lexists, begun)):
         refuse(
             f"there is nothing to resume in {args.out}: leave out --resume, or name the folder of the run with --out"
         )
@@ -263,8 +264,10 @@ def main(argv: list[str] | None = None) -> None:
                 run, args.out, resume=args.resume, logger=args.logger, save_every=args.save_every, **args.where
             )
         except Interrupted:
-            if first_process() and any((args.out / "checkpoints").glob("*.ckpt")):
-                sys.stderr.write(f"stopped; the same command with --resume --out {args.out} continues\n")
+            saved = any((args.out / "checkpoints").glob("*.ckpt"))
+            if first_process():
+                how = f"with --resume --out {args.out} continues" if saved else "starts anew, as nothing was saved yet"
+                sys.stderr.write(f"stopped; the same command {how}\n")
             raise
     if not first_process():
         return

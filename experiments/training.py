@@ -254,7 +254,12 @@ def device_name(trainer: Trainer) -> str:
 def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
     """Refuses a folder that holds something else; returns the result of this very run if it is there already."""
     stored, result = out / "run.json", out / "result.json"
-    if not result.exists() and not any(os.path.lexists(out / "checkpoints" / name) for name in (LAST, PREVIOUS)):
+    begun = resume and stored.exists()  # perhaps ended before its first checkpoint
+    if (
+        not begun
+        and not result.exists()
+        and not any(os.path.lexists(out / "checkpoints" / name) for name in (LAST, PREVIOUS))
+    ):
         return None
     if not stored.exists():
         raise ValueError(f"{out} holds results but no run.json: choose another folder with --out")

@@ -10,8 +10,8 @@ from lightning_modules.components.errors import NonFiniteError
 
 LISTED = 5  # classes that an error names
 WAY_OUT = (
-    "nothing of it is scored. Train with a lower learning rate or clipped gradients (gradient_clip_val); where the "
-    "weights are finite, evaluate in --trainer.precision 32-true"
+    "nothing of it is scored. Train with a lower learning rate (--model.lr) or clipped gradients "
+    "(--trainer.gradient_clip_val), or in --trainer.precision 32-true if it was another"
 )
 
 

@@ -351,7 +351,7 @@ def test_signals_wait_for_a_safe_point_and_a_second_one_does_not(capfd: pytest.C
                 time.sleep(1)
             assert raised.value.code == status
     assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == before
-    assert "SIGTERM: saving after this step; once more ends at once" in capfd.readouterr().err
+    assert "SIGTERM: ending after this step; once more ends at once" in capfd.readouterr().err
 
 
 def test_an_ignored_signal_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

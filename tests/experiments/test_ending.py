@@ -93,6 +93,22 @@ def test_a_signal_saves_and_ends_with_its_status(
     assert (stored["epoch"], stored["global_step"]) == (0, 2)
 
 
+def test_a_run_that_was_ended_before_its_first_step_resumes_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a scheduler does that always says --resume."""
+    out = tmp_path / "run"
+    monkeypatch.setattr("experiments.training.PerImage.setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    assert ended("--out", str(out), "--trainer.max_epochs", "1") == 143  # in the validation before the first step
+    assert "stopped; the same command starts anew, as nothing was saved yet" in capfd.readouterr().err
+    monkeypatch.undo()
+    flags = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1"]
+    main([*TINY, *flags, "--out", str(out), "--resume"])
+    assert (out / "result.json").exists()
+    assert ended("--out", str(out), "--resume", "--trainer.max_epochs", "2") == 2
+    assert "trainer.max_epochs: 1 -> 2" in capfd.readouterr().err
+
+
 def test_a_signal_before_training_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
