@@ -5,6 +5,7 @@ index, because workers that were forked in an earlier epoch do not see attribute
 """
 
 import math
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,6 +29,12 @@ scalar, the position in the split, or -1 for an image that only fills up the las
 def random_generator(*key: int) -> torch.Generator:
     """A generator that depends on `key` alone; neighbouring keys give unrelated streams."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """A signal to all processes of a run, as Ctrl-C and schedulers send it, must not end the batch that is to be saved."""
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -55,8 +62,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = self.done = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of every epoch."""
-        self.epoch = epoch
+        """Lightning calls this at the start of every epoch; what was `done` belongs to another one."""
+        if epoch != self.epoch:
+            self.epoch, self.done = epoch, 0
 
     def __len__(self) -> int:
         return self.length // self.batch_size * self.batch_size // self.world
@@ -186,8 +194,10 @@ class SegmentationDataModule(LightningDataModule):
         epoch, batches = epochs["processed"], 0  # `trainer.current_epoch` is one behind after the end of an epoch
         if epochs["ready"] > epochs["processed"]:  # from within an epoch, or of its last step
             done = loop.epoch_loop.batch_progress.current.state_dict()["processed"]
-            ended, batches = divmod(done // self._accumulate(), len(self.dataset("train")) // self.batch_size)
-            epoch += ended
+            if done >= loop.max_batches:  # which may be fewer than the images make
+                epoch += 1
+            else:
+                batches = done // self._accumulate()
         return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -219,6 +229,7 @@ class SegmentationDataModule(LightningDataModule):
             batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_parent,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # A loader draws a number for its workers; from the global generator it would shift dropout.

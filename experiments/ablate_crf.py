@@ -35,8 +35,6 @@ from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from experiments.ablation import (
-    EVALUATION_STEPS,
-    START_SECONDS,
     Ablation,
     add_arguments,
     run_command,
@@ -49,6 +47,7 @@ from experiments.environment import command_line, environment, git_commit
 from experiments.fairness import Budget, check_fair
 from experiments.files import locked, read_json, write_atomic, write_json
 from experiments.flags import Parser, forgiving_output, positive
+from experiments.plan_table import EVALUATION_STEPS, START_SECONDS
 from experiments.run import Run, defaults
 from experiments.search_crf import (
     Finished,

@@ -16,22 +16,18 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from experiments.benchmark import Cost, gmac, measure
 from experiments.cells import Cell, clock, run_cells
 from experiments.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
-from experiments.deviations import planned, statements
 from experiments.ending import DONE, IN_PART, UNEXPECTED, ending
 from experiments.environment import command_line, git_commit
 from experiments.fairness import Budget, Match, check_fair, check_matched, differences
 from experiments.files import locked, read_json, write_json
 from experiments.flags import minutes, natural, positive
+from experiments.plan_table import cell_seconds, show_content, show_without_data
 from experiments.run import Run, identified, setting
 from experiments.training import LOGGER_HELP, LOGGERS, build, check_logger
-
-START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
-EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +92,7 @@ class Plan:
 
     def seconds(self, cell: Cell) -> float:
         """An estimate, from the measured step."""
-        return _seconds(self.budgets[cell.variant], self.costs[cell.variant].step_seconds, self.validation_images)
+        return cell_seconds(self.budgets[cell.variant], self.costs[cell.variant].step_seconds, self.validation_images)
 
     def content(self) -> dict[str, Any]:
         """What plan.json holds."""
@@ -237,12 +233,6 @@ def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost]
     return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in stored["variants"].items()}
 
 
-def _seconds(budget: Mapping[str, Any], step_seconds: float, validation_images: int) -> float:
-    """An estimate of a cell's time, from that of a step."""
-    steps = budget["steps"] + EVALUATION_STEPS * validation_images * budget["epochs"] / budget["batch"]
-    return START_SECONDS + float(steps * step_seconds)
-
-
 def show(plan: Plan, console: Console) -> None:
     """The variants with what they differ in, what they cost, the budget, and how long the cells take."""
     show_content(plan.content(), plan.seeds, console)
@@ -252,69 +242,6 @@ def show(plan: Plan, console: Console) -> None:
         f"{len(plan.cells)} cells, {done} already done; about {clock(todo / plan.jobs)} "
         f"with {plan.jobs} at a time on {plan.device}. Results: {plan.out}",
         soft_wrap=True,
-    )
-
-
-def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Console) -> None:
-    """The table of a plan as plan.json holds it, and the sentences on its budget."""
-    baseline, variants = content["baseline"], content["variants"]
-    table = Table("variant", title=f"{content['experiment']}: {len(variants)} variants x {len(seeds)} seeds")
-    factors = [setting(factor) for factor in content["factors"]]
-    found = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
-    differing = [key for key in factors if key in found] + [key for key in found if key not in factors]
-    for key in differing:
-        name = key.removeprefix("hparams.")
-        table.add_column(escape(name if key in factors else f"({name})"))
-    for column in ("parameters", "ratio", "GMAC", "ratio", "ms/step", "peak MB", "est. time"):
-        table.add_column(column, justify="right")
-    base = variants[baseline]
-    for name, own in variants.items():
-        settings = planned(content, name)
-        seconds = _seconds(content["budget"][name], own["step_seconds"], content.get("validation_images", 0))
-        table.add_row(
-            escape(name + (" (baseline)" if name == baseline else "")),
-            *(escape(str(settings.get(key, "-"))) for key in differing),
-            f"{own['parameters']:,}",
-            f"{own['parameters'] / base['parameters']:.2f}",
-            f"{own['gmac']:.3g}",
-            f"{own['gmac'] / base['gmac']:.2f}",
-            f"{1000 * own['step_seconds']:.0f}",
-            f"{own['peak_memory_mb']:.0f}",
-            clock(len(seeds) * seconds),
-        )
-    console.print(table)
-    for line in statements(content):
-        console.print(line, soft_wrap=True, markup=False)
-    followed = ", in brackets what follows from them" if len(differing) > len(factors) else ""
-    console.print(
-        f"The table has the factors{followed}; the other {len(content['common'])} settings are equal in all variants.",
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def show_without_data(ablation: Ablation, out: Path, seeds: Sequence[int], reason: str, console: Console) -> None:
-    """What a dry run can tell where the data are not: the plan that was stored with them, or what the flags say."""
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False)
-
-    if (out / "plan.json").exists():
-        show_content(read_json(out / "plan.json"), seeds, console)
-        say(f"This is the plan stored in {out}; whether the data are still those is not known: {reason}")
-        return
-    differing = dict.fromkeys(key for own in differences(ablation).values() for key in own)
-    table = Table(
-        "variant",
-        *(escape(key.removeprefix("hparams.")) for key in differing),
-        title=f"{ablation.name}: {len(ablation.runs)} variants x {len(seeds)} seeds",
-    )
-    for name, run in ablation.runs.items():
-        table.add_row(escape(name), *(escape(str(run.resolved().get(key, "-"))) for key in differing))
-    console.print(table)
-    say(
-        f"Not known without the data: steps, parameters, multiply-adds, time and memory, and whether the variants are "
-        f"trained alike. {reason}"
     )
 
 

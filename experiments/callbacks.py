@@ -60,7 +60,12 @@ class MetricsFile(Callback):
 
     def read(self) -> pd.DataFrame:
         try:
-            return pd.read_csv(self.path)
+            if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+                raise ValueError("no regular file")
+            rows = pd.read_csv(self.path)
+            if missing := {"epoch", "step", "seconds"} - {*rows.columns}:
+                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+            return rows
         except FileNotFoundError as error:
             raise ValueError(f"{self.path} is gone: delete its folder to train it from the start") from error
         except ValueError as error:  # what pandas raises for an empty or a broken file
@@ -74,6 +79,16 @@ class MetricsFile(Callback):
         validated = rows.filter(like="val/").dropna(how="all")
         last = {str(name): float(value) for name, value in validated.iloc[-1].items()} if len(validated) else {}
         return last, float(rows["seconds"].sum())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to go on where the rows of the epochs before are lost."""
+        if trainer.is_global_zero and trainer.current_epoch:
+            epochs = self.read().get("epoch", pd.Series(dtype=int)).tolist()
+            if epochs[: trainer.current_epoch] != list(range(trainer.current_epoch)):
+                raise ValueError(
+                    f"{self.path} has the epochs {epochs}, where those before {trainer.current_epoch} were trained: put it "
+                    "back, or delete its folder to train it from the start"
+                )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()

@@ -41,7 +41,8 @@ class Cell:
             stored = read_json(self.folder / "result.json")
         except ValueError:
             return None
-        return stored if stored.get("hash") in self.run.hashes else None
+        is_whole = isinstance(stored.get("test"), dict) and "miou" in stored["test"]
+        return stored if is_whole and stored.get("hash") in self.run.hashes else None
 
     def epochs_done(self) -> int:
         if self.result:
@@ -171,7 +172,7 @@ def _set_aside(folder: Path) -> Path:
 def _stop(cell: Cell) -> None:
     if cell.process is None or cell.process.poll() is not None:
         return
-    os.killpg(cell.process.pid, signal.SIGTERM)
+    cell.process.terminate()  # it alone: it saves, and ends the processes that it has started
     try:
         cell.process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

@@ -255,12 +255,14 @@ def checkpoint_to_resume(folder: Path, run_hash: str, *, first: bool = True) -> 
         if damaged and first:
             aside = _free(path.with_name(f"{LAST}.damaged"))
             os.rename(path.with_name(LAST), aside)
+            if os.path.lexists(digest_file(path.with_name(LAST))):
+                os.rename(digest_file(path.with_name(LAST)), _free(digest_file(aside)))
             sys.stderr.write(
                 f"{damaged[0]} (now {aside.name}); going on from {path.name}, at step {stored.get('global_step')}\n"
             )
         return path
     if damaged:
-        raise ValueError(f"{'; '.join(damaged)}: delete {folder} to train it from the start")
+        raise ValueError(f"{'; '.join(damaged)}. To train it from the start, delete {folder}")
     return None
 
 

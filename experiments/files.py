@@ -113,6 +113,8 @@ def write_json(path: Path, obj: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; a ValueError that names the file where it cannot be read."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("no regular file")
         content = json.loads(path.read_text(encoding="utf-8"))
         wrong = "" if isinstance(content, dict) else f"expected an object, got {json.dumps(content)[:40]}"
     except (OSError, ValueError) as error:

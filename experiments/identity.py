@@ -16,7 +16,7 @@ STARTS = ("weights", "init_from")  # hyperparameters that may name a file, or a 
 def by_content(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """`hparams` with the files that a network starts from named by their content; other words, such as "imagenet", stay.
 
-    A checkpoint of this project goes by the hash of its run: two machines that trained the same run have the same one.
+    A checkpoint of this project goes by the hash of its run and its step: two machines that trained the same have the same.
     """
     return {
         key: by_content(value)
@@ -53,8 +53,9 @@ def _of_file(path: str, *state: int) -> str:
     """Once a process for a file whose size and times stay the same."""
     if path.endswith(".ckpt"):
         try:
-            if run := read_checkpoint(path).get("run"):
-                return f"run:{run}"
+            stored = read_checkpoint(path)
+            if "run" in stored:
+                return f"run:{stored['run']}@{stored.get('global_step')}"
         except ValueError:
             pass  # of others, or damaged, which the network that is to start from it says
     return f"sha256:{digest(Path(path))[:16]}"

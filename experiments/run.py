@@ -166,6 +166,11 @@ def changes(stored: Mapping[str, Any], run: Run) -> list[str]:
     """What of `run` is not as in a stored run.json, in words; of one without its defaults, by what they are today."""
     new, correct = json.loads(json.dumps(run.resolved())), run.corrections()
     old = stored.get("settings")
+    if (
+        not isinstance(old, Mapping | None)
+        or not {"module", "datamodule", "hparams", "data", "trainer"} <= stored.keys()
+    ):
+        raise ValueError("run.json is damaged (it holds no run): choose another folder with --out")
     if old is None:
         old = json.loads(json.dumps(Run.from_config(stored).resolved()))
         old.pop("corrections", None)

@@ -30,7 +30,7 @@ from experiments.checkpoints import (
     Signals,
     checkpoint_to_resume,
 )
-from experiments.ending import WorkerError, first_process
+from experiments.ending import Interrupted, WorkerError, first_process
 from experiments.environment import environment
 from experiments.files import locked, read_json, write_json
 from experiments.loops import make_resumable
@@ -111,7 +111,7 @@ def train(
                 write_json(out / "run.json", run.record())
                 write_json(out / "environment.json", environment(command) | {"device": device_name(trainer)})
             signals.waiting = True
-            with _of_workers(datamodule):
+            with _of_workers(datamodule, signals):
                 trainer.fit(module, datamodule, ckpt_path=str(last) if last else None, weights_only=True)
                 fitted = time.monotonic()
                 trainer.test(module, datamodule, verbose=False)
@@ -133,12 +133,14 @@ def train(
 
 
 @contextmanager
-def _of_workers(datamodule: SegmentationDataModule) -> Iterator[None]:
+def _of_workers(datamodule: SegmentationDataModule, signals: Signals) -> Iterator[None]:
     """Says in a line what went wrong in a process that loads data, where torch gives its traceback or a number."""
     try:
         yield
     except Exception as error:
         told = str(error)
+        if signals.received and "DataLoader worker" in told:  # the signal reached one that had just started, too
+            raise Interrupted(signals.received) from error
         if told.startswith("Caught ") and "DataLoader worker" in told.splitlines()[0]:
             # The last line of the worker's traceback, which names the file: "ValueError: images/a.png is damaged".
             raise type(error)(told.rstrip().rpartition(f"\n{type(error).__name__}: ")[2]) from error
@@ -270,6 +272,8 @@ def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
     if not result.exists():
         return None
     finished = read_json(result)
+    if not isinstance(finished.get("test"), dict) or "miou" not in finished["test"] or "seconds" not in finished:
+        raise ValueError(f"{result} is damaged (it holds no scores): delete this file alone, and --resume tests again")
     if finished.get("hash") not in run.hashes:
         raise ValueError(
             f"{result} is the result of another run ({finished.get('hash')}, and this is {run.hash}), from before a default was "

@@ -30,6 +30,11 @@ def read_checkpoint(path: str | os.PathLike[str], name: str | None = None) -> di
     if path.stat().st_size == 0:
         raise ValueError(f"{shown} is damaged: it is empty (0 bytes)")
     expected = stored_digests(path)
+    if expected is not None and not expected:
+        raise ValueError(
+            f"{shown} cannot be checked: {digest_file(path).name} beside it holds no SHA-256. Put it back, or remove it to "
+            "read the checkpoint unchecked"
+        )
     if expected is not None and digest(path) not in expected:
         raise ValueError(f"{shown} is damaged: its SHA-256 is not that in {digest_file(path).name} beside it")
     try:
@@ -53,11 +58,14 @@ def digest_file(path: Path) -> Path:
 
 
 def stored_digests(path: Path) -> set[str] | None:
-    """What `path` may hash to; None where nothing says so, as with checkpoints of earlier versions or copied alone."""
-    try:
-        text = digest_file(path).read_bytes().decode("ascii", "replace")
-    except FileNotFoundError:
+    """What `path` may hash to; None where nothing says so, as with checkpoints of earlier versions or copied alone.
+
+    Empty where what lies in its place holds no hash.
+    """
+    place = digest_file(path)
+    if not os.path.lexists(place):
         return None
+    text = place.read_bytes().decode("ascii", "replace") if place.is_file() else ""  # a pipe would be waited for
     return set(re.findall(r"^[0-9a-f]{64}(?= )", text, re.MULTILINE))
 
 

@@ -44,6 +44,7 @@ RUNS = {
     "validate-rarely": BASE.but(trainer={"check_val_every_n_epoch": 2}),
     "no-validation": BASE.but(trainer={"limit_val_batches": 0}),
     "limited": BASE.but(trainer={"limit_train_batches": 2, "limit_val_batches": 1}),
+    "limited-accumulate": BASE.but(trainer={"limit_train_batches": 3, "accumulate_grad_batches": 2}),
     "counted-weights": BASE.but(
         class_weights="median-frequency", trainer={"max_epochs": None, "max_steps": 7, "gradient_clip_val": 0.5}
     ),

@@ -370,3 +370,70 @@ def test_the_space_is_known_for_every_optimiser() -> None:
 def test_the_digest_is_that_of_sha256(tmp_path: Path) -> None:
     write_atomic(tmp_path / "x", b"abc")
     assert digest(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize("moment", [7, 8, 9, 10])
+@pytest.mark.parametrize("name", ["limited", "limited-accumulate"])
+def test_an_epoch_that_is_cut_short_and_ends_in_a_validation_goes_on_with_its_next(
+    name: str, moment: int, tmp_path: Path
+) -> None:
+    """The checkpoint of that validation has no batch left to draw, and says nothing of the epoch after it."""
+    expected, _ = whole(RUNS[name], tmp_path / "whole")
+    _cut_and_resume(RUNS[name], "cut", OFTEN, [moment], expected, tmp_path)
+
+
+def test_a_signal_to_all_processes_of_a_run_with_workers_saves_first(tmp_path: Path) -> None:
+    """As Ctrl-C sends it, and a scheduler."""
+    run = BASE.but(data={"num_workers": 2})
+    expected, _ = whole(run, tmp_path / "whole")
+
+    def to_all() -> None:
+        workers = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        assert len(workers) >= 2
+        for pid in (*map(int, workers), os.getpid()):
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.5)
+
+    with pytest.raises(Interrupted):
+        train(run, tmp_path / "cut", callbacks=[At(19, to_all)], **QUIET)
+    assert read_checkpoint(tmp_path / "cut" / "checkpoints" / "last.ckpt")["global_step"] == 5
+    train(run, tmp_path / "cut", resume=True, **QUIET)
+    assert not unequal(expected, outcome(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "{}", '{"settings": 3}', '{"hash": "x"}', "[]"])
+@pytest.mark.parametrize("name", ["run.json", "result.json", "metrics.csv", "checkpoints/last.ckpt.sha256"])
+def test_a_strange_file_in_the_folder_of_a_run_is_named_and_nothing_waits(
+    name: str, kind: str, half: Path, finished: Path
+) -> None:
+    if name == "result.json":
+        (half / name).write_bytes((finished / name).read_bytes())
+    path = half / name
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text(kind)
+    if name.endswith("sha256"):  # the older checkpoint serves
+        train(SHORT, half, resume=True, **QUIET)
+        return
+    with pytest.raises(ValueError, match=path.name):
+        train(SHORT, half, resume=True, **QUIET)
+
+
+def test_a_checkpoint_without_its_hash_is_not_called_damaged(half: Path) -> None:
+    (half / "checkpoints" / "last.ckpt.sha256").write_text("")
+    with pytest.raises(
+        ValueError, match=r"cannot be checked: last.ckpt.sha256 beside it holds no SHA-256. Put it back"
+    ):
+        read_checkpoint(half / "checkpoints" / "last.ckpt")
+
+
+def test_a_run_whose_rows_are_lost_is_not_continued(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(BASE, tmp_path / "run", callbacks=[At(25, terminate)], **QUIET)
+    (tmp_path / "run" / "metrics.csv").unlink()
+    with pytest.raises(ValueError, match=r"metrics.csv is gone: delete its folder"):
+        train(BASE, tmp_path / "run", resume=True, **QUIET)

@@ -218,7 +218,11 @@ def test_weights_and_parents_count_by_what_they_hold(tmp_path: Path) -> None:
         train(run, tmp_path / name, **QUIET)
     parents = [BASE.but(init_from=str(tmp_path / name / "checkpoints" / "last.ckpt")) for name in ("one", "two")]
     assert parents[0].hash == parents[1].hash
-    assert parents[0].resolved()["hparams.init_from"] == f"run:{run.hash}"
+    assert parents[0].resolved()["hparams.init_from"] == f"run:{run.hash}@3"
+    longer = BASE.but(trainer={"max_epochs": 2})
+    train(longer, tmp_path / "longer", **QUIET)
+    halves = [str(tmp_path / "longer" / "checkpoints" / name) for name in ("last.ckpt", "previous.ckpt")]
+    assert len({BASE.but(init_from=path).hash for path in halves}) == 2  # of one run, but not of one step
 
 
 class Later(UNetModule):
