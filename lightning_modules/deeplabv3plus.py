@@ -2,11 +2,11 @@
 
 The network of Fig. 2 on the aligned Xception-65 with atrous separable convolutions in ASPP and decoder: 41,049,269
 parameters with 21 classes; 45,688,261 on ResNet-101.
-Departs from the paper in that maps are resized with align_corners=False (the authors' TensorFlow code: True), and from
-that code in the low-level features of Xception, of which the paper gives only the stride, 4: here the encoder's map at
-that stride, the 128 channels of its first block; the code takes 256 channels inside the second block, before its stride
-(6,144 parameters more). Departs from it in what decays, too: all weights, by 4e-5, where the code regularises neither
-the 68 depthwise convolutions nor the 146 batch norms of the published network.
+Departs from the authors' TensorFlow code:
+- maps are resized with align_corners=False, theirs with True;
+- the low-level features of Xception, of which the paper gives only the stride, 4, are the 128 channels of its first block. The
+  code takes 256 channels inside the second block, before its stride: 6,144 parameters more;
+- all weights decay, by 4e-5. The code regularises neither the 68 depthwise convolutions nor the 146 batch norms.
 """
 
 from collections.abc import Sequence

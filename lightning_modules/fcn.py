@@ -4,10 +4,12 @@ FCN-32s, 16s and 8s on VGG16 as the authors released them, https://github.com/sh
 parameter: 136,152,917, 134,815,994 and 134,489,759 with 21 classes, of which the frozen bilinear kernels are 1,806,336,
 458,640 and 127,008.
 
-Departs from the paper in what the released networks changed: every bilinear kernel is frozen (Sec. 4.3 learns all but the
-last: `upsampling="inner"`), the loss is summed over the pixels of one image, and skips are trained all at once unless
-`init_from` names the next coarser network (Sec. 4.2 trains in stages). With another encoder than "vgg16" it is an
-extension: features of the encoder itself at strides 32, 16 and 8, without fc6, fc7 and the padding of 100.
+Departs from the paper in what the released networks changed:
+- every bilinear kernel is frozen (Sec. 4.3 learns all but the last: `upsampling="inner"`);
+- the loss is summed over the pixels of one image;
+- skips are trained all at once unless `init_from` names the next coarser network (Sec. 4.2 trains in stages).
+With another encoder than "vgg16" it is an extension: features of the encoder itself at strides 32, 16 and 8, without fc6,
+fc7 and the padding of 100.
 """
 
 import inspect

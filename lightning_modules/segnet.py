@@ -5,11 +5,14 @@ every decoder of Table 1. Where the text leaves a detail open, the authors' segn
 segnet_basic_train.prototxt decide, https://github.com/alexgkendall/SegNet-Tutorial; those of the variants never appeared.
 Two variants have 1,661,323 parameters where Table 1 prints 1.625 million: four 8x8 kernels (Sec. 3.1) cannot have fewer.
 
-Departs from the paper in the input, whose colours are normalised by mean and standard deviation instead of local contrast
-(Sec. 3.2), in leaving out the dropout of Sec. 4, as segnet_train.prototxt does, and in dividing the loss by the number of
-labelled pixels, as the authors' caffe-segnet does, for which the learning rates of their solvers are meant. Departs from
-the prototxts in the shifts of batch norms, which start at 0 where theirs start at 0.001, and, with the paper (Sec. 3.1), in
-the convolutions of `SegNetBasic` without biases (512 in the prototxt, each before a batch norm that takes it away).
+Departs from the paper:
+- colours are normalised by mean and standard deviation instead of local contrast (Sec. 3.2);
+- there is no dropout (Sec. 4), as in segnet_train.prototxt;
+- the loss is divided by the number of labelled pixels, as in the authors' caffe-segnet, for which their learning rates are.
+Departs from the prototxts:
+- the shifts of batch norms start at 0, theirs at 0.001;
+- as in the paper (Sec. 3.1) the convolutions of `SegNetBasic` have no biases. The prototxt has 512, each before a batch norm
+  that subtracts it again.
 """
 
 from collections.abc import Mapping, Sequence
