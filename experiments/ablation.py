@@ -112,7 +112,12 @@ class Plan:
         common = a.runs[a.baseline].resolved()
         if "root" in a.runs[a.baseline].data:
             common["data.root"] = a.runs[a.baseline].data["root"]  # as it was typed
-        for key in {"seed", *map(setting, a.factors), *(key for of_one in differing.values() for key in of_one)}:
+        for key in {
+            "seed",
+            "corrections",
+            *map(setting, a.factors),
+            *(key for of_one in differing.values() for key in of_one),
+        }:
             common.pop(key, None)
         return {
             "experiment": a.name,
@@ -125,6 +130,7 @@ class Plan:
             "data_note": a.data_note,
             "scale_note": a.scale_note,
             "common": common,
+            "corrections": sorted({name for run in a.runs.values() for name in run.corrections()}),
             "budget": self.budgets,
             "validation_images": self.validation_images,
             "differences": differing,
@@ -208,7 +214,7 @@ def _check_same(ablation: Ablation, out: Path) -> None:
     changed = [f"{key}: {old[key]!r} -> {now[key]!r}" for key in sorted({*old} & {*now}) if old[key] != now[key]]
     corrections = {k: v for run in ablation.runs.values() for k, v in run.corrections().items()}
     changed += [
-        f"corrected since: {why}" for name, why in corrections.items() if name not in old.get("corrections", ())
+        f"corrected since: {why}" for name, why in corrections.items() if name not in stored.get("corrections", ())
     ]
     raise ValueError(
         f"{out} holds the results of another grid ({'; '.join(changed) or 'its variants or defaults differ'}): choose another "

@@ -10,8 +10,11 @@ import signal
 import sys
 from pathlib import Path
 
+from experiments.flags import forgiving_output
+
 
 def main() -> None:
+    forgiving_output()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--logger", default="csv")
@@ -27,11 +30,9 @@ def main() -> None:
     from experiments.checkpoints import SAVE_EVERY
     from experiments.ending import ending
     from experiments.files import read_json
-    from experiments.flags import forgiving_output
     from experiments.run import Run
     from experiments.training import train
 
-    forgiving_output()
     with ending():
         run = Run.from_config(read_json(args.folder / "run.json"))
         train(

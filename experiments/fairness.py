@@ -212,6 +212,7 @@ def check_fair(ablation: "Ablation") -> dict[str, Budget]:
         allowed = declared | ({setting(how.by)} if how and how.by else set())
         if "module" in declared:  # what only one of two architectures has is a part of it
             allowed |= {key for key in base.keys() ^ other.keys() if key.startswith("hparams.")}
+        allowed.add("corrections")  # which follow from the other settings
         differing = {key for key in base | other if base.get(key) != other.get(key)} - allowed
         if differing:
             found = "; ".join(f"{k}: {_shown(base, k)} against {_shown(other, k)}" for k in sorted(differing))
@@ -339,5 +340,6 @@ def differences(ablation: "Ablation") -> dict[str, dict[str, list[Any]]]:
     for name, run in ablation.runs.items():
         own = run.resolved()
         keys = dict.fromkeys([*map(setting, ablation.factors), *base, *own])
+        keys.pop("corrections", None)  # which follow from the other settings
         found[name] = {key: [base.get(key), own.get(key)] for key in keys if base.get(key) != own.get(key)}
     return found

@@ -228,8 +228,8 @@ class SegmentationModule(LightningModule):
 
     def _image_names(self, batch: Batch, split: str) -> list[str]:
         """What an error calls the images of a batch: by the data set's names where the trainer has one."""
-        positions = batch["index"].tolist()
-        dataset = getattr(getattr(self._trainer, "datamodule", None), "dataset", None)
+        positions = batch["index"].tolist() if "index" in batch else list(range(len(batch["image"])))
+        dataset = getattr(getattr(self._trainer, "datamodule", None), "dataset", None) if "index" in batch else None
         if dataset is None:
             return [f"image {position} ({split})" for position in positions]
         names = dataset(split).names

@@ -183,7 +183,7 @@ class CRFasRNNModule(SegmentationModule):
         """Takes over the weights of the network, and the normalisation unless the user gave one."""
         inner = self.network.network
         wanted = f"{type(inner).__name__}Module"
-        stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}")
+        stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}", wanted=f"a checkpoint of {wanted}")
         architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
         if architecture != wanted:
             raise ValueError(

@@ -140,7 +140,7 @@ def start_from(module: SegmentationModule, checkpoint: str) -> None:
 
     A mean or std that the user gave stays, as do the weights of the classes, which are of the loss.
     """
-    stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}")["state_dict"]
+    stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}", keys=("state_dict",))["state_dict"]
     own = module.state_dict()
     given = {"weight_of_class"} | {name for name in ("mean", "std") if module.hparams[name] is not None}
     try:

@@ -255,7 +255,9 @@ class FCNModule(SegmentationModule):
         needed |= {name: own[name] for name in ("num_classes", "in_channels", "encoder", "encoder_width", "fc_width")}
         if own["stride"] == 8:
             needed["at_once"] = False  # or the score of pool4 belongs to a scaled pool4
-        stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}")
+        stored = read_checkpoint(
+            checkpoint, f"init_from={checkpoint!r}", wanted=f"a checkpoint of FCN-{needed['stride']}s"
+        )
         architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
         wrong = [f"{name}={found.get(name)}, not {value}" for name, value in needed.items() if found.get(name) != value]
         if architecture != type(self).__name__ or wrong:

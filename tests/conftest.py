@@ -1,3 +1,5 @@
+import signal
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +21,15 @@ def _seeded() -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known of folders of data stays with the tests."""
     monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Signals that whoever started the tests has them ignore, as nohup does, are heard."""
+    before = {signum: signal.signal(signum, signal.default_int_handler) for signum in (signal.SIGHUP, signal.SIGINT)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,9 +39,17 @@ def ci(checkout: Path, **environment: str) -> tuple[int, str, list[str]]:
 def test_the_tests_come_first_in_an_environment_of_the_requirements_alone(checkout: Path) -> None:
     status, printed, asked = ci(checkout)
     assert status == 0, printed
-    assert asked == [".venv/installed VENV=.venv", "test VENV=.venv", *ORDER[1:]]
+    assert asked == [".venv/installed VENV=.venv", "test VENV=.venv", "faults VENV=.venv ARGS=--kills 5", *ORDER[1:]]
     summary = printed.split("== seconds of each stage\n")[1].splitlines()
-    assert [line.split()[0] for line in summary] == ["install", "test", "extras", "lint", "test-extras", "smoke"]
+    assert [line.split()[0] for line in summary] == [
+        "install",
+        "test",
+        "faults",
+        "extras",
+        "lint",
+        "test-extras",
+        "smoke",
+    ]
 
 
 @pytest.mark.parametrize(("extras", "folder"), [(True, ".venv-bare"), (False, ".venv")])
@@ -55,7 +63,7 @@ def test_an_environment_with_extras_is_not_used_for_them(extras: bool, folder: s
     status, printed, asked = ci(checkout)
     assert status == 0, printed
     assert asked[:2] == [f"{folder}/installed VENV={folder}", f"test VENV={folder}"]
-    assert asked[2:] == ORDER[1:]
+    assert asked[2:] == [f"faults VENV={folder} ARGS=--kills 5", *ORDER[1:]]
 
 
 def test_what_fails_ends_it_with_its_status_and_the_seconds_so_far(checkout: Path) -> None:

@@ -7,6 +7,7 @@ hashes of both, so that a kill at any moment leaves a checkpoint that passes.
 import hashlib
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ import torch
 KEYS = {"segmentation": dict, "state_dict": dict, "hyper_parameters": dict}  # what a checkpoint of this project holds
 
 
-def read_checkpoint(path: str | os.PathLike[str], name: str | None = None) -> dict[str, Any]:
-    """The content of a checkpoint of this project, its tensors on the CPU; `name` is what an error calls the file.
+def read_checkpoint(
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    wanted: str = "a checkpoint",
+    keys: Collection[str] = tuple(KEYS),
+) -> dict[str, Any]:
+    """The content of a checkpoint of this project, its tensors on the CPU; `keys` are the parts it must have.
+
+    `name` is what an error calls the file, `wanted` what it asks for instead.
 
     Raises FileNotFoundError where there is nothing, ValueError with the reason for anything else: another kind of file, a
     damaged one, or one that holds more than plain data. No code of a file is ever run.
@@ -24,7 +33,7 @@ def read_checkpoint(path: str | os.PathLike[str], name: str | None = None) -> di
     path = Path(path)
     shown = name or str(path)
     if not os.path.lexists(path):
-        raise FileNotFoundError(f"{shown} is not a file: give a checkpoint such as outputs/.../checkpoints/last.ckpt")
+        raise FileNotFoundError(f"{shown} is not a file: give {wanted} such as outputs/.../checkpoints/last.ckpt")
     if not path.is_file():  # a pipe is not opened, because reading it would wait for ever
         raise ValueError(f"{shown} is not a checkpoint: it is {'a folder' if path.is_dir() else 'no regular file'}")
     if path.stat().st_size == 0:
@@ -41,8 +50,8 @@ def read_checkpoint(path: str | os.PathLike[str], name: str | None = None) -> di
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises five kinds by what is broken
         raise ValueError(f"{shown} is not a checkpoint of experiments.train: {reason(error)}") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in KEYS.items()):
-        raise ValueError(f"{shown} is not a checkpoint of experiments.train: it holds no {', '.join(KEYS)}")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), KEYS[key]) for key in keys):
+        raise ValueError(f"{shown} is not a checkpoint of experiments.train: it holds no {', '.join(keys)}")
     return content
 
 

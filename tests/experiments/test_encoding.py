@@ -60,7 +60,7 @@ def test_every_command_begins_with_forgiving_output(name: str, monkeypatch: pyte
 
 
 def test_there_are_commands() -> None:
-    assert {"train", "report", "explain", "search_crf", "soft_segment", "sync", "dashboard", "run"} <= set(COMMANDS)
+    assert {"train", "report", "explain", "search_crf", "soft_segment", "sync", "dashboard", "cell"} <= set(COMMANDS)
     studies = {info.name for info in pkgutil.iter_modules(experiments.__path__) if info.name.startswith("ablate_")}
     assert studies < set(COMMANDS)
 

@@ -78,6 +78,7 @@ def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
         assert status(error) == code
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_ends_with_its_status(
     signum: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -184,7 +184,7 @@ def test_the_second_stage_starts_from_the_first_with_frozen_batch_norms(tmp_path
     second.on_save_checkpoint(checkpoint)
     assert checkpoint["hyper_parameters"]["init_from"] is None
 
-    with pytest.raises(FileNotFoundError, match="is not a file: give one such as"):
+    with pytest.raises(FileNotFoundError, match="is not a file: give a checkpoint such as"):
         DeepLabV3Module(3, 255, **TINY, init_from=str(tmp_path / "none.ckpt"))
     with pytest.raises(ValueError, match="no checkpoint of a DeepLabV3Module with the same arguments"):
         DeepLabV3Module(4, 255, **TINY, init_from=str(path))
