@@ -8,6 +8,7 @@ checkpoint is sound, metrics.csv has its epochs in order, and no process is left
 """
 
 import argparse
+import contextlib
 import ctypes
 import json
 import logging
@@ -221,7 +222,9 @@ def one_case(name: str, case: Case, kills: int, draw: random.Random, folder: Pat
         running = os.waitpid(pid, os.WNOHANG)[0] == 0
         met += running
         if running:
-            os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has not yet a session of its own
+                os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         until = time.monotonic() + GONE
         while (left := list(processes(out))) and time.monotonic() < until:
