@@ -22,9 +22,10 @@ from experiments.ending import ending
 from experiments.files import write_json
 from experiments.flags import Parser, forgiving_output, refuse
 from experiments.formats import rows_to_markdown
+from experiments.loggers import STEP
 from experiments.report import warnings
 from experiments.stored import load
-from experiments.sync import STEP, logged_in
+from experiments.sync import logged_in
 from experiments.tables import Table, make_notes, make_tables
 
 CURVES = {"val/miou": "validation mIoU", "train/loss": "training loss", "val/loss": "validation loss"}

@@ -244,7 +244,7 @@ def _beyond_checkpoint(out: Path) -> bool:
 
 def test_a_killed_and_continued_training_leaves_one_history(killed: Cell, tmp_path: Path) -> None:
     first, second = killed.fragments
-    assert first.run.run_id == second.run.run_id and not first.of("exit")
+    assert first.run.run_id == second.run.run_id and [one.exit_code for one in first.of("exit")] in ([], [1])
     again = [values(row.item) for row in second.of("history")]
     assert min(row["trainer/global_step"] for row in again) == 5
     merged = merge(killed, tmp_path)
