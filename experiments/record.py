@@ -81,7 +81,7 @@ def _end(part: str) -> str:
 
 def _part(part: str) -> re.Pattern[str]:
     """The marks of a part, with what is between them."""
-    return re.compile(rf"(<!-- begin {part}:[^\n]*-->\n)(.*)(<!-- end {part} -->)", re.DOTALL)
+    return re.compile(rf"(<!-- begin {part}:[^\n]*-->\n)(.*?)(<!-- end {part} -->)", re.DOTALL)
 
 
 def _digest(text: str) -> str:
