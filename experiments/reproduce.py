@@ -141,7 +141,12 @@ need() {
 
 # code COMMIT: the code of a commit, in a folder of its own
 code() {
-    [ ! -e "$folder/code-$1" ] || return 0
+    if [ -e "$folder/code-$1" ]; then
+        # One that came with the folder would bring an interpreter of its own.
+        git -C "$repository" worktree list --porcelain | grep -Fx -- "worktree $folder/code-$1" >/dev/null ||
+            fail "$folder/code-$1 is not of $repository: remove it, or name another FOLDER"
+        return 0
+    fi
     git -C "$repository" cat-file -e "$1^{commit}" 2>/dev/null ||
         fail "the commit $1 is not in $repository: git fetch it, or name another clone in REPOSITORY"
     git -C "$repository" worktree add --detach "$folder/code-$1" "$1"
@@ -217,7 +222,7 @@ def reproduce_script(experiments: Sequence[Experiment], folders: Mapping[str, st
     refused = dict.fromkeys(f"{call.shown}: {call.refused}" for _, of_one in made for call in of_one if call.refused)
     lines += [f"fail {shlex.quote(f'cannot be made again by a script, {why}. Nothing was run')}" for why in refused]
     lines += [f"need {name} {shlex.quote(meaning)}" for name, meaning in places.items()]
-    lines += ['mkdir -p -- "${1:-reproduced}"', 'folder=$(cd -- "${1:-reproduced}" && pwd)', ""]
+    lines += ['mkdir -p -- "${1:-reproduced}"', 'folder=$(cd -- "${1:-reproduced}" && pwd -P)', ""]
     lines += [_say(note) for note in notes]
     results = [f'"$folder"/{shlex.quote(_apart(folders[plan["experiment"]]))}' for plan, _ in made]
     for (plan, of_one), result in zip(made, results, strict=True):

@@ -5,7 +5,8 @@ and what the scores and the statistics need of them a fiftieth of that.
 """
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,42 +131,50 @@ def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> 
     arrays = Npz(path, schema.PER_IMAGE, sizes, schema.MOST_IMAGES)
     names = [schema.printable(name) for name in arrays.texts("names")]
     if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        twice = Counter(names).most_common(1)[0][0]
         raise DamagedError(
             f"{path}: names must differ, got {twice!r} twice: delete {folder} and run the experiment again"
         )
-    images, classes = len(names), len(class_names)
-    right, true, predicted = (np.empty((images, classes), dtype=np.uint32) for _ in range(3))
-    image_miou, confusion = np.empty(images), np.zeros((classes, classes), dtype=np.int64)
-    for first, block in arrays.blocks("confusion"):
-        rows, counts = slice(first, first + len(block)), block.astype(np.int64, copy=False)
-        pixels = counts.sum(axis=(1, 2))
-        if pixels.max() > schema.MOST_PIXELS:
-            raise DamagedError(
-                f"{path}: confusion[{first + int(pixels.argmax())}] must count up to {schema.MOST_PIXELS:,} pixels, got "
-                f"{pixels.max():,}: delete {folder} and run the experiment again"
-            )
-        right[rows], true[rows] = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=2)
-        predicted[rows] = counts.sum(axis=1)
-        image_miou[rows] = scores(counts)["miou"]
-        confusion += counts.sum(axis=0)
+    try:
+        summed = sum_up(arrays.blocks("confusion"), len(names), len(class_names))
+    except OverflowError as error:
+        raise DamagedError(f"{path}: {error}: delete {folder} and run the experiment again") from None
     return Cell(
         *(variant, seed, folder, schema.read(folder / "run.json", schema.RunRecord)),
         *(
             schema.read(folder / "result.json", schema.Result),
             schema.read(folder / "environment.json", schema.Environment),
         ),
-        class_names=class_names,
-        image_names=names,
-        counts=Counts(right, true, predicted),
-        image_miou=image_miou,
-        confusion=confusion,
-        boundary_f1=arrays["boundary_f1"],
-        checkerboard=arrays["checkerboard"],
+        *(class_names, names, *summed, arrays["boundary_f1"], arrays["checkerboard"]),
         trimap=_summed(arrays, "trimap", np.int64),
         calibration=arrays["calibration"].sum(axis=0) if "calibration" in arrays else None,
         segments=_summed(arrays, "segments", np.int64),
     )
+
+
+def sum_up(
+    blocks: Iterable[tuple[int, NDArray[Any]]], images: int, classes: int
+) -> tuple[Counts, NDArray[np.float64], NDArray[np.int64]]:
+    """The counts of each image, its mIoU, and the sum over the images, of confusion matrices (n, C, C) in blocks of images,
+    each with the number of the first.
+
+    Raises OverflowError for an image of more than `MOST_PIXELS` pixels.
+    """
+    right, true, predicted = (np.empty((images, classes), dtype=np.uint32) for _ in range(3))
+    image_miou, confusion = np.empty(images), np.zeros((classes, classes), dtype=np.int64)
+    for first, block in blocks:
+        rows, counts = slice(first, first + len(block)), block.astype(np.int64, copy=False)
+        pixels = counts.sum(axis=(1, 2))
+        if pixels.max() > schema.MOST_PIXELS:
+            place = first + int(pixels.argmax())
+            raise OverflowError(
+                f"confusion[{place}] must count up to {schema.MOST_PIXELS:,} pixels, got {pixels.max():,}"
+            )
+        right[rows], true[rows] = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=2)
+        predicted[rows] = counts.sum(axis=1)
+        image_miou[rows] = scores(counts)["miou"]
+        confusion += counts.sum(axis=0)
+    return Counts(right, true, predicted), image_miou, confusion
 
 
 def _summed(arrays: Npz, key: str, dtype: type[np.int64]) -> NDArray[np.int64] | None:

@@ -262,3 +262,21 @@ def test_results_lie_in_no_folder_of_the_code_or_of_the_report(tmp_path: Path) -
     one = experiment(tmp_path, COMMAND, "unknown")
     for name in ("code-HEAD", "report"):
         assert f'--out "$folder"/{name}-results)' in reproduce_script([one], {NAME: name}, "unknown")
+
+
+def test_code_that_came_with_the_folder_is_not_run(tmp_path: Path, repository: Path, stand_in: Path) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    folder = tmp_path / "x"
+    one = experiment(folder, COMMAND.replace(" --weights ~/w.pt", ""), commit)
+    (folder / "reproduce.sh").write_text(reproduce_script([one], {NAME: "y"}, commit))
+    planted = folder / "reproduced" / f"code-{commit}" / ".venv"
+    (planted / "bin").mkdir(parents=True)
+    (planted / "installed").touch()
+    (planted / "bin" / "python").write_text(f"#!/bin/sh\ntouch {shlex.quote(str(tmp_path / 'canary'))}\n")
+    (planted / "bin" / "python").chmod(0o755)
+    (tmp_path / "data").mkdir()
+    done = run_script(
+        folder, REPOSITORY=str(repository), PYTHON=str(stand_in), CAMVID_FALSE_ROOT=str(tmp_path / "data")
+    )
+    assert done.returncode == 2 and f"code-{commit} is not of {repository}: remove it" in done.stderr
+    assert not (tmp_path / "canary").exists()
