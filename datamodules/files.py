@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -13,10 +15,24 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000  # more is rather a bomb: 20 KB of PNG can unpack to a gigabyte
 
 
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Makes a ValueError of whatever the system answers instead of what `name` holds; what is missing stays as it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(
+            f"{name} cannot be read ({error.strerror or error}); see to its permissions and its disk, or move it out"
+        ) from error
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines that are not blank, without the byte order mark that Windows puts in front."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with readable(str(path)):
+            text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a UTF-8 text file; save it as UTF-8") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -59,7 +75,9 @@ def files_by_name(folder: Path) -> dict[str, list[Path]]:
     Names are compared in Unicode's composed form (NFC): macOS may store an umlaut as two characters, a text file as one.
     """
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    with readable(f"{folder.name}/"):
+        paths = sorted(folder.iterdir())
+    for path in paths:
         if not path.name.startswith(".") and path.name not in {"Thumbs.db", "desktop.ini"}:
             files.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
     return files
@@ -77,12 +95,13 @@ def read_mask(path: Path) -> np.ndarray:
 
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file; a pipe is not opened, because reading it would wait for ever."""
-    if path.is_symlink() and not path.exists():
-        raise ValueError(f"{short(path)} is a broken link; restore the file it points to")
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "not a regular file"
-        raise ValueError(f"{short(path)} is {kind}; move it out, {path.parent.name}/ holds image files only")
-    data = path.read_bytes()
+    with readable(short(path)):
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{short(path)} is a broken link; restore the file it points to")
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise ValueError(f"{short(path)} is {kind}; move it out, {path.parent.name}/ holds image files only")
+        data = path.read_bytes()
     if not data:
         raise ValueError(f"{short(path)} is empty (0 bytes); copy it again")
     return data

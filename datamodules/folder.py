@@ -42,13 +42,13 @@ class Folder(SegmentationDataset):
 
 def mask_palette(masks: Path, num_classes: int) -> list[tuple[int, int, int]]:
     """The colours stored in the first mask of a folder; none where it has no palette or a too short one."""
-    for paths in islice(files_by_name(masks).values(), 1):
-        try:
+    try:
+        for paths in islice(files_by_name(masks).values(), 1):
             flat = decode(paths[0], read_bytes(paths[0])).getpalette() or []
-        except ValueError:  # verify() names the file together with all others that cannot be read
-            return []
-        if len(flat) >= 3 * num_classes:
-            return [(flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in range(num_classes)]
+            if len(flat) >= 3 * num_classes:
+                return [(flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in range(num_classes)]
+    except ValueError:  # verify() names the file together with all others that cannot be read
+        pass
     return []
 
 

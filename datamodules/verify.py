@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.files import SPLITS, decode, files_by_name, read_bytes, read_split, short
+from datamodules.files import SPLITS, decode, files_by_name, read_bytes, read_split, readable, short
 from datamodules.fingerprint import file_states, keep_record, make_record, stored_record
 
 SHOWN = 20  # problems spelt out in one message
@@ -27,41 +27,51 @@ Splits = dict[str, list[str]]
 
 
 def check_layout(root: Path) -> None:
-    """Raises a FileNotFoundError that lists what the folder lacks and what is there instead."""
+    """Raises a FileNotFoundError that lists what the folder lacks and what is there instead.
+
+    ValueError where the system does not let it be looked into.
+    """
     expected = ["images/", "masks/", "classes.txt", *(f"splits/{split}.txt" for split in SPLITS)]
-    if not root.is_dir():
-        nearest = next(parent for parent in root.absolute().parents if parent.is_dir())
-        raise FileNotFoundError(
-            f"the data folder {root} does not exist; expected a folder with {', '.join(expected)}. "
-            f"{nearest} holds {_listing(nearest)}"
-        )
-    if missing := [e for e in expected if not ((root / e).is_dir() if e.endswith("/") else (root / e).is_file())]:
-        raise FileNotFoundError(f"{root} has no {', '.join(missing)}; it holds {_listing(root)}")
+    with readable(f"the data folder {root}"):
+        if not root.is_dir():
+            nearest = next(parent for parent in root.absolute().parents if os.path.isdir(parent))
+            raise FileNotFoundError(
+                f"the data folder {root} does not exist; expected a folder with {', '.join(expected)}. "
+                f"{nearest} holds {_listing(nearest)}"
+            )
+        if missing := [e for e in expected if not ((root / e).is_dir() if e.endswith("/") else (root / e).is_file())]:
+            raise FileNotFoundError(f"{root} has no {', '.join(missing)}; it holds {_listing(root)}")
 
 
 def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
     """Raises a ValueError with every problem of the folder: how many there are, and the first 20.
 
-    Every file counts, also one that no split names. Warns of images that EXIF turns, and of those in no split. A folder
-    that was found right is not read again until one of its files has another size or time.
+    Every file counts, also one that no split names; one that cannot be read is a problem like any other. Warns of images
+    that EXIF turns, and of those in no split. A folder that was found right is not read again until one of its files has
+    another size or time.
     """
-    wanted, states = [num_classes, ignore_index], file_states(root)
-    known = stored_record(root)
+    wanted, known = [num_classes, ignore_index], stored_record(root)
     if known and known.verified == wanted:
         for line in known.warnings:
             warnings.warn(line, stacklevel=3)
         return
-    images, masks = files_by_name(root / "images"), files_by_name(root / "masks")
-    splits = {split: read_split(root, split) for split in SPLITS}
-    names = [name for name in images if name in masks]
+    try:
+        states = file_states(root)
+    except OSError:  # the reads below meet it again, and say of what
+        states = {}
+    unread: list[str] = []
+    images, masks = (_listed(root / folder, unread) for folder in ("images", "masks"))
+    splits = {split: names for split in SPLITS if (names := _named(root, split, unread)) is not None}
+    pairs = {name: (images[name][0], masks[name][0]) for name in images if name in masks} if images and masks else {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
-        pairs = pool.map(lambda name: _check_pair(images[name][0], masks[name][0], num_classes, ignore_index), names)
-        checks = dict(zip(names, pairs, strict=True))
+        checked = pool.map(lambda pair: _check_pair(*pair, num_classes, ignore_index), pairs.values())
+        checks = dict(zip(pairs, checked, strict=True))
     problems = [
+        *unread,
         *_split_problems(splits, images),
         *_label_problems({label for check in checks.values() for label in check.labels}, num_classes, ignore_index),
         *_leaks(splits, checks),
-        *_pairing_problems(images, masks),
+        *(_pairing_problems(images, masks) if images is not None and masks is not None else []),
         *(problem for check in checks.values() for problem in check.problems),
     ]
     if problems:
@@ -69,7 +79,7 @@ def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
         more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         raise ValueError("\n  ".join([f"{count} in {root}:", *problems[:SHOWN], *more]))
     turned = [name for name, check in checks.items() if check.orientation != 1]
-    unused = sorted(set(names).difference(*splits.values()))
+    unused = sorted(set(pairs).difference(*splits.values()))
     warned = [
         f"{what}: {', '.join(found[:5])}" + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         for what, found in (
@@ -82,6 +92,24 @@ def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
         warnings.warn(line, stacklevel=3)
     digests = {path: digest for check in checks.values() for path, digest in check.digests.items()}
     keep_record(root, make_record(root, states, digests, wanted, warned))
+
+
+def _listed(folder: Path, unread: list[str]) -> Files | None:
+    """The files of a folder; None, and one more line in `unread`, where the system does not tell them."""
+    try:
+        return files_by_name(folder)
+    except ValueError as error:
+        unread.append(str(error))
+        return None
+
+
+def _named(root: Path, split: str, unread: list[str]) -> list[str] | None:
+    """The names in a split; None, and one more line in `unread`, where they cannot be read."""
+    try:
+        return read_split(root, split)
+    except ValueError as error:
+        unread.append(str(error))
+        return None
 
 
 @dataclass
@@ -124,7 +152,8 @@ def _check_image(path: Path, check: _Check) -> Image.Image:
         raise ValueError(f"{short(path)} holds {_meaning(image)}; save it as 8-bit RGB or grey without transparency")
     _check_single(image, path)
     check.picture = check.digests[path] = sha256(data).hexdigest()
-    check.orientation = image.getexif().get(ORIENTATION, 1)
+    orientation = image.getexif().get(ORIENTATION, 1)
+    check.orientation = orientation if orientation in range(1, 9) else 1  # also text and lists are found there
     return image
 
 
@@ -154,12 +183,12 @@ def _check_mask(path: Path, check: _Check, num_classes: int, ignore_index: int) 
 
 
 def _check_single(image: Image.Image, path: Path) -> None:
-    pictures = getattr(image, "n_frames", 1)
-    if pictures > 1 and image.format != "MPO":  # a phone's JPEG with previews behind the picture
-        raise ValueError(f"{short(path)} holds {pictures} pictures; save one picture a file")
+    # Counting them would read every one, and some that are damaged. A phone's JPEG (MPO) has previews behind the picture.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ValueError(f"{short(path)} holds several pictures; save one picture a file")
 
 
-def _split_problems(splits: Splits, images: Files) -> list[str]:
+def _split_problems(splits: Splits, images: Files | None) -> list[str]:
     problems = [f"splits/{split}.txt names no image; add names, one a line" for split in splits if not splits[split]]
     home: dict[str, str] = {}
     unknown = 0
@@ -172,7 +201,7 @@ def _split_problems(splits: Splits, images: Files) -> list[str]:
                     f"{name} is in splits/{home[name]}.txt and in splits/{split}.txt, so that it leaks from one to the other; "
                     "remove it from one"
                 )
-            if name not in images:
+            if images is not None and name not in images:
                 unknown += 1
                 # Comparing with every name is slow, and later problems are not shown.
                 nearest = get_close_matches(name, images, 1, cutoff=0.5) if unknown <= SHOWN else []
@@ -229,5 +258,5 @@ def _meaning(image: Image.Image) -> str:
 
 
 def _listing(folder: Path) -> str:
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    names = sorted(path.name + "/" * os.path.isdir(path) for path in folder.iterdir())
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing"

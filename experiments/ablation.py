@@ -28,6 +28,7 @@ from experiments.flags import minutes, natural, positive
 from experiments.loggers import Logging, add_logging
 from experiments.plan_table import cell_seconds, show_content, show_without_data
 from experiments.run import Run, identified, setting
+from experiments.schema import folder_name
 from experiments.tracking import next_step
 from experiments.training import build
 
@@ -55,6 +56,11 @@ class Ablation:
             raise ValueError(f"baseline must be one of {', '.join(self.runs)}, got {self.baseline!r}")
         for name in {*self.matched, *(how.like for how in self.matched.values())} - {*self.runs}:
             raise ValueError(f"matched must name variants ({', '.join(self.runs)}), got {name!r}")
+        for name in self.runs:
+            try:
+                folder_name(name)
+            except ValueError as error:
+                raise ValueError(f"a variant's name {error}, got {name!r}: give it another one") from None
 
 
 def crossed(**factors: Sequence[Any]) -> dict[str, dict[str, Any]]:

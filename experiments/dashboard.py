@@ -24,6 +24,7 @@ from experiments.flags import Parser, forgiving_output, refuse
 from experiments.formats import rows_to_markdown
 from experiments.loggers import STEP
 from experiments.report import warnings
+from experiments.reproduce import show_command
 from experiments.stored import load
 from experiments.sync import logged_in
 from experiments.tables import Table, make_notes, make_tables
@@ -69,7 +70,9 @@ def content(folder: Path) -> Content:
     if not experiment.finished():
         raise ValueError(f"{folder} has no finished cell, so there is nothing to show: {experiment.plan['command']}")
     tables = [table for table in make_tables(experiment) if table.rows]
-    return Content(folder.absolute().name, experiment.plan, tables, make_notes(experiment), list(warnings(experiment)))
+    plan = experiment.plan
+    plan = plan | {"command": show_command(plan["command"], plan["data"])}
+    return Content(folder.absolute().name, plan, tables, make_notes(experiment), list(warnings(experiment)))
 
 
 def workspace(shown: Content, entity: str, project: str) -> Any:

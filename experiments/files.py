@@ -115,9 +115,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("no regular file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         wrong = "" if isinstance(content, dict) else f"expected an object, got {json.dumps(content)[:40]}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         wrong = str(error)
     if wrong:
         way_out = f"delete {path.parent} and run the experiment again"
@@ -126,6 +126,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as JSON ({wrong}): {way_out}")
     found: dict[str, Any] = content
     return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _plain(obj: Any) -> Any:

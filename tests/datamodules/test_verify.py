@@ -138,7 +138,7 @@ BAD = {
     ),
     "pages": (
         saved(COLOURS, "images/train_1.jpg", format="TIFF", save_all=True, append_images=[Image.fromarray(COLOURS)]),
-        "images/train_1.jpg holds 2 pictures",
+        "images/train_1.jpg holds several pictures",
         "one picture a file",
     ),
     "GIF": (
