@@ -64,7 +64,7 @@ def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
     splits = {split: names for split in SPLITS if (names := _named(root, split, unread)) is not None}
     pairs = {name: (images[name][0], masks[name][0]) for name in images if name in masks} if images and masks else {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
-        checked = pool.map(lambda pair: _check_pair(*pair, num_classes, ignore_index), pairs.values())
+        checked = pool.map(lambda pair: _check_pair(pair[0], pair[1], num_classes, ignore_index), pairs.values())
         checks = dict(zip(pairs, checked, strict=True))
     problems = [
         *unread,
@@ -258,5 +258,8 @@ def _meaning(image: Image.Image) -> str:
 
 
 def _listing(folder: Path) -> str:
-    names = sorted(path.name + "/" * os.path.isdir(path) for path in folder.iterdir())
+    try:
+        names = sorted(path.name + "/" * os.path.isdir(path) for path in folder.iterdir())
+    except OSError:
+        return "what cannot be listed"
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing"

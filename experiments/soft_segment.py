@@ -31,7 +31,7 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from torch import Tensor
 
-from datamodules.files import decode
+from datamodules.files import decode, read_bytes
 from experiments.ending import ending
 from experiments.environment import command_line
 from experiments.figures import COLOURS, colormap, drawing, save_figure
@@ -58,7 +58,7 @@ def read_photograph(path: Path) -> Bytes:
     """(H, W, 3), upright; a ValueError for what is no 8-bit picture."""
     if not path.is_file():
         raise ValueError(f"{path} is not a file: give the path of a photograph")
-    image = decode(path, path.read_bytes())
+    image = decode(path, read_bytes(path))
     if image.mode not in {"RGB", "L", "P", "1"} or "transparency" in image.info:
         raise ValueError(f"{path} holds {image.mode} pixels: save it as 8-bit RGB or grey without transparency")
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
