@@ -1,6 +1,7 @@
 """The quickest faults and attacks, each a process of its own; `make faults` has more of them, `make full` all, with the page."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -51,6 +52,19 @@ def test_every_fault_and_attack_has_a_name_and_a_number_of_its_own() -> None:
     assert len({*numbers}) == len(numbers)
     assert len(ATTACKS) == 44
     assert {entry.when for entry in (*FAULTS, *ATTACKS)} == {"test", "push", "full"}
+
+
+def test_what_security_md_names_is_tried() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    shown = [row.split("|")[3] for row in text.splitlines() if row.startswith("| ")][1:]
+    named = [name for cell in shown for name in re.findall(r"`([^`]+)`", cell)]
+    names = [entry.name for entry in (*FAULTS, *ATTACKS)]
+    for name in named:
+        is_file, is_target = (ROOT / name).is_file(), name.startswith("make ")
+        assert is_file or is_target or any(one.startswith(name) for one in names), name
+    unnamed = [attack.name for attack in ATTACKS if not any(attack.name.startswith(name) for name in named)]
+    assert {name.partition(":")[0] for name in unnamed} <= {"the same"}
+    assert f"{len(ATTACKS)} attacks" in text
 
 
 def test_a_page_says_what_failed_and_what_was_not_tried() -> None:
