@@ -27,7 +27,8 @@ from typing import Any
 from experiments.loggers import STAGED
 
 IMPORT = 90.0  # seconds for the process to import W&B: a machine may be busy
-START = 12.0  # and then to begin a run
+START = 15.0  # and then to begin a run on the server, or on the disk, for which nobody is asked
+START_OFFLINE = 60.0
 FINISH = 15.0  # to take the rest at the end; WANDB_FINISH_TIMEOUT allows more
 WAITING = 256 << 20  # bytes of messages that may wait for the process
 CUT = ".cut"  # ends the name of the file that says that a record did not arrive whole
@@ -204,7 +205,9 @@ class Client:
             except OSError as error:
                 _warn(f"its process cannot be started ({error})")
                 return False
-            if self._hear("hello", time.monotonic() + IMPORT) and self._hear("started", time.monotonic() + START):
+            if self._hear("hello", time.monotonic() + IMPORT) and self._hear(
+                "started", time.monotonic() + (START_OFFLINE if again else START)
+            ):
                 return True
             if self.over:
                 return False
