@@ -2,8 +2,11 @@
 
 import os
 import sys
+import traceback
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 
 def _import_matplotlib() -> None:
@@ -21,4 +24,29 @@ def _import_matplotlib() -> None:
         os.environ["MATPLOTLIBRC"] = str(Path(place, "mpl-data", "matplotlibrc"))
 
 
+def _name_torchvision(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A hook for errors that end a command: where torchvision cannot be imported, a line says what to install.
+
+    Lightning and torchmetrics import it, so that a build for another torch fails in many places, each with its own words.
+    """
+    places = [Path(frame.filename) for frame in traceback.extract_tb(trace)]
+    inside = any(place.parent.name == "torchvision" and place.name == "__init__.py" for place in places)
+    if not inside and not (isinstance(error, ModuleNotFoundError) and error.name == "torchvision"):
+        sys.__excepthook__(kind, error, trace)
+        return
+    found = {}
+    for name in ("torchvision", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "(not installed)"
+    sys.stderr.write(
+        f"error: torchvision {found['torchvision']} does not fit torch {found['torch']} ({error}): install the two that belong "
+        "together, python -m pip install --force-reinstall torch torchvision --constraint constraints.txt\n"
+    )
+    sys.exit(2)
+
+
 _import_matplotlib()
+if sys.argv[:1] == ["-m"]:  # as long as `python -m` looks for one of our commands
+    sys.excepthook = _name_torchvision

@@ -47,6 +47,7 @@ from experiments.environment import command_line, environment, git_commit
 from experiments.fairness import Budget, check_fair
 from experiments.files import locked, read_json, write_atomic, write_json
 from experiments.flags import Parser, forgiving_output, positive
+from experiments.loggers import Logging
 from experiments.plan_table import EVALUATION_STEPS, START_SECONDS
 from experiments.run import Run, defaults
 from experiments.search_crf import (
@@ -630,7 +631,7 @@ def carry_out(plan: Plan, args: argparse.Namespace, console: Console, jobs: int)
             jobs=jobs,
             threads=args.threads,
             devices=args.devices,
-            logger=args.logger,
+            logging=Logging.of(args),
             save_every=args.save_every,
             command=command_line(),
             seconds=plan.seconds,

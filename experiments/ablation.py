@@ -25,9 +25,12 @@ from experiments.environment import command_line, git_commit
 from experiments.fairness import Budget, Match, check_fair, check_matched, differences
 from experiments.files import locked, read_json, write_json
 from experiments.flags import minutes, natural, positive
+from experiments.loggers import Logging, add_logging
 from experiments.plan_table import cell_seconds, show_content, show_without_data
 from experiments.run import Run, identified, setting
-from experiments.training import LOGGER_HELP, LOGGERS, build, check_logger
+from experiments.schema import folder_name
+from experiments.tracking import next_step
+from experiments.training import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,11 @@ class Ablation:
             raise ValueError(f"baseline must be one of {', '.join(self.runs)}, got {self.baseline!r}")
         for name in {*self.matched, *(how.like for how in self.matched.values())} - {*self.runs}:
             raise ValueError(f"matched must name variants ({', '.join(self.runs)}), got {name!r}")
+        for name in self.runs:
+            try:
+                folder_name(name)
+            except ValueError as error:
+                raise ValueError(f"a variant's name {error}, got {name!r}: give it another one") from None
 
 
 def crossed(**factors: Sequence[Any]) -> dict[str, dict[str, Any]]:
@@ -260,7 +268,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", type=_devices, default="auto", help="devices of one cell; more than one trains it with DDP"
     )
-    parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0], help=LOGGER_HELP)
+    add_logging(parser, positive)
     parser.add_argument("--save-every", type=minutes, default=SAVE_EVERY, help=SAVE_EVERY_HELP)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
@@ -297,7 +305,7 @@ def main(ablation: Ablation, args: argparse.Namespace) -> int:
                 jobs=jobs,
                 threads=args.threads,
                 devices=args.devices,
-                logger=args.logger,
+                logging=Logging.of(args),
                 save_every=args.save_every,
                 command=command_line(),
                 seconds=plan.seconds,
@@ -318,7 +326,7 @@ def run_command(
     try:
         goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}"
         with Signals(), ending(goes_on):
-            check_logger(args.logger)
+            logging = Logging.of(args)
             failed = work(console, args.jobs or torch.cuda.device_count() or os.cpu_count() or 1)
     except SystemExit as stop:
         return int(stop.code or 0)
@@ -329,11 +337,8 @@ def run_command(
             f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {escape(cell.error)}  (log: {cell.folder / 'log.txt'})",
             soft_wrap=True,
         )
-    if args.logger in ("tensorboard", "wandb"):
-        from experiments.tracking import next_step  # slow to import, and a grid may do without
-
-        if line := next_step(args.logger, out()):
-            console.print(line, soft_wrap=True, markup=False)
+    if line := next_step(logging, out()):
+        console.print(line, soft_wrap=True, markup=False)
     if not failed:
         return DONE
     if any(out().glob("*/seed*/result.json")):

@@ -107,7 +107,7 @@ class MetricsFile(Callback):
             row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
             row |= {"seconds": self._seconds(), "train/loss": loss, "train/lr": self.lr, **self.validated}
             rows = pd.DataFrame([row])
-            if self.path.exists():
+            if trainer.current_epoch:  # then those before are there, and are not lost in silence
                 before = self.read()
                 rows = pd.concat([before[before["epoch"] < trainer.current_epoch], rows], ignore_index=True)
             write_atomic(self.path, rows.to_csv(index=False))

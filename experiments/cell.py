@@ -10,14 +10,15 @@ import signal
 import sys
 from pathlib import Path
 
-from experiments.flags import forgiving_output
+from experiments.flags import forgiving_output, positive
+from experiments.loggers import Logging, add_logging
 
 
 def main() -> None:
     forgiving_output()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--logger", default="csv")
+    add_logging(parser, positive)
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--save-every", type=float, help="minutes between checkpoints within an epoch")
     parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
@@ -39,7 +40,7 @@ def main() -> None:
             run,
             args.folder,
             resume=True,
-            logger=args.logger,
+            logger=Logging.of(args),
             save_every=args.save_every or SAVE_EVERY,
             command=args.command,
             devices=args.devices,

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments.files import read_json, write_json
+from experiments.loggers import Logging
 from experiments.run import Run, changes
 
 STOP_SECONDS = 30  # for a cell to finish its step and save
@@ -60,7 +61,7 @@ def run_cells(
     jobs: int,
     threads: int,
     devices: str,
-    logger: str,
+    logging: Logging,
     save_every: float,
     command: str,
     seconds: Callable[[Cell], float],
@@ -82,7 +83,7 @@ def run_cells(
                 cell.slot = free.pop(0)
                 if said := make_room(cell):
                     console.print(said, soft_wrap=True, markup=False)
-                _start(cell, threads, logger, devices, save_every, command)
+                _start(cell, threads, logging, devices, save_every, command)
                 running.append(cell)
             time.sleep(0.2)
             for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
@@ -131,7 +132,7 @@ def make_room(cell: Cell) -> str:
     return said
 
 
-def _start(cell: Cell, threads: int, logger: str, devices: str, save_every: float, command: str) -> None:
+def _start(cell: Cell, threads: int, logging: Logging, devices: str, save_every: float, command: str) -> None:
     # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     # Keeps freed memory for the next step instead of giving it back to the system at each.
@@ -141,7 +142,7 @@ def _start(cell: Cell, threads: int, logger: str, devices: str, save_every: floa
         device = cell.slot % torch.cuda.device_count()
         environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
     arguments = [sys.executable, "-m", "experiments.cell", str(cell.folder), "--devices", devices]
-    arguments += ["--parent", str(os.getpid()), "--command", command, "--logger", logger]
+    arguments += ["--parent", str(os.getpid()), "--command", command, *logging.flags()]
     arguments += ["--save-every", str(save_every)]
     with (cell.folder / "log.txt").open("ab") as log:
         cell.process = subprocess.Popen(

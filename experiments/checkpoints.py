@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from experiments.ending import SIGNALS, Interrupted
+from experiments.ending import SIGNALS, ElsewhereError, Interrupted
 from experiments.files import check_space, temporary_prefix, write_atomic, write_whole
 from lightning_modules.base import Batch
 from lightning_modules.components.checkpoints import digest, digest_file, read_checkpoint, stored_digests
@@ -151,7 +151,9 @@ class SafePoints(Checkpoint):
     def _act(self, trainer: Trainer, *, save: bool, end: bool) -> None:
         signum, due, wrong = self._agree(trainer)
         if wrong:
-            raise NonFiniteError(self.wrong or "the training loss of another process is not finite")
+            raise (
+                NonFiniteError(self.wrong) if self.wrong else ElsewhereError("a loss of another process is not finite")
+            )
         if save and (signum or due):
             self._save(trainer)
             self.saved_validation = trainer.validating

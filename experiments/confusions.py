@@ -16,7 +16,7 @@ def confusion_shares(experiment: Experiment) -> dict[str, NDArray[np.float64]]:
     """
     found = {}
     for name, cells in experiment.cells.items():
-        wrong = [cell.confusion.sum(axis=0) * ~np.eye(len(cell.class_names), dtype=bool) for cell in cells.values()]
+        wrong = [cell.confusion * ~np.eye(len(cell.class_names), dtype=bool) for cell in cells.values()]
         shares = [counts / counts.sum() for counts in wrong if counts.any()]
         if shares:
             found[name] = np.mean(shares, axis=0)

@@ -22,12 +22,14 @@ from experiments.ending import ending
 from experiments.files import write_json
 from experiments.flags import Parser, forgiving_output, refuse
 from experiments.formats import rows_to_markdown
+from experiments.loggers import STEP
 from experiments.report import warnings
+from experiments.reproduce import show_command
 from experiments.stored import load
-from experiments.sync import STEP, logged_in
+from experiments.sync import logged_in
 from experiments.tables import Table, make_notes, make_tables
 
-CURVES = {"val/miou": "validation mIoU", "train/loss": "training loss", "val/loss": "validation loss"}
+CURVES = {"val/miou": "validation mIoU", "train/loss_epoch": "training loss", "val/loss": "validation loss"}
 CURVES |= {"val/boundary_f1": "validation boundary F1"}
 BAND = "mean of the seeds, band from the smallest to the largest"
 WIDTH, WIDE = 12, 24  # of a panel: half of a report's grid, and all of it
@@ -68,7 +70,9 @@ def content(folder: Path) -> Content:
     if not experiment.finished():
         raise ValueError(f"{folder} has no finished cell, so there is nothing to show: {experiment.plan['command']}")
     tables = [table for table in make_tables(experiment) if table.rows]
-    return Content(folder.absolute().name, experiment.plan, tables, make_notes(experiment), list(warnings(experiment)))
+    plan = experiment.plan
+    plan = plan | {"command": show_command(plan["command"], plan["data"])}
+    return Content(folder.absolute().name, plan, tables, make_notes(experiment), list(warnings(experiment)))
 
 
 def workspace(shown: Content, entity: str, project: str) -> Any:

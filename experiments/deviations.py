@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # What can be matched, in words. Of a training crop, because that is what a step of the budget costs.
 SIZES = {"parameters": "parameters", "gmac": "GMAC of a training crop"}
 NO_BUDGET = ("epochs", "loss", "class_weights")  # epochs follow from the steps; the others say what is optimised
+NONE = "none"
 NEAR = 0.05  # sizes that differ by less need no warning
 
 
@@ -114,7 +115,7 @@ def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"
             continue
         trained = [variant for of_value in groups.values() for variant in of_value]
         listed = "; ".join(
-            f"{_apart(value, groups)}: {', '.join(f'{v} {_seeds(s)}' for v, s in of_value.items())}"
+            f"{_apart(value, groups) if key == 'versions' else value}: {', '.join(f'{v} {_seeds(s)}' for v, s in of_value.items())}"
             for value, of_value in groups.items()
         )
         what = (
@@ -131,13 +132,10 @@ def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"
 
 def _apart(value: str, groups: Mapping[str, Any]) -> str:
     """Of many versions those in which the groups differ."""
-    try:
-        parsed = {key: json.loads(key) for key in groups}
-        keys = sorted({name for of_one in parsed.values() for name in of_one})
-        differing = [name for name in keys if len({of_one.get(name) for of_one in parsed.values()}) > 1]
-        return ", ".join(f"{name} {parsed[value].get(name, 'unknown')}" for name in differing)
-    except (ValueError, TypeError):  # a plain word or number
-        return value
+    parsed = {key: {} if key == NONE else json.loads(key) for key in groups}
+    keys = sorted({name for of_one in parsed.values() for name in of_one})
+    differing = [name for name in keys if len({of_one.get(name) for of_one in parsed.values()}) > 1]
+    return ", ".join(f"{name} {parsed[value].get(name, 'unknown')}" for name in differing)
 
 
 def _budget(plan: Mapping[str, Any]) -> list[str]:
@@ -171,12 +169,14 @@ def _sizes(plan: Mapping[str, Any]) -> list[str]:
     baseline, parts, far = plan["variants"][plan["baseline"]], list[str](), False
     for key, title, form in (("parameters", "parameters", ",d"), ("gmac", "GMAC of a test image", ".3g")):
         values = [variant[key] for variant in plan["variants"].values()]
+        if None in values or not baseline[key]:
+            continue
         low, high = min(values) / baseline[key] - 1, max(values) / baseline[key] - 1
         far = far or max(-low, high) > NEAR
         span = f"{min(values):{form}} to {max(values):{form}} ({_percent(low)} to {_percent(high)})"
         parts.append(f"{title} {span}" if min(values) < max(values) else f"{title} {values[0]:{form}} in every variant")
     warning = " Between variants of unequal size, a difference in score can be one of size." if far else ""
-    return [f"Sizes, and how far from those of {plan['baseline']}: {'; '.join(parts)}.{warning}"]
+    return parts and [f"Sizes, and how far from those of {plan['baseline']}: {'; '.join(parts)}.{warning}"]
 
 
 def _matches(plan: Mapping[str, Any]) -> list[str]:
@@ -209,7 +209,7 @@ def _say(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_say(one) for one in value)}]"
     if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
+        return {True: "yes", False: "no", None: NONE}[value]
     if isinstance(value, int) and value > 999:
         return f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

@@ -1,18 +1,33 @@
 """Every file of a run is written whole: a killed process leaves the old file or the new one, never half of one."""
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from experiments.ending import InUseError, NoSpaceError, of_writing
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(file: IO[str]) -> None:
+        """Locks far behind its content, which others must be able to read; OSError where another process has it."""
+        file.seek(1 << 30)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _take(file: IO[str]) -> None:
+        """OSError where another process has it."""
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
 
 PREDICTION = "{:05}.png"  # in predictions.zip, by the position in the test split
 
@@ -115,9 +130,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise ValueError("no regular file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         wrong = "" if isinstance(content, dict) else f"expected an object, got {json.dumps(content)[:40]}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         wrong = str(error)
     if wrong:
         way_out = f"delete {path.parent} and run the experiment again"
@@ -126,6 +141,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as JSON ({wrong}): {way_out}")
     found: dict[str, Any] = content
     return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _plain(obj: Any) -> Any:
@@ -143,22 +162,10 @@ def locked(folder: Path) -> Iterator[None]:
     """One process a folder: a second one would write the same files. The lock goes with the process, however it ends.
 
     Raises CannotWriteError or NoSpaceError for a folder that cannot be written to, InUseError for one that is in use. What
-    killed processes had begun to write is removed.
+    killed processes had begun to write is removed; so is the lock where it is all that is there, and a folder made for it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise of_writing(error, folder) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise InUseError(
-                f"{folder} is in use by process {file.read() or '?'}: wait for it, or choose another folder with --out"
-            ) from None
-        file.truncate(0)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    with _lock(folder) as file:
         # The host is known to who shares the folder while it is in use, and to nobody after.
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -170,6 +177,44 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             _held.discard(file.fileno())
             file.truncate(0)
+            _remove_empty(folder, made)
+
+
+def _lock(folder: Path) -> IO[str]:
+    """The lock of a folder, held until it is closed."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / ".lock").open("a+", encoding="utf-8")
+        except FileNotFoundError:  # the process before this one has just removed it
+            continue
+        except OSError as error:
+            raise of_writing(error, folder) from error
+        try:
+            _take(file)
+        except OSError:
+            file.seek(0)
+            holder = file.read() or "?"
+            file.close()
+            raise InUseError(
+                f"{folder} is in use by process {holder}: wait for it, or choose another folder with --out"
+            ) from None
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / ".lock")):
+                file.truncate(0)
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()  # of a file that has been removed since
+
+
+def _remove_empty(folder: Path, made: Sequence[Path]) -> None:
+    """Removes a lock that is all there is, as after a dry run or a refusal, and the folders that were `made` for it."""
+    with suppress(OSError):  # it is in the way of nobody
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            for place in made:
+                place.rmdir()
 
 
 _held: set[int] = set()  # descriptors of the locks of this process
@@ -182,4 +227,5 @@ def _let_go() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_let_go)

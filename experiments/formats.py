@@ -118,7 +118,8 @@ def missing_to_markdown(experiment: Experiment) -> str:
 
 
 def code_to_markdown(code: str) -> str:
-    """A fence longer than any run of backticks in the code."""
+    """A fence longer than any run of backticks in the code, which may hold no mark of a record."""
+    code = code.replace("<!--", "<! --")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", code)), default=2))
     return f"{fence}\n{code}\n{fence}"
 

@@ -56,7 +56,8 @@ def _joined(one: Experiment, other: Experiment) -> Experiment:
 
 
 def _refuse_unequal(one: Cell, other: Cell) -> None:
-    if one.image_names == other.image_names and np.array_equal(one.confusion, other.confusion):
+    ours, theirs = ([c.confusion, c.counts.right, c.counts.true, c.counts.predicted] for c in (one, other))
+    if one.image_names == other.image_names and all(map(np.array_equal, ours, theirs)):
         return
     raise ValueError(
         f"{one.folder} and {other.folder} hold other results of the same cell ({one.variant}, seed {one.seed}): "

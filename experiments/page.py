@@ -160,7 +160,7 @@ def _variant(experiment: Experiment, name: str, look: Look) -> dict[str, Any]:
         "miou": _curves(experiment, name, "val/miou", PERCENT[1]),
         "loss": _curves(experiment, name, "train/loss", 1.0),
         "iou": [[one.mean, one.std] for one in found],
-        "confusion": sum(cell.confusion.sum(axis=0) for cell in cells.values()).tolist() if cells else [],
+        "confusion": np.sum([cell.confusion for cell in cells.values()], axis=0).tolist() if cells else [],
     }
 
 

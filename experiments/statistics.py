@@ -31,7 +31,7 @@ from scipy.optimize import bisect
 from scipy.special import gammaln, ndtr, stdtr, stdtrit
 from scipy.stats import nct, rankdata
 
-from experiments.resampling import Floats, addends, bootstrap_roots, influence, refuse_images, swap_p
+from experiments.resampling import Counts, Floats, addends, bootstrap_roots, influence, refuse_images, swap_p
 
 CONFIDENCE = 0.95
 KINDS = {
@@ -51,7 +51,7 @@ SEED_WEIGHT = 3.0  # see above
 RESAMPLES = 10_000
 
 Name = TypeVar("Name", bound=Hashable)
-Cells = Mapping[str, Mapping[int, NDArray[np.generic]]]  # variant -> seed -> one array of the test images
+Cells = Mapping[str, Mapping[int, NDArray[np.generic] | Counts]]  # variant -> seed -> what is known of the test images
 
 
 @dataclass(frozen=True)

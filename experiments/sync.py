@@ -35,13 +35,13 @@ from wandb.proto import wandb_internal_pb2
 from experiments.ending import ending
 from experiments.files import locked, write_atomic, write_whole
 from experiments.flags import Parser, forgiving_output, refuse
+from experiments.loggers import STAGED, STEP
+from experiments.wandb_client import CUT
 
 pb: Any = wandb_internal_pb2
 HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 BLOCK, CHUNK = 32768, struct.Struct("<IHB")  # LevelDB's log format: blocks of chunks of [crc32, length, kind, data]
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds of chunk: a whole record, or a part of one
-STEP = "trainer/global_step"
-STAGED = Path("wandb", "staged")  # below a run's folder: files of tables that W&B is to upload
 LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own
 
 
@@ -119,6 +119,11 @@ class Fragment:
         return not self.path.parent.name.startswith("offline-")
 
     @property
+    def cut(self) -> bool:
+        """Whether the server did not take the whole of it in time, see wandb_client.Client."""
+        return self.path.with_name(self.path.name + CUT).exists()
+
+    @property
     def marker(self) -> Path:
         return self.path.with_name(f"{self.path.name}.synced")
 
@@ -139,7 +144,7 @@ class Cell:
 
     @property
     def uploaded(self) -> bool:
-        return all(fragment.marker.exists() for fragment in self.fragments)
+        return all(one.marker.exists() or (one.online and not one.cut) for one in self.fragments)
 
     @property
     def known(self) -> set[str]:
@@ -183,7 +188,7 @@ def find_cells(root: Path) -> list[Cell]:
             cell.empty += 1
     for cell in cells.values():
         cell.fragments.sort(key=lambda f: (f.run.start_time.seconds, f.run.start_time.nanos, f.path))
-    return [cell for cell in cells.values() if cell.error or not all(f.online for f in cell.fragments)]
+    return [cell for cell in cells.values() if cell.error or not all(f.online and not f.cut for f in cell.fragments)]
 
 
 def plan_rows(cell: Cell) -> tuple[int, int]:

@@ -2,81 +2,152 @@
 
 W&B holds the curves, sample masks, per-class table and confusion matrix of every run.
 
-Local files are the source of truth and W&B a copy: nothing that W&B does can stop a training.
+Local files are the source of truth and W&B a copy: nothing that W&B does can stop, slow or hang a training.
 """
 
-import atexit
-import logging
 import os
 import secrets
 import shlex
-import shutil
-import socket
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
-import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.callbacks import gathered, sample_positions, to_rgb
 from experiments.checkpoints import LAST, PREVIOUS
-from experiments.sync import HEADER, STAGED, STEP, logged_in
+from experiments.loggers import NAME, PROJECT, STEP, TAG, Logging, short
+from experiments.wandb_client import CUT, Client, agent_settings, given_settings
 from lightning_modules.base import Batch, SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.metrics import scores
 
-PROJECT = "seglab"
-MODES = ("online", "offline", "disabled", "shared")
 LONGEST_SIDE = 512  # of a logged image: full-size masks took seconds an epoch
-log = logging.getLogger("lightning.pytorch")
+BINS = 64  # of a histogram of gradients
+HEADER_BYTES = 7  # of an empty record of W&B
 
 
-def tracking(kind: str, settings: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The logger, and for W&B the callback, of `train`; `settings` are those of a `Run`, flat, with its hash."""
-    if kind == "tensorboard":
+@dataclass
+class Tracking:
+    """The loggers and callbacks of a run, which begin when it is sure that it trains and end after its result is stored."""
+
+    loggers: list[Logger] = field(default_factory=list)
+    callbacks: list[Callback] = field(default_factory=list)
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """`config` is what is known only now, of the commit and the device."""
+        for logger in self.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.start(config)
+
+    def finish(self, exit_code: int) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.finish(exit_code)
+
+
+def tracking(logging: Logging, settings: dict[str, Any], out: Path) -> Tracking:
+    """What `train` logs to; `settings` are those of a `Run`, flat, with its hash."""
+    if logging.logger == "tensorboard":
         # Events of steps that a resumed run does again are taken back: one curve, without a loop.
-        logger = TensorBoardLogger(out, name="", version="tensorboard", purge_step=_step_of(out))
-        return {"loggers": [logger]}
-    # Group = experiment, name = variant and seed, from the folder.
-    group, variant = out.absolute().parent.parent.name or PROJECT, out.absolute().parent.name
-    before = sorted(out.glob("wandb/*run-*-*"))
-    chosen = mode()
-    if chosen == "online" and any(path.name.startswith("offline") for path in before):
-        chosen = "offline"  # what began offline stays so: the server cannot put a first part in front of a second
-    config = settings | {"experiment": group, "variant": variant, "attempt": 1 + len(before)}
-    wandb_logger = PatientLogger(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
-        name=f"{variant}-s{settings['seed']}",
+        return Tracking([TensorBoardLogger(out, name="", version="tensorboard", purge_step=_step_of(out))])
+    if logging.logger != "wandb":
+        return Tracking()
+    callbacks: list[Callback] = [Panels()]
+    if logging.gradients:
+        callbacks.append(Gradients(logging.gradients))
+    if logging.checkpoints:
+        callbacks.append(Checkpoints(out))
+    return Tracking([WandbLogger(logging, settings, out)], callbacks)
+
+
+class WandbLogger(Logger):
+    """Logs to W&B through a `Client`: of its methods, `finish` alone waits, and not for long; none raises."""
+
+    def __init__(self, logging: Logging, settings: Mapping[str, Any], out: Path) -> None:
+        super().__init__()
+        self.private = logging.private
+        # Group = experiment, name = variant and seed, from the folder.
+        group, variant = out.absolute().parent.parent.name or PROJECT, out.absolute().parent.name
+        before = sorted(out.glob("wandb/*run-*-*"))
+        given = given_settings(os.environ, Path.cwd())
+        if given.get("mode", "online") == "online" and any(path.name.startswith("offline") for path in before):
+            given["mode"] = "offline"  # what began so stays so: the server cannot put a first part in front of a second
+        agent = agent_settings(os.environ) if logging.agent and not before else {}
+        if "sweep_param_path" in agent:
+            agent["sweep_param_path"] = os.path.abspath(agent["sweep_param_path"])
+        config = dict(settings) | {"experiment": group, "variant": variant, "attempt": 1 + len(before)}
+        self.config = {name: without_folders(value) for name, value in config.items()}
         # The attempts of a resumed run share their id; offline each leaves a fragment, and experiments.sync joins them.
-        id=before[0].name.rsplit("-", 1)[1] if before else secrets.token_hex(4),
-        group=group,
-        job_type="train",
-        tags=[*(settings[part].split(".")[-1] for part in ("module", "datamodule")), variant],
-        save_dir=out,
-        config={name: without_folders(value) for name, value in config.items()},
-        mode=chosen,
-        settings=wandb.Settings(
-            x_transaction_log_flush_interval=1.0,  # a killed offline run would otherwise lose the last 15 s
-            init_timeout=15,
-            silent=True,
-            # What would name the machine, its folders or its user, or repeat what the terminal said.
-            console="off",
-            host="unnamed",
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            disable_git=True,
-            disable_code=True,
-            save_code=False,
-        ),
-    )
-    return {"loggers": [wandb_logger], "callbacks": [Panels()]}
+        self._version = before[0].name.rsplit("-", 1)[1] if before else agent.get("run_id", secrets.token_hex(4))
+        start = {
+            "step": STEP,
+            "given": given,
+            "init": {
+                "project": PROJECT,
+                "name": short(f"{variant}-s{settings['seed']}", NAME),
+                "id": self._version,
+                "resume": "allow",
+                "group": short(group, NAME),
+                "job_type": "train",
+                "tags": [
+                    short(word, TAG)
+                    for word in (*(settings[part].split(".")[-1] for part in ("module", "datamodule")), variant)
+                ],
+                "dir": str(out.absolute()),
+            },
+            "settings": {
+                **agent,  # with the id of its run: in a sweep W&B takes none from `init`
+                "x_transaction_log_flush_interval": 1.0,  # a killed offline run would otherwise lose the last 15 s
+                "x_disable_stats": self.private,
+                "x_stats_pid": os.getpid(),
+                "silent": True,
+                # What would name the machine, its folders or its user, or repeat what the terminal said.
+                "console": "off",
+                "host": "unnamed",
+                "username": "unnamed",
+                "program": "experiments.train",
+                "docker": "",
+                "x_disable_meta": True,
+                "x_disable_machine_info": self.private,  # which is the hardware metrics
+                "disable_git": True,
+                "disable_code": True,
+                "save_code": False,
+                "sagemaker_disable": True,
+            },
+        }
+        self.client = Client(start, out)
+
+    @property
+    def name(self) -> str:
+        return PROJECT
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        self.config |= {name: value for name, value in config.items() if not (self.private and name == "device")}
+        self.client.start_message["init"]["config"] = self.config
+        self.client.start()
+
+    def finish(self, exit_code: int) -> None:
+        self.client.finish(exit_code)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.log("row", metrics, step)
+
+    def log(self, kind: str, row: Mapping[str, Any], step: int | None) -> None:
+        self.client.send(kind, dict(row) if step is None else {**row, STEP: step})
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass  # the whole `Run` is there from the start
 
 
 def without_folders(value: Any) -> Any:
@@ -100,88 +171,17 @@ def _step_of(out: Path) -> int:
     return 0
 
 
-def mode() -> str:
-    """What WANDB_MODE says; else offline where there is no key or the server cannot be reached within 3 s."""
-    if wanted := os.environ.get("WANDB_MODE"):
-        if wanted in MODES:
-            return wanted
-        log.warning("WANDB_MODE must be one of %s, got %r: logging offline", ", ".join(MODES), wanted)
-        os.environ["WANDB_MODE"] = "offline"  # wandb reads it too
-        return "offline"
-    server = urlsplit(wandb.setup().settings.base_url)
-    try:
-        socket.create_connection((server.hostname or "", server.port or 443), timeout=3).close()
-        return "online" if logged_in() else "offline"
-    except OSError:
-        return "offline"
-    except Exception as error:  # noqa: BLE001  # W&B raises several kinds for a key that is none
-        log.warning("W&B: %s: logging offline", error)
-        return "offline"
-
-
-def next_step(kind: str, out: Path) -> str | None:
-    """The line that says how to see what was logged below `out`; None where it is on the server already."""
-    if kind == "tensorboard":
+def next_step(logging: Logging, out: Path) -> str | None:
+    """The line that says how to see what was logged below `out`; None where there is none, or the server has it all."""
+    if logging.logger == "tensorboard":
         return f"see the curves with: tensorboard --logdir {shlex.quote(out.as_posix())}"
-    if not any(path.stat().st_size > len(HEADER) for path in out.glob("**/wandb/offline-run-*/*.wandb")):
+    if logging.logger != "wandb":
         return None
-    return f"W&B logged offline; upload with: python -m experiments.sync {shlex.quote(out.as_posix())}"
-
-
-def patient(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns an error of W&B into a warning."""
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # whatever W&B raises
-            log.warning("W&B: %s: %s (training goes on; metrics.csv has the numbers)", type(error).__name__, error)
-            return None
-
-    return wrapped
-
-
-class PatientLogger(WandbLogger):
-    """A `WandbLogger` that goes offline when the server does not answer and never raises."""
-
-    def __init__(self, *, mode: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._wandb_init["mode"] = mode
-        self.known = -1  # the last step that the server has of earlier attempts
-        self._start(mode)
-
-    @rank_zero_only
-    def _start(self, mode: str) -> None:
-        # W&B would stage the files of tables in the home folder, and write their whole paths into the record. Here they
-        # go into the run's folder, where experiments.sync finds them, by a path that says nothing of where it lies.
-        staged = Path(self._wandb_init["dir"], STAGED).absolute()
-        staged.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix="seglab-"))
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        (scratch / "data").symlink_to(staged, target_is_directory=True)
-        os.environ |= {"WANDB_DATA_DIR": str(scratch / "data"), "WANDB_CACHE_DIR": str(scratch / "cache")}
-        # Its debug.log would begin with the folder it lies in.
-        logging.getLogger("wandb").addFilter(lambda record: record.levelno >= logging.WARNING)
-        try:
-            _ = self.experiment
-        except Exception as error:  # noqa: BLE001  # whatever W&B raises
-            log.warning("W&B could not be reached, logging offline: %s", error)
-            self._wandb_init["mode"] = "offline" if mode != "offline" else "disabled"
-            _ = self.experiment
-        if self.experiment.resumed:
-            self.known = int(self.experiment.summary.get(STEP, -1))
-
-    @patient
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Leaves out the steps that a resumed run does again and that the server has.
-
-        The last of them is logged again: whether all of its rows arrived is not known.
-        """
-        if step is None or step >= self.known:
-            super().log_metrics(metrics, step)
-
-    log_hyperparams = patient(WandbLogger.log_hyperparams)
-    finalize = patient(WandbLogger.finalize)
+    offline = any(path.stat().st_size > HEADER_BYTES for path in out.glob("**/wandb/offline-run-*/*.wandb"))
+    if not offline and not any(out.glob(f"**/wandb/run-*/*{CUT}")):
+        return None
+    how = "logged offline" if offline else "did not get everything"
+    return f"W&B {how}; upload with: python -m experiments.sync {shlex.quote(out.as_posix())}"
 
 
 class Panels(Callback):
@@ -230,41 +230,77 @@ class Panels(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(trainer, pl_module, "test", gathered(trainer, self.labels))
-        self._finish(trainer, 0)  # the test is the last thing a run does
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._finish(trainer, 1)
-
-    @patient
-    def _finish(self, trainer: Trainer, exit_code: int) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, PatientLogger) and trainer.is_global_zero:
-                logger.experiment.finish(exit_code)
-
-    @patient
-    def _log(
-        self, trainer: Trainer, module: SegmentationModule, split: str, labels: Mapping[int, torch.Tensor]
-    ) -> None:
-        logger = next((logger for logger in trainer.loggers if isinstance(logger, PatientLogger)), None)
-        if logger is None or not trainer.is_global_zero:
-            return
-        # Lightning logs a validation at the last step that was taken, counted from 0, and the test after all of them.
-        step = trainer.global_step - (split == "val")
-        if step < logger.known:
+    def _log(self, trainer: Trainer, module: LightningModule, split: str, labels: Mapping[int, torch.Tensor]) -> None:
+        logger = logger_of(trainer)
+        if logger is None or not isinstance(module, SegmentationModule):
             return
         confusion = module.last_confusion[split]
-        logger.experiment.log(
-            {
-                f"{split}/samples": samples(module, trainer.datamodule.dataset(split), labels),  # type: ignore[attr-defined]
-                f"{split}/per_class": per_class(confusion, module.class_names),
-                f"{split}/confusion": confusion_table(confusion, module.class_names),
-                f"{split}/confusion_matrix": confusion_image(confusion, module.class_names),
-                STEP: step,
+        row = {
+            f"{split}/samples": samples(module, trainer.datamodule.dataset(split), labels),  # type: ignore[attr-defined]
+            f"{split}/per_class": per_class(confusion, module.class_names),
+            f"{split}/confusion": confusion_table(confusion, module.class_names),
+            f"{split}/confusion_matrix": {"is": "confusion", "confusion": confusion, "names": module.class_names},
+        }
+        # Lightning logs a validation at the last step that was taken, counted from 0, and the test after all of them.
+        logger.log("panels", row, trainer.global_step - (split == "val"))
+
+
+class Gradients(Callback):
+    """Histograms of the gradients of every weight, before they are clipped, every `steps` steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        logger = logger_of(trainer)
+        if logger is not None and trainer.global_step % self.steps == 0:
+            row = {
+                f"gradients/{name}": histogram(weight.grad)
+                for name, weight in pl_module.named_parameters()
+                if weight.grad is not None
             }
-        )
+            logger.log("panels", row, trainer.global_step)
 
 
-def samples(module: SegmentationModule, dataset: Any, labels: Mapping[int, torch.Tensor]) -> list[wandb.Image]:
+class Checkpoints(Callback):
+    """The last checkpoint, when the run has ended, as an artifact of W&B."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logger = logger_of(trainer)
+        if logger is not None:
+            named = {key: logger.config.get(key) for key in ("hash", "commit", "experiment", "variant", "seed")}
+            content = {
+                "name": f"checkpoint-{logger.version}",
+                "path": str((self.out / "checkpoints" / LAST).absolute()),
+            }
+            logger.client.send("artifact", content | {"metadata": named | {"steps": trainer.global_step}})
+
+
+def logger_of(trainer: Trainer) -> WandbLogger | None:
+    """That of W&B, in the process that logs."""
+    found = (logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
+    return next(found, None) if trainer.is_global_zero else None
+
+
+def histogram(values: torch.Tensor) -> dict[str, Any]:
+    """`BINS` bins of the finite values, from the smallest to the largest."""
+    finite = values.detach().float().flatten()
+    finite = finite[finite.isfinite()]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    place = (
+        ((finite - low) * (BINS / (high - low))).long().clamp(0, BINS - 1)
+    )  # histc has no deterministic form on CUDA
+    counts = torch.bincount(place, minlength=BINS).cpu().numpy()
+    return {"is": "histogram", "counts": counts.tolist(), "edges": np.linspace(low, high, BINS + 1).tolist()}
+
+
+def samples(module: SegmentationModule, dataset: Any, labels: Mapping[int, torch.Tensor]) -> list[dict[str, Any]]:
     """The same few images each time, with the scored labels and the truth as masks that W&B can switch on and off.
 
     `labels` holds those (H, W) of each image by its position; one that `--trainer.limit_val_batches` left out has none.
@@ -276,48 +312,26 @@ def samples(module: SegmentationModule, dataset: Any, labels: Mapping[int, torch
             continue
         image, mask = dataset[position]
         step = max(1, -(-max(mask.shape) // LONGEST_SIDE))  # every step-th pixel keeps labels labels
-        masks = {
-            name: {"mask_data": np.asarray(label[::step, ::step].byte()), "class_labels": names}
-            for name, label in (("prediction", labels[position]), ("ground_truth", mask))
-        }
-        images.append(wandb.Image(to_rgb(image[:, ::step, ::step]), masks=masks, caption=dataset.names[position]))
+        both = (("prediction", labels[position]), ("ground_truth", mask))
+        masks = {name: np.array(label[::step, ::step].byte()) for name, label in both}
+        shown = np.ascontiguousarray(to_rgb(image[:, ::step, ::step]))
+        caption = dataset.names[position]
+        images.append({"is": "image", "image": shown, "masks": masks, "names": names, "caption": caption})
     return images
 
 
-def per_class(confusion: np.ndarray, class_names: list[str]) -> wandb.Table:
+def per_class(confusion: np.ndarray, class_names: list[str]) -> dict[str, Any]:
     """IoU, accuracy, Dice and labelled pixels of each class; absent classes are empty."""
     values = scores(confusion)
-    table = wandb.Table(columns=["class", "iou", "acc", "dice", "pixels"])
+    rows = []
     for index, name in enumerate(class_names):
         row = [float(values[key][index]) for key in ("iou", "acc", "dice")]
-        table.add_data(name, *(None if np.isnan(value) else value for value in row), int(confusion[index].sum()))
-    return table
+        rows.append([name, *(None if np.isnan(value) else value for value in row), int(confusion[index].sum())])
+    return {"is": "table", "columns": ["class", "iou", "acc", "dice", "pixels"], "rows": rows}
 
 
-def confusion_table(confusion: np.ndarray, class_names: list[str]) -> wandb.Table:
+def confusion_table(confusion: np.ndarray, class_names: list[str]) -> dict[str, Any]:
     """Pixels by truth and prediction. W&B's own plot takes one label a sample: an image has 10^5."""
-    table = wandb.Table(columns=["truth", "prediction", "pixels"])
-    for row, truth in enumerate(class_names):
-        for column, prediction in enumerate(class_names):
-            table.add_data(truth, prediction, int(confusion[row, column]))
-    return table
-
-
-def confusion_image(confusion: np.ndarray, class_names: list[str]) -> wandb.Image:
-    """The same as a picture, each row divided by the pixels of the true class."""
-    from matplotlib.figure import Figure  # not pyplot: no global state, no window
-
-    from experiments.figures import colormap, drawing  # slow to import, and the other loggers do without
-
-    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    side = 2 + 0.45 * len(class_names)
-    with drawing():
-        figure = Figure(figsize=(side, side), layout="constrained")
-        axes = figure.add_subplot(xlabel="prediction", ylabel="truth")
-        axes.imshow(share, vmin=0, vmax=1, cmap=colormap("Blues"))
-        axes.grid(visible=False)
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names)
-        for (row, column), value in np.ndenumerate(share):
-            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color="w" if value > 0.5 else "k")
-        return wandb.Image(figure, caption="share of each true class, in percent")  # which draws it
+    pairs = [(truth, row) for truth, row in zip(class_names, confusion.tolist(), strict=True)]
+    rows = [[truth, name, pixels] for truth, row in pairs for name, pixels in zip(class_names, row, strict=True)]
+    return {"is": "table", "columns": ["truth", "prediction", "pixels"], "rows": rows}

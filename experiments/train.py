@@ -24,8 +24,11 @@ from datamodules.shapes import ShapesDataModule
 from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
 from experiments.ending import Interrupted, ending, first_process
 from experiments.flags import forgiving_output, refuse, with_nearest
+from experiments.loggers import Logging, add_logging
 from experiments.run import Run
-from experiments.training import LOGGER_HELP, LOGGERS, train
+from experiments.tracking import next_step
+from experiments.training import train
+from experiments.wandb_client import agent_settings
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.losses import LOSSES
@@ -196,7 +199,7 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     parser.add_argument(
         "--save-every", type=jsonargparse.typing.PositiveFloat, default=SAVE_EVERY, help=SAVE_EVERY_HELP
     )
-    parser.add_argument("--logger", choices=LOGGERS, default=LOGGERS[0], help=LOGGER_HELP)
+    add_logging(parser, jsonargparse.typing.PositiveInt)
     parser.add_class_arguments(module, "model", skip={"num_classes", "ignore_index", "in_channels"})
     parser.add_class_arguments(datamodule, "data")
     parser.add_class_arguments(Trainer, "trainer", skip=set(NOT_FLAGS))
@@ -218,12 +221,17 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         trainer={name: value for name, value in given["trainer"].items() if value != base[name]},
         seed=args.seed,
     )
-    out = args.out or Path(
-        "outputs", "train", f"{_key(module, ARCHITECTURES)}-{_key(datamodule, DATAMODULES)}", f"seed{args.seed}"
-    )
+    try:
+        logging = Logging.of(args, agent=True)
+    except ValueError as error:
+        refuse(str(error))
+    trial = agent_settings(os.environ) if logging.logger == "wandb" else {}  # each of a sweep has a folder of its own
+    place = ["sweeps", trial["sweep_id"], trial["run_id"]] if trial else ["train"]
+    place += [] if trial else [f"{_key(module, ARCHITECTURES)}-{_key(datamodule, DATAMODULES)}"]
+    out = args.out or Path("outputs", *place, f"seed{args.seed}")
     where = {name: value for name, value in where.items() if value != base[name]}
     return run, argparse.Namespace(
-        out=Path(out), resume=args.resume, logger=args.logger, save_every=args.save_every, where=where
+        out=Path(out), resume=args.resume, logger=logging, save_every=args.save_every, where=where
     )
 
 
@@ -272,11 +280,8 @@ def main(argv: list[str] | None = None) -> None:
     if not first_process():
         return
     print(f"{args.out}: test/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s")
-    if args.logger in ("tensorboard", "wandb"):
-        from experiments.tracking import next_step
-
-        if line := next_step(args.logger, args.out):
-            print(line)
+    if line := next_step(args.logger, args.out):
+        print(line)
 
 
 if __name__ == "__main__":

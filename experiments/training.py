@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,12 @@ from experiments.checkpoints import (
 from experiments.ending import Interrupted, WorkerError, first_process
 from experiments.environment import environment
 from experiments.files import locked, read_json, write_json
+from experiments.loggers import Logging
 from experiments.loops import make_resumable
 from experiments.run import Run, changes
+from experiments.tracking import Tracking, tracking
 from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
-
-# metrics.csv is written whatever is chosen: csv and none, two words for it, add nothing to it.
-LOGGERS = ("csv", "tensorboard", "wandb", "none")
-LOGGER_HELP = (
-    "beside metrics.csv, which is always written (csv, none: nothing else): tensorboard, or wandb for Weights & Biases, "
-    "offline without key or network"
-)
 
 # Of Lightning's, those in which this process, which reports, trains too: see `_check_strategy`.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
@@ -65,7 +59,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
-    logger: str = LOGGERS[0],
+    logger: str | Logging = "csv",
     save_every: float = SAVE_EVERY,
     command: str | None = None,
     **where: Any,
@@ -80,7 +74,7 @@ def train(
     for numbers that are none, NoSpaceError for a full disk, WorkerError for a process that was killed while it loaded data.
     """
     out = Path(out)
-    check_logger(logger)
+    logging = logger if isinstance(logger, Logging) else Logging(logger)
     _check_length(run.trainer)
     _check_strategy({**run.trainer, **where}.get("strategy", "auto"))
     if not save_every > 0:
@@ -94,42 +88,52 @@ def train(
             if first_process() and (finished := _check_folder(run, out, resume)):
                 return finished
             last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
-            extra: dict[str, Any] = {}
-            if logger in ("tensorboard", "wandb"):
-                from experiments.tracking import tracking  # slow to import, and most runs do without
-
-                settings = run.resolved() | {"hash": run.hash}
-                settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
-                extra = tracking(logger, settings, out)
-            own = [SafePoints(out, run.hash, signals, save_every), *extra.get("callbacks", ())]
-            trainer = _trainer(run, out, [*callbacks, *own], extra.get("loggers", []), where)
+            settings = run.resolved() | {"hash": run.hash}
+            settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
+            tracked = tracking(logging, settings, out)
+            own = [SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
+            trainer = _trainer(run, out, [*callbacks, *own], tracked.loggers, where)
             _check_strategy(trainer.strategy)  # what "auto" has become
             _synchronise_batch_norm(trainer, module)
             if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
                 module.set_class_weights(count_class_weights(datamodule))
+            made = environment(command) | {"device": device_name(trainer)}
             if trainer.is_global_zero:
                 write_json(out / "run.json", run.record())
-                write_json(out / "environment.json", environment(command) | {"device": device_name(trainer)})
-            signals.waiting = True
-            with _of_workers(datamodule, signals):
-                trainer.fit(module, datamodule, ckpt_path=str(last) if last else None, weights_only=True)
-                fitted = time.monotonic()
-                trainer.test(module, datamodule, verbose=False)
-            test = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            validated, seconds = MetricsFile(out).summary()
-            result = {
-                "hash": run.hash,
-                "status": "done",
-                "val": {name.removeprefix("val/"): value for name, value in validated.items()},
-                "test": {name.removeprefix("test/"): value for name, value in test.items() if name.startswith("test/")},
-                "seconds": seconds + time.monotonic() - fitted,
-                "epochs": trainer.current_epoch,
-                "steps": trainer.global_step,
-                "params": sum(p.numel() for p in module.parameters()),
-            }
-            if trainer.is_global_zero:
-                write_json(out / "result.json", result)
+                write_json(out / "environment.json", made)
+            with _tracked(tracked, made) if trainer.is_global_zero else nullcontext():
+                signals.waiting = True
+                with _of_workers(datamodule, signals):
+                    trainer.fit(module, datamodule, ckpt_path=str(last) if last else None, weights_only=True)
+                    fitted = time.monotonic()
+                    trainer.test(module, datamodule, verbose=False)
+                test = {name: float(value) for name, value in trainer.callback_metrics.items()}
+                validated, seconds = MetricsFile(out).summary()
+                result = {
+                    "hash": run.hash,
+                    "status": "done",
+                    "val": {name.removeprefix("val/"): value for name, value in validated.items()},
+                    "test": {n.removeprefix("test/"): value for n, value in test.items() if n.startswith("test/")},
+                    "seconds": seconds + time.monotonic() - fitted,
+                    "epochs": trainer.current_epoch,
+                    "steps": trainer.global_step,
+                    "params": sum(p.numel() for p in module.parameters()),
+                }
+                if trainer.is_global_zero:
+                    write_json(out / "result.json", result)
         return result
+
+
+@contextmanager
+def _tracked(tracked: Tracking, made: Mapping[str, Any]) -> Iterator[None]:
+    """Logs what is trained in this context; its result is stored before a logger is given time to take the rest."""
+    tracked.start({name: made[name] for name in ("commit", "device")})
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        tracked.finish(exit_code)
 
 
 @contextmanager
@@ -152,14 +156,6 @@ def _of_workers(datamodule: SegmentationDataModule, signals: Signals) -> Iterato
                 "--data.crop, and continue with --resume"
             ) from error
         raise
-
-
-def check_logger(name: str) -> None:
-    """Refuses a logger whose package is not installed."""
-    if name not in LOGGERS:
-        raise ValueError(f"--logger must be one of {', '.join(LOGGERS)}, got {name!r}")
-    if name == "tensorboard" and find_spec("tensorboard") is None:
-        raise ValueError('--logger tensorboard needs a package: pip install -e ".[tensorboard]"')
 
 
 def count_class_weights(datamodule: SegmentationDataModule) -> torch.Tensor:

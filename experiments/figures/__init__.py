@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.figures import cost, curves, errors, pictures, scores
 from experiments.figures.looks import COLOURS, Drawn, colormap, drawing, label_colours, save_figure
+from experiments.places import below
 from experiments.stored import Experiment
 
 __all__ = [
@@ -49,11 +50,12 @@ def missing_figures(experiment: Experiment) -> dict[str, str]:
 def write_figures(experiment: Experiment, folder: Path) -> dict[str, tuple[bytes, str]]:
     """Writes figures/<name>.png and .pdf below `folder`; returns the PNG and the caption of each that can be drawn.
 
-    Those of `missing_figures` are left out, and deleted where an earlier report wrote them.
+    Those of `missing_figures` are left out, and deleted where an earlier report wrote them. Raises CannotWriteError where
+    `figures` is a link.
     """
     written, missing = {}, missing_figures(experiment)
     for name, (draw, _) in FIGURES.items():
-        paths = [folder / "figures" / f"{name}.{kind}" for kind in ("png", "pdf")]
+        paths = [below(folder, "figures", f"{name}.{kind}") for kind in ("png", "pdf")]
         if name in missing:
             for path in paths:
                 path.unlink(missing_ok=True)

@@ -175,7 +175,7 @@ def calibration(experiment: Experiment) -> Drawn:
     error.grid(axis="y", visible=False)
     label_rows(error, rows, experiment)
     variant_legend(figure, plan, [name for name in look if _pooled(experiment, name) is not None])
-    bins = len(next(cell.calibration for cell in experiment.finished() if cell.calibration is not None)[0])
+    bins = len(next(cell.calibration for cell in experiment.finished() if cell.calibration is not None))
     return figure, (
         f"Calibration. Left: the test pixels in {bins} bins by confidence; accuracy against mean confidence of a bin, all seeds "
         "and images together (a curve without an interval). On the diagonal the network is right as often as it says; below "
@@ -199,13 +199,13 @@ def refuse_calibration(experiment: Experiment) -> str:
 
 def _pixels(experiment: Experiment, name: str) -> NDArray[np.int64]:
     """The confusion matrix of all images and seeds of a variant (C, C)."""
-    total: NDArray[np.int64] = np.sum([cell.confusion.sum(axis=0) for cell in experiment.cells[name].values()], axis=0)
+    total: NDArray[np.int64] = np.sum([cell.confusion for cell in experiment.cells[name].values()], axis=0)
     return total
 
 
 def _normalised(experiment: Experiment, name: str) -> NDArray[np.float64]:
     """In percent of the row, mean over seeds (C, C); NaN for a class without a pixel."""
-    of_seeds = np.stack([cell.confusion.sum(axis=0) for cell in experiment.cells[name].values()]).astype(np.float64)
+    of_seeds = np.stack([cell.confusion for cell in experiment.cells[name].values()]).astype(np.float64)
     true = of_seeds.sum(axis=2, keepdims=True)
     shares = np.divide(100 * of_seeds, true, out=np.full_like(of_seeds, math.nan), where=true > 0)
     mean: NDArray[np.float64] = shares.mean(axis=0)
@@ -285,5 +285,5 @@ def _confusions(
 
 def _pooled(experiment: Experiment, name: str) -> NDArray[np.float64] | None:
     """Pixels, sum of confidence and right pixels of each bin, of all images and seeds (bins, 3); None where not stored."""
-    stored = [cell.calibration.sum(axis=0) for cell in experiment.cells[name].values() if cell.calibration is not None]
+    stored = [cell.calibration for cell in experiment.cells[name].values() if cell.calibration is not None]
     return np.sum(stored, axis=0) if stored else None

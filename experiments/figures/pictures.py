@@ -26,6 +26,7 @@ from lightning_modules.components.metrics import checkerboard_energy
 
 SAMPLES, EXTREMES = 3, 2  # images at most, of the extremes of each kind
 LONGEST = 15.0  # inches: fewer images where these would make a longer figure
+LOGITS = ("initial_logits", "logits")  # before and after the training
 CROP = 48  # pixels: fine enough to see single pixels in print
 TITLE, GAP = 0.36, 0.2  # inches, above a tile and above a row of tiles
 AGREEMENT = {  # of two predictions with the truth
@@ -99,13 +100,14 @@ def refuse_extremes(experiment: Experiment) -> str:
 
 def logits(experiment: Experiment) -> Drawn:
     """Logits of the variants with most and least checkerboard at initialisation, and their power spectra."""
-    stored = _with_logits(experiment)
-    initial = {name: _energy(arrays["initial_logits"]) for name, arrays in stored.items()}
+    initial = _with_logits(experiment)
     pair = _most_contrast(groups(experiment.plan), initial)
+    first = _first_seeds(experiment)
+    stored = {name: {key: first[name].samples()[key] for key in LOGITS} for name in pair}
     channel = _most_gridded(stored[pair[0]]["initial_logits"])
     figure = Figure(figsize=(WIDTH, 0.5 + 2.6 * len(pair)), layout="constrained")
     axes = figure.subplots(len(pair), 4, squeeze=False)
-    for column, (key, stage) in enumerate((("initial_logits", "at initialisation"), ("logits", "after training"))):
+    for column, (key, stage) in enumerate(zip(LOGITS, ("at initialisation", "after training"), strict=True)):
         maps = [_centred(stored[name][key])[channel] for name in pair]
         spectra = [_log_spectrum(one) for one in maps]
         low, high = np.percentile(np.concatenate([one.ravel() for one in spectra]), (2, 99.9))
@@ -144,15 +146,15 @@ def refuse_logits(experiment: Experiment) -> str:
     return "" if _with_logits(experiment) else "not stored in these cells, or not finite"
 
 
-def _with_logits(experiment: Experiment) -> dict[str, dict[str, NDArray[Any]]]:
-    """The samples of each variant that has them with finite logits: not of one that was not trained from the start."""
-    stored = {name: cell.samples() for name, cell in _first_seeds(experiment).items()}
-    both = ("initial_logits", "logits")
-    return {
-        name: arrays
-        for name, arrays in stored.items()
-        if all(key in arrays and np.isfinite(arrays[key]).all() for key in both)
-    }
+def _with_logits(experiment: Experiment) -> dict[str, float]:
+    """The checkerboard energy at initialisation of each variant that has stored finite logits: not of one that was not
+    trained from the start. One variant at a time: those of 150 classes take hundreds of megabytes."""
+    found = {}
+    for name, cell in _first_seeds(experiment).items():
+        arrays = cell.samples()
+        if all(key in arrays and np.isfinite(arrays[key]).all() for key in LOGITS):
+            found[name] = _energy(arrays["initial_logits"])
+    return found
 
 
 def _first_seeds(experiment: Experiment) -> dict[str, Cell]:

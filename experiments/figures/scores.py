@@ -103,7 +103,7 @@ def classes(experiment: Experiment) -> Drawn:
     plan, factor = experiment.plan, PERCENT[1]
     compared = [name for name in lay_rows(plan).heights if name != plan["baseline"] and _paired(experiment, name)]
     names: list[str] = plan["class_names"]
-    true = sum(cell.confusion.sum(axis=(0, 2)) for cell in experiment.finished())
+    true = sum(cell.confusion.sum(axis=1) for cell in experiment.finished())
     share = 100 * true / true.sum()
     values = np.array(
         [
@@ -259,9 +259,8 @@ def _class_contrasts(experiment: Experiment, compared: Sequence[str], shown: Seq
     if not experiment.same_images:
         of_classes = [f"iou/{names[k]}" for k in shown]
         return [[_over_seeds(experiment, name, baseline, score) for name in compared] for score in of_classes]
-    cells = {
-        name: {seed: cell.confusion for seed, cell in experiment.cells[name].items()} for name in (baseline, *compared)
-    }
+    counts = experiment.counts()
+    cells = {name: counts[name] for name in (baseline, *compared)}
     weights = {name: {name: 1.0, baseline: -1.0} for name in compared}
     found = [make_contrasts(cells, weights, f"iou/{k}", resamples=CLASS_RESAMPLES) for k in shown]
     return [list(of_class.values()) for of_class in found]

@@ -70,4 +70,4 @@ def _share_near(experiment: Experiment) -> float:
     """The share of the labelled pixels within BOUNDARY of a true boundary: that of errors made anywhere alike."""
     cell = next(cell for cell in experiment.finished() if cell.trimap is not None)
     assert cell.trimap is not None
-    return float(cell.trimap[:, :BOUNDARY].sum() / cell.confusion.sum())
+    return float(cell.trimap[:BOUNDARY].sum() / cell.confusion.sum())

@@ -15,7 +15,7 @@ def fairness_table(experiment: Experiment) -> Table:
         row = [name, "-" if name == plan["baseline"] else _difference(experiment, name)]
         row += [f"{budget[key]:,}" if key in budget else "-" for key in ("steps", "images")]
         for key in ("parameters", "gmac"):
-            row.append(number(variant[key] / baseline[key], 2) if baseline[key] else "-")
+            row.append(number(variant[key] / baseline[key], 2) if baseline[key] and variant[key] is not None else "-")
         rows.append(row)
     columns = ["variant", f"differs from {plan['baseline']} in", "optimiser steps", "images seen"]
     columns += ["parameters, ratio", "GMAC, ratio"]

@@ -58,7 +58,7 @@ def make_notes(experiment: Experiment) -> list[str]:
 
 
 def _absent_classes(experiment: Experiment) -> list[str]:
-    true = sum(cell.confusion.sum(axis=(0, 2)) for cell in experiment.finished())
+    true = sum(cell.confusion.sum(axis=1) for cell in experiment.finished())
     absent = [name for name, pixels in zip(experiment.plan["class_names"], true, strict=True) if not pixels]
     if not absent:
         return []

@@ -5,7 +5,7 @@ from collections import Counter
 
 from experiments.stored import PERCENT, SCORES, Comparison, Experiment, comparisons
 from experiments.tables.evidence import footnote, marked_test
-from experiments.tables.text import Table, mean_std, number, seeds_done, seeds_interval, signed
+from experiments.tables.text import Table, mean_std, millions, number, seeds_done, seeds_interval, signed
 
 CLASSES_WITH_STD = 6  # with more, a page has room for the means only
 TRIMAPS = (1, 3, 5, 10, 20)  # pixels
@@ -56,7 +56,7 @@ def cost_table(experiment: Experiment) -> Table:
     rows = []
     for name, variant in experiment.plan["variants"].items():
         seconds = variant["step_seconds"]
-        row = [name, number(variant["parameters"] / 1e6, 3), number(variant["gmac"], 3)]
+        row = [name, number(millions(variant), 3), number(variant["gmac"], 3)]
         row += [number(None if seconds is None else 1000 * seconds, 1), number(variant["step_ratio"], 2)]
         rows.append([*row, number(variant["peak_memory_mb"], 0)])
     columns = ["variant", "parameters (M)", "GMAC", "step (ms)", "ratio", "peak memory (MB)"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from experiments.statistics import Estimate, Test
 from experiments.stored import PERCENT, Experiment
 from experiments.tables.evidence import footnote, marked_test
-from experiments.tables.text import Table, interval_of, mean_std, number, seeds_done, signed
+from experiments.tables.text import Table, interval_of, mean_std, millions, number, seeds_done, signed
 
 SCORED, COST = ("mIoU (%)", "difference (points) [95 % interval]"), ("GMAC", "parameters (M)")
 
@@ -114,4 +114,4 @@ def _scored(experiment: Experiment, name: str, *, few: bool = False) -> list[str
 
 def _cost(experiment: Experiment, name: str) -> list[str]:
     variant = experiment.plan["variants"][name]
-    return [number(variant["gmac"], 3), number(variant["parameters"] / 1e6, 3)]
+    return [number(variant["gmac"], 3), number(millions(variant), 3)]

@@ -1,8 +1,9 @@
 """A table as text, and how its numbers are written."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.statistics import Estimate, Test
 from experiments.stored import Experiment
@@ -51,6 +52,11 @@ def number(value: float | None, digits: int) -> str:
     if value is None or math.isnan(value):
         return "-"
     return f"{value:z.{digits}f}"  # z: what rounds to zero has no sign
+
+
+def millions(variant: Mapping[str, Any]) -> float | None:
+    """Of a variant's parameters, where they were counted."""
+    return None if variant["parameters"] is None else variant["parameters"] / 1e6
 
 
 def seeds_done(experiment: Experiment, variant: str) -> str:

@@ -72,7 +72,7 @@ def test_both_show_what_an_ablation_needs(build: Any) -> None:
         one["config"] for one in find(spec, "panels") for one in one if isinstance(one, dict) and "viewType" in one
     ]
     curves = [one for one in curves if "xAxis" in one]
-    assert {"val/miou", "train/loss"} <= {name for one in curves for name in one["metrics"]}
+    assert {"val/miou", "train/loss_epoch"} <= {name for one in curves for name in one["metrics"]}
     for one in curves:
         assert (one["xAxis"], one["groupBy"]) == ("trainer/global_step", "variant.value")
         assert (one["groupAgg"], one["groupArea"], one["limit"]) == ("mean", "minmax", 6)

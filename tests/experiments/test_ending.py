@@ -21,7 +21,7 @@ from PIL import Image
 import experiments.cells
 import experiments.checkpoints
 import experiments.train
-from experiments import ending
+from experiments import ending, files
 from experiments.ablation import Ablation, add_arguments, variants
 from experiments.ablation import main as run_grid
 from experiments.cell import end_with_parent
@@ -235,10 +235,129 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_75_and_names_process_and_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").touch()
     with locked(tmp_path):
         assert ended("--out", str(tmp_path)) == 75
     assert re.search(rf"in use by process {os.getpid()} on \S+: wait for it", capsys.readouterr().err)
     assert (tmp_path / ".lock").read_text() == ""  # the host is nobody's business afterwards
+
+
+def test_a_lock_that_is_all_there_is_goes_with_the_folders_made_for_it(tmp_path: Path) -> None:
+    with locked(tmp_path / "new" / "run"):
+        pass
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with locked(tmp_path / "mine"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    with locked(tmp_path / "new" / "run"):
+        (tmp_path / "new" / "run" / "x").touch()
+    assert (tmp_path / "new" / "run" / ".lock").read_text() == ""
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes would work in the folder: one with the lock that is gone, one with the next."""
+    take, calls = files._take, []
+
+    def removed_first(file: Any) -> None:
+        take(file)
+        calls.append(1)
+        if len(calls) == 1:
+            (tmp_path / "run" / ".lock").unlink()
+
+    monkeypatch.setattr(files, "_take", removed_first)
+    with locked(tmp_path / "run"):
+        assert len(calls) == 2
+        monkeypatch.undo()
+        with pytest.raises(ending.InUseError), locked(tmp_path / "run"):
+            pass
+
+
+def test_rows_that_are_deleted_during_training_are_not_lost_in_silence(tmp_path: Path) -> None:
+    act = At(20, lambda: (tmp_path / "run" / "metrics.csv").unlink())
+    with pytest.raises(ValueError, match=r"metrics\.csv is gone: delete its folder"):
+        train(BASE, tmp_path / "run", callbacks=[act], **QUIET)
+
+
+class Store(dict[str, str]):
+    """What torch's store does for `_of_several`; `gone` is one whose process has ended."""
+
+    gone = False
+
+    def check(self, keys: list[str]) -> bool:
+        if self.gone:
+            raise RuntimeError("Broken pipe")
+        return all(key in self for key in keys)
+
+    def compare_set(self, key: str, expected: str, desired: str) -> None:
+        self.check([])
+        self.setdefault(key, desired)
+
+    get = dict.__getitem__
+
+
+CLOSED = RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]")
+
+
+@pytest.mark.parametrize(
+    ("second", "code", "says"),
+    [
+        (ValueError("a.png is damaged"), 2, "^error: process 1: a.png is damaged$"),
+        (NonFiniteError("the loss is nan"), 65, "^error: process 1: the loss is nan$"),
+        (TypeError("ours"), 1, "TypeError: ours$"),
+        (None, 1, "^error: another process of this run is gone, most likely killed"),
+    ],
+)
+def test_the_first_process_of_several_says_last_what_went_wrong_first(
+    second: Exception | None,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, rank = Store(), 1
+    monkeypatch.setattr(ending, "_shared_store", lambda: store)
+    monkeypatch.setattr(ending, "PATIENCE", 0.1)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+
+    def end(error: Exception) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop, ending.ending():
+            raise error
+        return int(stop.value.code or 0), capsys.readouterr().err.rstrip()
+
+    if second is not None:
+        assert end(second) == (0, "")  # it has told, and Lightning kills the first for any other status
+    rank = 2
+    assert end(CLOSED) == (0 if second else 1, "")
+    rank = 0
+    status, printed = end(CLOSED)
+    assert status == code
+    assert re.search(says, printed.splitlines()[-1])
+    assert end(ending.ElsewhereError("of another"))[0] == (code if second else 65)
+    rank, store.gone = 1, True
+    assert end(CLOSED) == (1, "")  # the first one has said it, or was killed
+    assert end(ValueError("mine")) == (2, "error: mine")
+
+
+@pytest.mark.parametrize("fault", ["raise RuntimeError('operator torchvision::nms does not exist')", None])
+def test_a_torchvision_that_does_not_fit_is_named(fault: str | None, tmp_path: Path) -> None:
+    hidden = {"HIDDEN": "torchvision", "PYTHONPATH": str(ROOT / "tests" / "hidden")}
+    if fault:
+        (tmp_path / "torchvision").mkdir()
+        (tmp_path / "torchvision" / "__init__.py").write_text(fault)
+        hidden = {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.explain", "unet"],
+        cwd=ROOT,
+        env=os.environ | hidden,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.search(r"^error: torchvision .* does not fit torch .*: install .*pip install", done.stderr)
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_non_finite_numbers_are_65(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -460,7 +460,7 @@ def test_cells_are_read_with_and_without_a_trimap(tmp_path: Path) -> None:
     bands = np.arange(2 * 20 * 9).reshape(2, 20, 3, 3)
     save_npz(path, **arrays, trimap=bands)
     cell = load(tmp_path).cells["nearest+none"][0]
-    assert cell.trimap is not None and np.array_equal(cell.trimap, bands)
+    assert cell.trimap is not None and np.array_equal(cell.trimap, bands.sum(axis=0))
     save_npz(path, **arrays, trimap=bands[:, :19])
     with pytest.raises(ValueError, match=r"trimap must have the shape \('n', 20, 3, 3\).*got \(2, 19, 3, 3\)"):
         load(tmp_path)

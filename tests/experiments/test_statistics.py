@@ -11,6 +11,7 @@ from scipy.stats import t, wilcoxon
 from experiments.factorial import factorial_effects, refuse_crossing
 from experiments.power import Needed, needed_for_width, needed_to_detect
 from experiments.resampling import addends, bootstrap_roots, evaluate, influence, swap_p
+from experiments.scored import Cell, sum_up
 from experiments.statistics import (
     KINDS,
     TESTS,
@@ -24,7 +25,7 @@ from experiments.statistics import (
     paired_difference,
     signed_rank_test,
 )
-from experiments.stored import Cell, Comparison, comparisons, flatten
+from experiments.stored import Comparison, comparisons, flatten
 from lightning_modules.components.metrics import scores
 
 
@@ -408,8 +409,8 @@ def test_settings_are_compared_by_dotted_names() -> None:
 def cell(confusion: list[list[list[int]]], boundary_f1: list[list[float]], checkerboard: list[float]) -> Cell:
     names = ["background", "grey", "never seen"]
     images = [str(index) for index in range(len(confusion))]
-    arrays = (np.array(confusion), np.array(boundary_f1), np.array(checkerboard))
-    return Cell("variant", 0, Path(), {}, {}, {}, names, images, *arrays)
+    summed = sum_up([(0, np.array(confusion))], len(images), len(names))
+    return Cell("variant", 0, Path(), {}, {}, {}, names, images, *summed, np.array(boundary_f1), np.array(checkerboard))
 
 
 def test_scores_come_from_the_sum_over_images() -> None:

@@ -3,23 +3,22 @@
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import wandb
-from conftest import WandbServer
 from lightning.pytorch import Callback
 from PIL import Image
 
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
+from experiments.environment import git_commit
+from experiments.loggers import Logging
 from experiments.run import Run
-from experiments.sync import STEP, read_records, values
-from experiments.tracking import PatientLogger, mode, next_step, tracking
+from experiments.sync import read_records, values
+from experiments.tracking import next_step, tracking
 from experiments.training import train
 from lightning_modules.unet import UNetModule
 
@@ -64,11 +63,13 @@ def test_an_offline_run_holds_curves_masks_table_and_confusion_matrix(logged: Pa
         config |= values(update.update)
     assert config["hparams.width"] == 2
     assert config["hash"] == RUN.but(seed=3).hash
+    assert (config["commit"], config["device"]) == (git_commit(), "1 x CPU")
     assert str(logged) not in json.dumps(config)  # no path of this machine
 
     rows = [values(history.item) for history in found["history"]]
     steps = [row["train/loss"] for row in rows if "train/loss" in row]
     assert len(steps) == 4  # 2 epochs of 2 steps
+    assert [key in row for row in rows for key in ("train/loss_epoch",) if key in row] == [True, True]  # one an epoch
     assert {"train/lr", "val/miou", "val/iou/disc", "test/boundary_f1"} <= {key for row in rows for key in row}
 
     media = {name: row[name] for row in rows for name in row if name.split("/")[-1] in ("samples", "per_class")}
@@ -128,9 +129,10 @@ def test_the_logged_samples_are_what_was_scored(split: str, tmp_path: Path, monk
 
 def test_the_one_line_that_uploads_it(logged: Path) -> None:
     out = logged.parents[1]
-    assert next_step("wandb", out) == f"W&B logged offline; upload with: python -m experiments.sync {out}"
-    assert next_step("wandb", logged / "checkpoints") is None
-    assert next_step("tensorboard", Path("a b")) == "see the curves with: tensorboard --logdir 'a b'"
+    assert next_step(Logging("wandb"), out) == f"W&B logged offline; upload with: python -m experiments.sync {out}"
+    assert next_step(Logging("wandb"), logged / "checkpoints") is None
+    assert next_step(Logging(), out) is None
+    assert next_step(Logging("tensorboard"), Path("a b")) == "see the curves with: tensorboard --logdir 'a b'"
 
 
 SECRETS = {
@@ -183,13 +185,10 @@ def test_neither_secrets_nor_the_home_folder_are_logged(
     assert not (home / ".local").exists() and not (home / ".cache" / "wandb").exists()
 
 
-def test_paths_in_settings_are_cut_to_their_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+def test_paths_in_settings_are_cut_to_their_last_part(tmp_path: Path) -> None:
     settings = RUN.resolved() | {"hash": "0", "hparams.weights": str(tmp_path / "x.pt"), "data.roots": ["~/a/b", "c/d"]}
-    (logger,) = tracking("wandb", settings, tmp_path / "experiment" / "variant" / "seed0")["loggers"]
-    logger.experiment.finish(0)
-    config = logger._wandb_init["config"]
-    assert (config["hparams.weights"], config["data.roots"]) == ("x.pt", ["b", "c/d"])
+    (logger,) = tracking(Logging("wandb"), settings, tmp_path / "experiment" / "variant" / "seed0").loggers
+    assert (logger.config["hparams.weights"], logger.config["data.roots"]) == ("x.pt", ["b", "c/d"])
 
 
 def test_a_resumed_attempt_keeps_id_and_name_and_stays_offline(
@@ -198,55 +197,27 @@ def test_a_resumed_attempt_keeps_id_and_name_and_stays_offline(
     monkeypatch.setenv("WANDB_MODE", "online")
     copy = shutil.copytree(logged, tmp_path / "ablate_something" / "nearest+none" / "seed3", symlinks=True)
     (before,) = copy.glob("wandb/offline-run-*")
-    (logger,) = tracking("wandb", RUN.but(seed=3).resolved(), copy)["loggers"]
-    logger.experiment.finish(0)
-    assert (logger.experiment.id, logger.experiment.name) == (before.name.rsplit("-", 1)[1], "nearest+none-s3")
-    assert logger.experiment.config["attempt"] == 2
-    assert len(list(copy.glob("wandb/offline-run-*"))) == 2
-
-
-def test_online_the_steps_that_the_server_has_are_not_logged_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    logger: PatientLogger = tracking("wandb", RUN.resolved(), tmp_path)["loggers"][0]
-    logger.known = 5  # what W&B says of a run that it resumes
-    for step in (4, 5, 6):
-        logger.log_metrics({"train/loss": float(step)}, step)
-    logger.experiment.finish(0)
-    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    late = time.monotonic() + 10  # W&B writes the end of the file in a process of its own
-    while not any(record.HasField("exit") for record in read_records(file)) and time.monotonic() < late:
-        time.sleep(0.05)
-    rows = [values(record.history.item) for record in read_records(file) if record.HasField("history")]
-    assert [row[STEP] for row in rows] == [5, 6]
-
-
-@pytest.mark.usefixtures("nobody_logged_in")
-def test_without_key_or_network_it_is_offline_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mode() == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert mode() == "offline"
-    monkeypatch.setenv("WANDB_MODE", "ofline")
-    assert mode() == "offline"
-
-
-def test_with_key_and_network_it_is_online(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert mode() == "online"
-    wandb.teardown()
-    monkeypatch.setenv("WANDB_API_KEY", "too short")
-    assert mode() == "offline"
+    tracked = tracking(Logging("wandb"), RUN.but(seed=3).resolved(), copy)
+    tracked.start({})
+    tracked.finish(0)
+    both = sorted(copy.glob("wandb/offline-run-*/*.wandb"))
+    assert len(both) == 2
+    (run,) = (record.run for record in read_records(both[1]) if record.HasField("run"))
+    assert (run.run_id, run.display_name) == (before.name.rsplit("-", 1)[1], "nearest+none-s3")
+    assert values(run.config.update)["attempt"] == 2
 
 
 def test_a_logger_whose_package_is_missing_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.training.find_spec", lambda name: None)
+    monkeypatch.setattr("experiments.loggers.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"'):
         train(RUN, tmp_path / "out", logger="tensorboard")
     with pytest.raises(ValueError, match="one of csv, tensorboard, wandb, none, got 'mlflow'"):
         train(RUN, tmp_path / "out", logger="mlflow")
+    for wrong in ({"private": True}, {"checkpoints": True}, {"gradients": 5}):
+        with pytest.raises(ValueError, match="is for Weights & Biases: add --logger wandb"):
+            Logging("csv", **wrong)
     assert not (tmp_path / "out").exists()
 
 
@@ -267,18 +238,3 @@ def test_tensorboard_takes_back_the_steps_that_are_done_again(tmp_path: Path) ->
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2, 3]
     assert [event.step for event in events.Scalars("val/miou")] == [1, 3]
-
-
-def test_an_error_of_wandb_does_not_reach_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-
-    def crashed(*args: Any, **kwargs: Any) -> None:
-        raise BrokenPipeError("the W&B service is gone")
-
-    monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", crashed)
-    out = tmp_path / "experiment" / "variant" / "seed0"
-    result = train(RUN, out, accelerator="cpu", enable_progress_bar=False, logger="wandb")
-    assert result["status"] == "done"
-    assert "training goes on" in caplog.text

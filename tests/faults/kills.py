@@ -141,14 +141,14 @@ def finish_grid(case: Case, out: Path) -> None:
         raise AssertionError(out.with_suffix(".log").read_text()[-2000:])
 
 
-def main_grid(out: Path) -> int:
+def main_grid(out: Path, *more: str) -> int:
     runs = variants(BASE, {"nearest": {"upsample": "nearest"}, "bilinear": {"upsample": "bilinear"}})
     ablation = Ablation(
         name="kills", question="?", runs=runs, factors={"upsample": ["nearest", "bilinear"]}, baseline="nearest"
     )
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    flags = ["--out", str(out), "--seeds", "0", "--jobs", "2", "--save-every", "1e-9"]
+    flags = ["--out", str(out), "--seeds", "0", "--jobs", "2", "--save-every", "1e-9", *more]
     return run_grid(ablation, parser.parse_args(flags))
 
 
