@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 # A worker that is done takes tests from one that is not: no file of tests is as long as half of them all.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help ablation test test-extras faults full lint smoke
+.PHONY: help ablation test test-extras faults fuzz audit full lint smoke
 help:
 	@echo "make ablation     set up, then compare upsampling layers with and without skip connections"
 	@echo "make test         set up, then run the tests that need no extra and are not slow"
 	@echo "make test-extras  set up with the extras, then run the tests that need one"
-	@echo "make faults       set up, then kill trainings at random and compare how they end; ARGS=\"--kills 5\" is quick"
-	@echo "make full         set up with the extras, then run every test, the slow ones too, and write what the kills showed"
+	@echo "make faults       set up, then bring about what goes wrong, and compare how it ends; ARGS=\"--quick\" is what CI runs"
+	@echo "make fuzz         set up, then read 20,000 random broken inputs"
+	@echo "make audit        set up with the extras, then ask whether a pinned version has a known vulnerability"
+	@echo "make full         every test, fault, attack and kill, 1,000,000 random inputs, and docs/RELIABILITY.md of it"
 	@echo "make lint         set up with the extras, then ruff check, ruff format --check and mypy"
 	@echo "make smoke        set up, then run the smallest ablation, for continuous integration"
 	@echo "ARGS=... passes flags to ablation and the tests; JOBS=... tests at a time (2), 0 for one process"
@@ -28,11 +30,19 @@ test-extras: $(VENV)/installed-dev
 	$(PYTEST) -m "extra and not slow" $(ARGS)
 
 faults: $(VENV)/installed
-	$(BIN)/python tests/faults/kills.py $(ARGS)
+	$(BIN)/python -m tests.faults $(ARGS)
+
+fuzz: $(VENV)/installed
+	$(BIN)/python -m tests.fuzz --count 20000 $(ARGS)
+
+audit: $(VENV)/installed-dev
+	$(BIN)/python tests/audit.py
 
 full: $(VENV)/installed-dev
 	$(PYTEST) $(ARGS)
-	$(BIN)/python tests/faults/kills.py --record docs/kills.md
+	@mkdir -p build
+	$(BIN)/python -m tests.fuzz --count 1000000 --record build/fuzz.json
+	$(BIN)/python -m tests.faults --record docs/RELIABILITY.md --fuzz build/fuzz.json
 
 lint: $(VENV)/installed-dev
 	$(BIN)/python -m ruff check

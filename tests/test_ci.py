@@ -1,6 +1,7 @@
 """The order, the environment and the report of .ci/run, with a `make` that only writes down what it is asked for."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["test", ".venv/installed-dev", "lint", "test-extras", "smoke"]
+ORDER = [".venv/installed-dev", "lint", "test-extras", "smoke", "audit"]
 
 
 @pytest.fixture
@@ -21,6 +22,10 @@ def checkout(tmp_path: Path) -> Path:
     write(tmp_path / "bin" / "chromium", "")
     write(tmp_path / "bin" / "make", 'echo "$@" >> asked; [ "$1" != "$FAILS" ] || exit 7; sleep "${SLEEPS:-0}"')
     return tmp_path
+
+
+def quick(venv: str) -> list[str]:
+    return [f"faults VENV={venv} ARGS=--quick", f"fuzz VENV={venv}"]
 
 
 def write(path: Path, script: str) -> None:
@@ -39,16 +44,18 @@ def ci(checkout: Path, **environment: str) -> tuple[int, str, list[str]]:
 def test_the_tests_come_first_in_an_environment_of_the_requirements_alone(checkout: Path) -> None:
     status, printed, asked = ci(checkout)
     assert status == 0, printed
-    assert asked == [".venv/installed VENV=.venv", "test VENV=.venv", "faults VENV=.venv ARGS=--kills 5", *ORDER[1:]]
+    assert asked == [".venv/installed VENV=.venv", "test VENV=.venv", *quick(".venv"), *ORDER]
     summary = printed.split("== seconds of each stage\n")[1].splitlines()
     assert [line.split()[0] for line in summary] == [
         "install",
         "test",
         "faults",
+        "fuzz",
         "extras",
         "lint",
         "test-extras",
         "smoke",
+        "audit",
     ]
 
 
@@ -63,7 +70,7 @@ def test_an_environment_with_extras_is_not_used_for_them(extras: bool, folder: s
     status, printed, asked = ci(checkout)
     assert status == 0, printed
     assert asked[:2] == [f"{folder}/installed VENV={folder}", f"test VENV={folder}"]
-    assert asked[2:] == [f"faults VENV={folder} ARGS=--kills 5", *ORDER[1:]]
+    assert asked[2:] == [*quick(folder), *ORDER]
 
 
 def test_what_fails_ends_it_with_its_status_and_the_seconds_so_far(checkout: Path) -> None:
@@ -73,12 +80,23 @@ def test_what_fails_ends_it_with_its_status_and_the_seconds_so_far(checkout: Pat
     assert printed.splitlines()[-1].split()[0] == "lint"
 
 
+def test_the_targets_of_the_stages_are_in_the_makefile_and_its_help() -> None:
+    stages = re.findall(r"^stage \S+ \d+ make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert stages == ["test", "faults", "fuzz", "lint", "test-extras", "smoke", "audit"]
+    done = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
+    for target in (*stages, "full"):
+        assert re.search(rf"^make {target} ", done.stdout, re.MULTILINE), target
+        dry = ["make", "-C", ROOT, "--dry-run", "--old-file=.venv/installed", "--old-file=.venv/installed-dev", target]
+        commands = subprocess.run(dry, capture_output=True, text=True, check=True).stdout
+        assert ".venv/bin/python" in commands, target
+
+
 def test_a_stage_over_its_budget_is_a_warning(checkout: Path) -> None:
     script = checkout / ".ci" / "run"
-    assert "stage smoke 120 " in script.read_text()
+    assert "stage audit 60 " in script.read_text()
     status, printed, _ = ci(checkout, SLEEPS="1.1")
     assert status == 0 and "warning" not in printed
-    script.write_text(script.read_text().replace("stage smoke 120 ", "stage smoke 0 "))
+    script.write_text(script.read_text().replace("stage audit 60 ", "stage audit 0 "))
     status, printed, _ = ci(checkout, SLEEPS="1.1")
     assert status == 0
-    assert printed.splitlines()[-1] == "warning: smoke is over its budget"
+    assert printed.splitlines()[-1] == "warning: audit is over its budget"

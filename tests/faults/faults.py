@@ -37,8 +37,7 @@ class Fault:
     name: str
     does: str
     act: Callable[[Bench], tuple[Ended, str]]
-    quick: bool = True  # part of what continuous integration runs
-    seconds: float = 60.0  # the bar
+    when: str = "push"  # or "test", which comes before, or "full", which comes rarely
 
 
 # Runs that others start from, made once a process.
@@ -580,32 +579,32 @@ FAULTS = [
         "the same, TMPDIR on the same device",
         "the same",
         lambda b: killed_while_writing(b, other_device=False),
-        quick=False,
+        when="full",
     ),
     Fault(7, "disk full during training", "ends with file and bytes; what was there stays", disk_full),
-    Fault(8, "disk too small", "is refused before the first step", disk_small),
-    Fault(9, "last.ckpt truncated", "the one before serves", lambda b: damaged(b, lambda content: content[: len(content) // 2])),
-    Fault(10, "last.ckpt empty", "the one before serves", lambda b: damaged(b, lambda content: b"")),
-    Fault(11, "no checkpoint, --resume", "is refused", missing),
+    Fault(8, "disk too small", "is refused before the first step", disk_small, when="test"),
+    Fault(9, "last.ckpt truncated", "the one before serves", lambda b: damaged(b, lambda content: content[: len(content) // 2]), when="test"),
+    Fault(10, "last.ckpt empty", "the one before serves", lambda b: damaged(b, lambda content: b""), when="test"),
+    Fault(11, "no checkpoint, --resume", "is refused", missing, when="test"),
     Fault(12, "a bit of last.ckpt flipped", "is always seen; the one before serves", bit_flipped),
-    Fault(13, "last.ckpt of another run or architecture", "is refused", of_another_run),
-    Fault(14, "--resume with another batch size", "is refused", other_batch_size),
-    Fault(15, "loss is no number", "ends within a step, with the images; nothing of it is saved", not_a_number),
+    Fault(13, "last.ckpt of another run or architecture", "is refused", of_another_run, when="test"),
+    Fault(14, "--resume with another batch size", "is refused", other_batch_size, when="test"),
+    Fault(15, "loss is no number", "ends within a step, with the images; nothing of it is saved", not_a_number, when="test"),
     Fault(16, "a batch with every pixel ignored", "changes nothing", all_ignored),
     Fault(17, "data worker killed", "ends with the flags that help", worker_killed),
     Fault(18, "a file breaks during training, in a worker", "ends with its name", bad_sample),
-    Fault(19, "2 processes, kill -9 of the second", "both end", lambda b: rank_killed(b, 1), quick=False),
-    Fault(20, "2 processes, kill -9 of the first", "both end", lambda b: rank_killed(b, 0), quick=False),
+    Fault(19, "2 processes, kill -9 of the second", "both end", lambda b: rank_killed(b, 1), when="full"),
+    Fault(20, "2 processes, kill -9 of the first", "both end", lambda b: rank_killed(b, 0), when="full"),
     Fault(21, "2 processes, an error in one", "both end, its error is the last line", rank_fails),
-    Fault(22, "2 processes, SIGTERM to the first", "both save and end", lambda b: rank_signalled(b, 0), quick=False),
-    Fault(23, "2 processes, SIGTERM to the second", "both save and end", lambda b: rank_signalled(b, 1), quick=False),
-    Fault(27, "folder cannot be written to", "is refused before the first step", cannot_write),
-    Fault(28, "two processes, one folder", "the second is refused", in_use),
-    Fault(29, "the folder holds this very run, finished", "is refused, nothing is lost", again),
+    Fault(22, "2 processes, SIGTERM to the first", "both save and end", lambda b: rank_signalled(b, 0), when="full"),
+    Fault(23, "2 processes, SIGTERM to the second", "both save and end", lambda b: rank_signalled(b, 1), when="full"),
+    Fault(27, "folder cannot be written to", "is refused before the first step", cannot_write, when="test"),
+    Fault(28, "two processes, one folder", "the second is refused", in_use, when="test"),
+    Fault(29, "the folder holds this very run, finished", "is refused, nothing is lost", again, when="test"),
     Fault(30, "torchvision of another build than torch", "says what to install", wrong_torchvision),
-    Fault(31, "last.ckpt is a pipe", "the one before serves", strange_checkpoint),
+    Fault(31, "last.ckpt is a pipe", "the one before serves", strange_checkpoint, when="test"),
     Fault(32, "metrics.csv deleted during training", "ends with what to do", rows_gone),
-    Fault(33, "--trainer.strategy that trains elsewhere than it reports", "is refused", spawned),
-    Fault(34, "2 processes, a number of one is none", "both end, its error is the last line", rank_not_a_number, quick=False),
+    Fault(33, "--trainer.strategy that trains elsewhere than it reports", "is refused", spawned, when="test"),
+    Fault(34, "2 processes, a number of one is none", "both end, its error is the last line", rank_not_a_number, when="full"),
     Fault(35, "a dry run, a refused grid", "leave nothing", grid_without_a_grid),
 ]  # fmt: skip

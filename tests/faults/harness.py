@@ -46,6 +46,10 @@ class Wrong(AssertionError):  # noqa: N818
     """What a command should have done and did not."""
 
 
+class Skipped(Exception):  # noqa: N818
+    """What cannot be brought about on this machine, and why."""
+
+
 def check(holds: object, said: str) -> None:
     if not holds:
         raise Wrong(said)

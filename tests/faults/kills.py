@@ -1,8 +1,5 @@
 """Kills trainings at random moments and continues them: the end must be bit-equal to that of a run that nobody killed.
 
-python tests/faults/kills.py [--kills 20] [--seed 0]     the configurations in turn, as `make faults` runs them
-python tests/faults/kills.py --only grid
-
 A kill is SIGKILL of all processes of the run at a moment drawn from (seed, number of the kill). After each one: every
 checkpoint is sound, metrics.csv has its epochs in order, and no process is left.
 """
@@ -22,28 +19,26 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "experiments")]
-
 import pandas as pd
 import torch
-from interrupt import BASE, QUIET, outcome, unequal
 
 from datamodules.shapes import ShapesDataModule
 from experiments.ablation import Ablation, add_arguments, variants
 from experiments.ablation import main as run_grid
-from experiments.environment import git_commit
 from experiments.run import Run
 from experiments.training import train
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.segnet import SegNetModule
+from tests.faults.harness import GONE, ROOT
 
-GONE = 15.0  # seconds within which no process of a killed run may be left
+sys.path.insert(0, str(ROOT / "tests" / "experiments"))
+from interrupt import BASE, QUIET, outcome, unequal
+
 U_NET = BASE.but(
     data={"length": 24, "batch_size": 4, "elastic": 2.0, "size": 32},
     trainer={"max_epochs": 8, "accumulate_grad_batches": 2},
@@ -127,7 +122,7 @@ def grid(case: Case, out: Path, attempt: int) -> int:
     """A grid in a process of its own, whose cells are processes in sessions of their own."""
     with out.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, __file__, "--grid", str(out)],
+            [sys.executable, "-m", "tests.faults.kills", str(out)],
             cwd=ROOT,
             stdout=log,
             stderr=log,
@@ -241,61 +236,33 @@ def one_case(name: str, case: Case, kills: int, draw: random.Random, folder: Pat
     return met, steps, wrong + [f"left behind: {path}" for path in stale]
 
 
-def write_record(path: Path, rows: list[str], command: str) -> None:
-    path.write_text(
-        "# Trainings that were killed\n\n"
-        f"`{command}` at commit `{git_commit()[:12]}`, on two CPU cores: each training was killed (SIGKILL) at random moments, "
-        "continued each time, and compared with one that was not: weights, optimiser, schedule, metrics.csv, result.json, per-image "
-        "scores, samples and predictions, bit for bit but for seconds. After each kill every checkpoint was sound, metrics.csv "
-        f"in order, and within {GONE:.0f} s no process left.\n\n"
-        "| training | kills | of them while it ran | step of the checkpoint after each | bit-equal |\n|---|---:|---:|---|---|\n"
-        + "\n".join(rows)
-        + "\n",
-        encoding="utf-8",
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="over all configurations")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="one configuration")
-    parser.add_argument("--record", type=Path, metavar="FILE.md", help="write what was found to this file")
-    parser.add_argument("--grid", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+def run(kills: int, seed: int, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Kills the trainings in turn, `kills` times over all of them; what became of each of them, for the page."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if args.grid:
-        sys.exit(main_grid(args.grid))
     ctypes.CDLL("libc.so.6").prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what a killed grid leaves is waited for here
-    names = [args.only] if args.only else list(CASES)
-    shares = [args.kills // len(names) + (i < args.kills % len(names)) for i in range(len(names))]
-    passed = failed = met = 0
-    rows: list[str] = []
-    for place, (name, kills) in enumerate(zip(names, shares, strict=True)):
-        if not kills:
+    names = [name for name in CASES if not only or any(part in name for part in only)]
+    shares = [kills // len(names) + (i < kills % len(names)) for i in range(len(names))]
+    found = []
+    for name, share in zip(names, shares, strict=True):
+        if not share:
             continue
         folder = Path(tempfile.mkdtemp(prefix="seglab-kills-"))
-        found, steps, wrong = one_case(name, CASES[name], kills, random.Random(args.seed * 1000 + place), folder)
-        met += found
-        held = ", ".join(map(str, steps))
-        rows.append(f"| {name} | {kills} | {found} | {held} | {'no' if wrong else 'yes'} |")
+        draw = random.Random(seed * 1000 + list(CASES).index(name))
+        met, steps, wrong = one_case(name, CASES[name], share, draw, folder)
+        found.append({"name": name, "kills": share, "met": met, "steps": steps, "wrong": "; ".join(wrong)})
         for line in wrong:
             print(f"WRONG, {name}: {line}")
-        passed, failed = passed + (not wrong), failed + bool(wrong)
         if wrong:
             print(f"kept: {folder}")
         else:
             shutil.rmtree(folder)
-            print(f"{name}: {kills} kills, bit-equal", flush=True)
-    print(f"{met} kills of running trainings")
-    if args.record:
-        write_record(args.record, rows, f"python tests/faults/kills.py --kills {args.kills} --seed {args.seed}")
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
+            print(f"{name}: {share} kills, bit-equal", flush=True)
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    warnings.simplefilter("ignore")
+    sys.exit(main_grid(Path(sys.argv[1])))
