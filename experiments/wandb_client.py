@@ -93,6 +93,12 @@ def given_settings(environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
     return found
 
 
+def own_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a command of W&B, with those of its variables that say where to log and as whom."""
+    kept = {f"WANDB_{name}" for name in GIVEN} | {"WANDB_CONFIG_DIR"}
+    return {name: value for name, value in environ.items() if name in kept or not name.startswith(FOREIGN)}
+
+
 def agent_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     """Which run of which sweep this is, where an agent of W&B has started this command; else nothing."""
     names = {"WANDB_SWEEP_ID": "sweep_id", "WANDB_RUN_ID": "run_id", "WANDB_SWEEP_PARAM_PATH": "sweep_param_path"}
