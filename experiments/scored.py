@@ -136,16 +136,23 @@ def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> 
             f"{path}: names must differ, got {twice!r} twice: delete {folder} and run the experiment again"
         )
     try:
-        summed = sum_up(arrays.blocks("confusion"), len(names), len(class_names))
+        counts, image_miou, confusion = sum_up(arrays.blocks("confusion"), len(names), len(class_names))
     except OverflowError as error:
         raise DamagedError(f"{path}: {error}: delete {folder} and run the experiment again") from None
     return Cell(
-        *(variant, seed, folder, schema.read(folder / "run.json", schema.RunRecord)),
-        *(
-            schema.read(folder / "result.json", schema.Result),
-            schema.read(folder / "environment.json", schema.Environment),
-        ),
-        *(class_names, names, *summed, arrays["boundary_f1"], arrays["checkerboard"]),
+        variant=variant,
+        seed=seed,
+        folder=folder,
+        run=schema.read(folder / "run.json", schema.RunRecord),
+        result=schema.read(folder / "result.json", schema.Result),
+        environment=schema.read(folder / "environment.json", schema.Environment),
+        class_names=class_names,
+        image_names=names,
+        counts=counts,
+        image_miou=image_miou,
+        confusion=confusion,
+        boundary_f1=arrays["boundary_f1"],
+        checkerboard=arrays["checkerboard"],
         trimap=_summed(arrays, "trimap", np.int64),
         calibration=arrays["calibration"].sum(axis=0) if "calibration" in arrays else None,
         segments=_summed(arrays, "segments", np.int64),

@@ -36,7 +36,7 @@ from experiments.ending import ending
 from experiments.files import locked, write_atomic, write_whole
 from experiments.flags import Parser, forgiving_output, refuse
 from experiments.loggers import STAGED, STEP
-from experiments.wandb_client import CUT
+from experiments.wandb_client import CUT, own_environ
 
 pb: Any = wandb_internal_pb2
 HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
@@ -360,7 +360,7 @@ def upload(cells: Sequence[Cell], entity: str | None, project: str | None) -> No
             return
         flags = [*(["--entity", entity] if entity else []), *(["--project", project] if project else [])]
         command = [sys.executable, "-m", "wandb", "sync", *flags, *map(str, merged.values())]
-        subprocess.run(command, cwd=temporary, check=False)
+        subprocess.run(command, cwd=temporary, env=own_environ(os.environ), check=False)
         for number, folder in merged.items():
             cell = cells[number]
             if not (folder / f"run-{cell.run_id}.wandb.synced").exists():  # its status is 0 after a failure, too

@@ -27,7 +27,8 @@ from typing import Any
 from experiments.loggers import STAGED
 
 IMPORT = 90.0  # seconds for the process to import W&B: a machine may be busy
-START = 12.0  # and then to begin a run
+START = 15.0  # and then to begin a run on the server, or on the disk, for which nobody is asked
+START_OFFLINE = 60.0
 FINISH = 15.0  # to take the rest at the end; WANDB_FINISH_TIMEOUT allows more
 WAITING = 256 << 20  # bytes of messages that may wait for the process
 CUT = ".cut"  # ends the name of the file that says that a record did not arrive whole
@@ -90,6 +91,12 @@ def given_settings(environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
     if "mode" in found:
         found["mode"] = MODES.get(found["mode"], "offline")
     return found
+
+
+def own_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a command of W&B, with those of its variables that say where to log and as whom."""
+    kept = {f"WANDB_{name}" for name in GIVEN} | {"WANDB_CONFIG_DIR"}
+    return {name: value for name, value in environ.items() if name in kept or not name.startswith(FOREIGN)}
 
 
 def agent_settings(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -204,7 +211,9 @@ class Client:
             except OSError as error:
                 _warn(f"its process cannot be started ({error})")
                 return False
-            if self._hear("hello", time.monotonic() + IMPORT) and self._hear("started", time.monotonic() + START):
+            if self._hear("hello", time.monotonic() + IMPORT) and self._hear(
+                "started", time.monotonic() + (START_OFFLINE if again else START)
+            ):
                 return True
             if self.over:
                 return False

@@ -10,6 +10,11 @@ from torch import Tensor
 from lightning_modules.components.errors import NonFiniteError
 
 NORMALIZATIONS = ("symmetric", "before", "after", "none")
+LARGEST = torch.finfo(torch.float32).max
+MAX_CLASSES = 2**14  # a matrix between more takes over a gigabyte
+MAX_ITERATIONS = 2**31 - 1  # what a C int holds
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_inputs(probabilities: Tensor, images: Tensor) -> None:
@@ -24,6 +29,7 @@ def check_inputs(probabilities: Tensor, images: Tensor) -> None:
 def check_shapes(probabilities: Tensor, images: Tensor) -> None:
     """The part of `check_inputs` that reads no pixel: shapes, types, devices."""
     for name, values in (("probabilities", probabilities), ("images", images)):
+        check_tensor(name, values)
         if values.ndim != 4 or not values.numel():
             raise ValueError(
                 f"{name} must be (N, {'C' if name == 'probabilities' else '1 or 3'}, H, W) with no side of 0, "
@@ -42,8 +48,14 @@ def check_shapes(probabilities: Tensor, images: Tensor) -> None:
         raise ValueError(
             f"probabilities and images must be on one device, got {probabilities.device} and {images.device}"
         )
-    if images.dtype == torch.bool or images.is_complex():
-        raise ValueError(f"images must hold integers or floats in 0..255, got {images.dtype}")
+
+
+def check_classes(probabilities: Tensor, num_classes: int) -> None:
+    """ValueError unless probabilities (N, C, H, W) have as many classes as a layer was made for."""
+    if probabilities.shape[1] != num_classes:
+        raise ValueError(
+            f"probabilities must have the {num_classes} classes of this module, got {probabilities.shape[1]}"
+        )
 
 
 def check_values(probabilities: Tensor, images: Tensor) -> None:
@@ -99,16 +111,17 @@ def check_parameters(
     compatibility: Tensor | None,
     normalization: str,
 ) -> None:
-    """ValueError unless each parameter of the mean field has a meaning for `num_classes` classes."""
+    """TypeError or ValueError unless each parameter of the mean field has a meaning for `num_classes` classes."""
     check_positive(theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma)
     check_choice("normalization", normalization, NORMALIZATIONS)
-    check_iterations("iterations", iterations)
+    check_whole("iterations", iterations, 0, MAX_ITERATIONS)
     for name, weight in (("w_appearance", w_appearance), ("w_smoothness", w_smoothness)):
+        check_finite(name, weight)
         shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
         if shape not in ((), (num_classes,)):
             raise ValueError(f"{name} must be one number, or one for each of {num_classes} classes, got shape {shape}")
-        check_finite(name, weight)
     if compatibility is not None:
+        check_tensor("compatibility", compatibility)
         if tuple(compatibility.shape) != (num_classes, num_classes):
             raise ValueError(
                 f"compatibility must be a ({num_classes}, {num_classes}) matrix, the cost of a class (row) beside "
@@ -118,33 +131,64 @@ def check_parameters(
 
 
 def check_positive(**values: float | Tensor) -> None:
-    """ValueError naming the first of the values that is not more than 1e-12, so that squares count, and finite."""
+    """Raises unless each of the values is one number of more than 1e-12, so that squares count, and finite in float32."""
     for name, value in values.items():
-        number = float(value.detach() if isinstance(value, Tensor) else value)
-        if not 1e-12 < number < math.inf:
-            raise ValueError(f"{name} must be more than 0 (1e-12) and finite, got {number}")
+        check_number(name, value)
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"{name} must be one number, got shape {tuple(value.shape)}")
+        if not 1e-12 < (value.item() if isinstance(value, Tensor) else value) <= LARGEST:
+            raise ValueError(f"{name} must be more than 0 (1e-12) and finite in float32, got {_shown(value)}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {_shown(value)}")
 
 
-def check_iterations(name: str, value: int) -> None:
-    """ValueError unless the value is a whole number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+def check_whole(name: str, value: int, least: int, most: int) -> None:
+    """ValueError unless the value is a whole number of at least `least` and at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number of at least {least} and at most {most}, got {_shown(value)}")
+
+
+def check_tensor(name: str, value: Tensor) -> None:
+    """TypeError unless the value is a tensor of real numbers that lie in memory one by one."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}: torch.as_tensor makes one of an array")
+    if value.layout != torch.strided or value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}: call .to_dense()")
+    if value.is_meta:
+        raise ValueError(f"{name} must hold numbers, got a tensor on the device meta, which has none")
+    if value.dtype not in (*WHOLE, *FLOATS):
+        raise ValueError(f"{name} must hold integers or floats, got {value.dtype}")
+
+
+def check_number(name: str, value: float | Tensor) -> None:
+    """Raises unless the value is a number of Python's or a tensor of numbers."""
+    if isinstance(value, Tensor):
+        check_tensor(name, value)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number or a tensor, got {_shown(value)}: float() makes one of another kind")
 
 
 def check_finite(name: str, value: float | Tensor) -> None:
-    """ValueError unless the number, or each of them, is finite in float32, which the engines compute in."""
-    if isinstance(value, Tensor):
-        finite = value.is_meta or bool(value.float().isfinite().all())
-    else:
-        finite = abs(value) <= torch.finfo(torch.float32).max  # NaN fails too
-    if not finite:
-        raise ValueError(f"{name} must be finite in float32, got {value}")
+    """Raises unless the value is a number, or a tensor of them, that is finite in float32, which the engines compute in."""
+    check_number(name, value)
+    finite = bool(value.detach().float().isfinite().all()) if isinstance(value, Tensor) else abs(value) <= LARGEST
+    if not finite:  # as NaN is not
+        raise ValueError(f"{name} must be finite in float32, got {_shown(value)}")
+
+
+def as_float(value: float | Tensor) -> float | Tensor:
+    """A tensor as it is, a number as torch takes it: whole ones of more than 64 bits it does not."""
+    return value if isinstance(value, Tensor) else float(value)
+
+
+def _shown(value: object) -> str:
+    """The value in at most a line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def tracing() -> bool:

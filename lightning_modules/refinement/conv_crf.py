@@ -26,8 +26,11 @@ from torch.autograd.function import once_differentiable
 
 from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
+    MAX_CLASSES,
     NORMALIZATIONS,
+    as_float,
     check_choice,
+    check_classes,
     check_finite,
     check_marginals,
     check_memory,
@@ -35,12 +38,15 @@ from lightning_modules.refinement.checks import (
     check_positive,
     check_shapes,
     check_values,
+    check_whole,
     tracing,
 )
 
 SHAPES = ("manhattan", "square")
 ENGINES = ("auto", "torch", "c++")
 LEARNED = ("weights", "thetas", "kernel", "compatibility")
+MAX_WINDOW = 1025  # pixels or blocks; who wants to see further has the fully connected CRF
+MAX_BLUR = 1024
 BLOCK = 2**19  # numbers of a strip of rows that the CPU sums up at a time: fewer cost calls, more leave its cache
 
 Number = float | Tensor
@@ -91,17 +97,18 @@ def conv_crf(
     _check_window(window, shape, blur)
     check_choice("engine", engine, ENGINES)
     alpha, beta, gamma = (
-        torch.as_tensor(theta, dtype=probabilities.dtype, device=probabilities.device)
+        torch.as_tensor(as_float(theta), dtype=probabilities.dtype, device=probabilities.device)
         for theta in (theta_alpha, theta_beta, theta_gamma)
     )
     return _mean_field(
         probabilities,
         images,
-        w_appearance=w_appearance,
+        w_appearance=as_float(w_appearance),
         theta_alpha=alpha,
         theta_beta=beta,
-        w_smoothness=w_smoothness,
-        log_kernel=_gaussian(half_window(window, shape), gamma, blur),
+        w_smoothness=as_float(w_smoothness),
+        theta_gamma=gamma,
+        log_kernel=None,
         window=window,
         shape=shape,
         iterations=iterations,
@@ -147,6 +154,7 @@ class ConvCRF(nn.Module):
         learn: Collection[str] = ("weights", "compatibility"),
     ) -> None:
         super().__init__()
+        check_whole("num_classes", num_classes, 1, MAX_CLASSES)
         check_parameters(
             num_classes,
             w_appearance=w_appearance,
@@ -160,7 +168,9 @@ class ConvCRF(nn.Module):
         )
         _check_window(window, shape, blur)
         check_choice("engine", engine, ENGINES)
-        if isinstance(learn, str) or not set(learn) <= set(LEARNED):
+        if not isinstance(learn, list | tuple | set | frozenset) or not all(
+            isinstance(part, str) and part in LEARNED for part in learn
+        ):
             raise ValueError(f"learn must be a list of some of {', '.join(LEARNED)}, got {learn!r}")
         self.window, self.shape, self.iterations = window, shape, iterations
         self.normalization, self.blur, self.engine = normalization, blur, engine
@@ -168,7 +178,10 @@ class ConvCRF(nn.Module):
             compatibility = 1 - torch.eye(num_classes)
         if compatibility is not None:
             compatibility = compatibility.to(torch.get_default_dtype())
-        log_kernel = _gaussian(half_window(window, shape), torch.tensor(theta_gamma), blur)
+        theta_alpha, theta_beta, theta_gamma = (float(theta) for theta in (theta_alpha, theta_beta, theta_gamma))
+        log_kernel = None
+        if "kernel" in learn:
+            log_kernel = _gaussian(half_window(window, shape), torch.tensor(theta_gamma), blur)
 
         def hold(name: str, value: Tensor | None, part: str) -> None:
             if value is not None and part in learn:
@@ -177,33 +190,32 @@ class ConvCRF(nn.Module):
                 self.register_buffer(name, None if value is None else value.detach().clone())
 
         for name, weight in (("w_appearance", w_appearance), ("w_smoothness", w_smoothness)):
-            hold(name, torch.as_tensor(weight, dtype=torch.get_default_dtype()).expand(num_classes).clone(), "weights")
+            hold(
+                name,
+                torch.as_tensor(as_float(weight), dtype=torch.get_default_dtype()).expand(num_classes).clone(),
+                "weights",
+            )
         # Logarithms, so that no step of an optimiser makes a width or a kernel negative.
         hold("log_theta_alpha", torch.tensor(math.log(theta_alpha)), "thetas")
         hold("log_theta_beta", torch.tensor(math.log(theta_beta)), "thetas")
-        hold("log_kernel", log_kernel if "kernel" in learn else None, "kernel")
+        hold("log_kernel", log_kernel, "kernel")
         # A learned kernel leaves theta_gamma without a gradient, which distributed training does not forgive.
         hold("log_theta_gamma", torch.tensor(math.log(theta_gamma)), "" if "kernel" in learn else "thetas")
         hold("compatibility", compatibility, "compatibility")
 
     def forward(self, probabilities: Tensor, images: Tensor) -> Tensor:
-        if probabilities.is_meta:  # only shapes are asked for, or what a pixel depends on: a window in each iteration
+        if (
+            isinstance(probabilities, Tensor) and probabilities.is_meta
+        ):  # only shapes are asked for, or what a pixel depends on: a window in each iteration
             reach = self.iterations * (self.window // 2) * self.blur
             return F.max_pool2d(probabilities, 2 * reach + 1, stride=1, padding=reach)
         check_shapes(probabilities, images)
-        if probabilities.shape[1] != len(self.w_appearance):
-            raise ValueError(
-                f"probabilities must have the {len(self.w_appearance)} classes of this module, got "
-                f"{probabilities.shape[1]}"
-            )
+        check_classes(probabilities, len(self.w_appearance))
         thetas = {name: getattr(self, f"log_{name}").exp() for name in ("theta_alpha", "theta_beta", "theta_gamma")}
         check_positive(**thetas)  # learned ones may have gone astray
         for name in ("w_appearance", "w_smoothness", "log_kernel", "compatibility"):
             if (value := getattr(self, name)) is not None:
                 check_finite(name, value)
-        log_kernel = self.log_kernel
-        if log_kernel is None:
-            log_kernel = _gaussian(half_window(self.window, self.shape), thetas["theta_gamma"], self.blur)
         return _mean_field(
             probabilities,
             images,
@@ -211,7 +223,8 @@ class ConvCRF(nn.Module):
             theta_alpha=thetas["theta_alpha"],
             theta_beta=thetas["theta_beta"],
             w_smoothness=self.w_smoothness,
-            log_kernel=log_kernel,
+            theta_gamma=thetas["theta_gamma"],
+            log_kernel=self.log_kernel,
             window=self.window,
             shape=self.shape,
             iterations=self.iterations,
@@ -233,6 +246,15 @@ def half_window(window: int, shape: str) -> Offsets:
     )
 
 
+def _offsets_within(window: int, shape: str, size: tuple[int, int]) -> int:
+    """How many of the `half_window` join two pixels of an image of this size, without making them."""
+    radius, (height, width) = window // 2, size
+    count = min(radius, width - 1) + 1
+    for dy in range(1, min(radius, height - 1) + 1):
+        count += 2 * min(radius if shape == "square" else radius - dy, width - 1) + 1
+    return count
+
+
 def _gaussian(offsets: Offsets, theta: Tensor, blur: int) -> Tensor:
     """Logarithm of the smoothness kernel at each offset; a step at 1 / blur of the resolution is blur pixels."""
     distances = torch.tensor([dy**2 + dx**2 for dy, dx in offsets], device=theta.device)
@@ -241,9 +263,8 @@ def _gaussian(offsets: Offsets, theta: Tensor, blur: int) -> Tensor:
 
 def _check_window(window: int, shape: str, blur: int) -> None:
     check_choice("shape", shape, SHAPES)
-    for name, value, least in (("window", window, 1), ("blur", blur, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    check_whole("window", window, 1, MAX_WINDOW)
+    check_whole("blur", blur, 1, MAX_BLUR)
     if window % 2 == 0:
         raise ValueError(f"window must be odd, so that it has a centre, got {window}: take {window + 1}")
 
@@ -256,7 +277,8 @@ def _mean_field(
     theta_alpha: Tensor,
     theta_beta: Tensor,
     w_smoothness: Number,
-    log_kernel: Tensor,
+    theta_gamma: Tensor,
+    log_kernel: Tensor | None,
     window: int,
     shape: str,
     iterations: int,
@@ -269,19 +291,24 @@ def _mean_field(
         raise ValueError("ConvCRF has no gradients to images: detach them")
     number, classes, height, width = probabilities.shape
     coarse = -(-height // blur), -(-width // blur)
-    every = half_window(window, shape)
-    reach = [m for m, (dy, dx) in enumerate(every) if dy < coarse[0] and abs(dx) < coarse[1]]
-    offsets = tuple(every[m] for m in reach)  # those that join two pixels of this image
     learning = torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad
-        for value in (probabilities, w_appearance, theta_alpha, theta_beta, w_smoothness, log_kernel, compatibility)
+        for value in (
+            *(probabilities, w_appearance, theta_alpha, theta_beta, w_smoothness, compatibility),
+            theta_gamma if log_kernel is None else log_kernel,
+        )
     )
     # In torch those of all images are held, with their gradients; compiled, of one image up to four forms.
     copies = max(number * (4 if learning else 1), 2 if normalization in ("symmetric", "none") else 4)
-    kernels = copies * len(offsets) * math.prod(coarse) * probabilities.element_size()
+    kernels = copies * _offsets_within(window, shape, coarse) * math.prod(coarse) * probabilities.element_size()
     maps = 6 + (8 * iterations if learning else 0)  # logs, marginals, messages and what is on the way
     needed = kernels + maps * probabilities.nbytes
     check_memory(needed, probabilities.device, "the window (a smaller one needs less) of ConvCRF")
+    every = half_window(window, shape)
+    reach = [m for m, (dy, dx) in enumerate(every) if dy < coarse[0] and abs(dx) < coarse[1]]
+    offsets = tuple(every[m] for m in reach)  # those that join two pixels of this image
+    if log_kernel is None:
+        log_kernel = _gaussian(every, theta_gamma, blur)
     check_values(probabilities, images)
     images = images.to(probabilities)
     if blur > 1:

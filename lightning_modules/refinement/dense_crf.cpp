@@ -38,6 +38,7 @@ namespace {
 
 using Floats = float __attribute__((vector_size(32)));
 using Ints = int32_t __attribute__((vector_size(32)));
+using Bits = uint32_t __attribute__((vector_size(32)));
 using Longs = int64_t __attribute__((vector_size(64)));
 constexpr int kLanes = 8;
 
@@ -124,7 +125,7 @@ inline Floats exponential(Floats x) {
     p = fma(p, r, all(1.6666665459e-1f));
     p = fma(p, r, all(5.0000001201e-1f));
     p = fma(p, r * r, r + 1.0f);
-    return (Floats)((Ints)p + ((Ints)shifted << 23));
+    return (Floats)((Bits)p + ((Bits)shifted << 23));
 }
 
 // ------------------------------------------------------------------------------------------------------------- memory
@@ -325,6 +326,9 @@ public:
             const float* levels = image_.levels + channel * image_.pixels() + size_t(y) * image_.width + x;
             feature[channel + 2] = read(levels, count) / level_;
         }
+        // Lanes beyond the image repeat its last pixel: small deviations would take them out of an integer's range.
+        for (Floats& values : feature)
+            for (int lane = count; lane < kLanes; ++lane) values[lane] = values[count - 1];
 
         Floats elevated[D + 1], sum = {};  // y = E p, p. 5
         for (int j = D; j > 0; --j) {
@@ -644,11 +648,12 @@ struct Model {
 // Rows of a lattice that one thread splats to: its own, and a private copy of those that earlier threads touch first.
 struct Rows {
     Floats* main;
-    Floats* spare;   // where row 0 of the private copy would be
-    uint32_t start;  // rows before it, in Floats, are private
+    uintptr_t spare;  // the address where row 0 of the private copy would be, which no pointer may have
+    uint32_t start;   // rows before it, in Floats, are private
     template <bool Split>
     Floats* at(uint32_t offset) const {
-        return (Split && offset < start ? spare : main) + offset;
+        if (Split && offset < start) return reinterpret_cast<Floats*>(spare + offset * sizeof(Floats));
+        return main + offset;
     }
 };
 
@@ -771,7 +776,8 @@ private:
             Rows rows[2];
             for (int k = 0; k < 2; ++k) {
                 Floats* const spare = own.private_rows[k].get();
-                rows[k] = Rows{to[k], spare - size_t(own.lowest[k]) * width_, own.start[k] * uint32_t(width_)};
+                const uintptr_t first = reinterpret_cast<uintptr_t>(spare) - size_t(own.lowest[k]) * width_ * sizeof(Floats);
+                rows[k] = Rows{to[k], first, own.start[k] * uint32_t(width_)};
                 if (!last && own.spare[k]) std::memset(spare, 0, own.spare[k] * width_ * sizeof(Floats));
             }
             for (int index = own.from; index < own.to; ++index) {

@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
+    MAX_CLASSES,
+    MAX_ITERATIONS,
+    as_float,
     check_choice,
-    check_iterations,
+    check_classes,
     check_marginals,
     check_memory,
     check_parameters,
     check_shapes,
     check_values,
+    check_whole,
     tracing,
 )
 from lightning_modules.refinement.permutohedral import Permutohedral
@@ -165,6 +169,8 @@ def dense_crf(
     check_shapes(probabilities, images)
     check_choice("method", method, METHODS)
     check_choice("engine", engine, ENGINES)
+    if not isinstance(return_energy, bool):
+        raise TypeError(f"return_energy must be True or False, got {type(return_energy).__name__}")
     check_parameters(
         probabilities.shape[1],
         w_appearance=w_appearance,
@@ -176,6 +182,8 @@ def dense_crf(
         compatibility=compatibility,
         normalization=normalization,
     )
+    w_appearance, w_smoothness = as_float(w_appearance), as_float(w_smoothness)
+    theta_alpha, theta_beta, theta_gamma = (as_float(theta) for theta in (theta_alpha, theta_beta, theta_gamma))
     parts = (probabilities, w_appearance, w_smoothness, compatibility, theta_alpha, theta_beta, theta_gamma, images)
     learned = [torch.is_grad_enabled() and isinstance(part, Tensor) and part.requires_grad for part in parts]
     if method == "lattice" and tracing():
@@ -207,7 +215,10 @@ def dense_crf(
         if marginals is not None:
             return check_marginals(marginals)
         if engine == "c++":
-            why = native.reason("dense_crf") or "thetas this small span too many cells of the lattice"
+            why = (
+                native.reason("dense_crf")
+                or "theta_alpha, theta_beta or theta_gamma this small span too many cells of the lattice"
+            )
             raise ValueError(f"engine 'c++' cannot serve: {why}; or use engine='torch'")
 
     like: dict[str, Any] = {"dtype": probabilities.dtype, "device": probabilities.device}
@@ -258,11 +269,10 @@ class DenseCRF(nn.Module):
         engine: str = "auto",
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        check_whole("num_classes", num_classes, 1, MAX_CLASSES)
         check_choice("method", method, METHODS)
         check_choice("engine", engine, ENGINES)
-        check_iterations("test_iterations", test_iterations)
+        check_whole("test_iterations", test_iterations, 0, MAX_ITERATIONS)
         check_parameters(
             num_classes,
             w_appearance=w_appearance,
@@ -276,22 +286,26 @@ class DenseCRF(nn.Module):
         )
         self.iterations, self.test_iterations = iterations, test_iterations
         self.fixed: dict[str, Any] = {
-            "theta_alpha": theta_alpha,
-            "theta_beta": theta_beta,
-            "theta_gamma": theta_gamma,
+            "theta_alpha": as_float(theta_alpha),
+            "theta_beta": as_float(theta_beta),
+            "theta_gamma": as_float(theta_gamma),
             "normalization": normalization,
             "method": method,
             "engine": engine,
         }
         for name, weight in (("w_appearance", w_appearance), ("w_smoothness", w_smoothness)):
-            value = torch.as_tensor(weight, dtype=torch.get_default_dtype()).detach().expand(num_classes)
+            value = torch.as_tensor(as_float(weight), dtype=torch.get_default_dtype()).detach().expand(num_classes)
             self.register_parameter(name, nn.Parameter(value.clone()))
         potts = 1 - torch.eye(num_classes)
         self.compatibility = nn.Parameter(potts if compatibility is None else compatibility.detach().to(potts).clone())
 
     def forward(self, probabilities: Tensor, images: Tensor) -> Tensor:
-        if probabilities.is_meta:  # only shapes are asked for, or what a pixel depends on: the whole image
+        if (
+            isinstance(probabilities, Tensor) and probabilities.is_meta
+        ):  # only shapes are asked for, or what a pixel depends on: the whole image
             return probabilities + probabilities.mean((2, 3), keepdim=True)
+        check_shapes(probabilities, images)
+        check_classes(probabilities, len(self.w_appearance))
         marginals: Tensor = dense_crf(
             probabilities,
             images,

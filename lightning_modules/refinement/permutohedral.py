@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lightning_modules.refinement.checks import check_memory
 
-TOO_FAR = "the points span too many cells of the lattice: use larger deviations (theta)"
+TOO_FAR = "the points span too many cells of the lattice: use larger deviations (theta_alpha, theta_beta, theta_gamma)"
 
 
 class Permutohedral:

@@ -29,7 +29,7 @@ from scipy.spatial import KDTree
 from scipy.special import erf
 
 from lightning_modules.components.errors import NonFiniteError
-from lightning_modules.refinement.checks import check_memory
+from lightning_modules.refinement.checks import check_memory, check_whole
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -41,6 +41,7 @@ ITERATIONS, REMOVE_EVERY = 40, 10  # of the constrained sparsification, and betw
 RELAXATIONS, INNER = 20, 100  # of the relaxed sparsification, and of the conjugate gradients in each
 FIDELITY, SUM_TO_ONE = 1.0, 100.0  # sigma_F and delta of Sec. 3.4, beside sigma_S = 1
 SMALLEST_SUPERPIXEL = 16  # pixels
+MOST = 2**20  # layers, segments, eigenvectors or superpixels
 BYTES_A_VECTOR, BYTES_A_LEVEL = 32, 900  # of a pixel, see check_size; 320 x 213 and 600 x 400 take less
 
 
@@ -75,9 +76,12 @@ def soft_segmentation(
 
     `segments` start the optimisation and are grouped to `layers`; fewer come out where the features have fewer
     clusters. `progress` is told the name of each stage when it begins. The same seed gives the same layers on the same
-    machine.
+    machine. TypeError or ValueError, before any work, for what has no meaning or needs more memory than there is.
     """
     image = _checked(image, maps, layers=layers, segments=segments, eigenvectors=eigenvectors, superpixels=superpixels)
+    check_whole("seed", seed, 0, 2**63 - 1)
+    if not callable(progress):
+        raise TypeError(f"progress must be a function of the name of a stage, got {type(progress).__name__}")
     height, width, _ = image.shape
     rng = np.random.default_rng(seed)
 
@@ -123,13 +127,13 @@ def check_size(height: int, width: int, *, eigenvectors: int = 100) -> None:
 def _checked(image: NDArray[Any], maps: Sequence[NDArray[Any]], **counts: int) -> Array:
     """The image as (H, W, 3) in [0, 1]."""
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+        check_whole(name, count, 1, MOST)
     if counts["layers"] > counts["segments"]:
         raise ValueError(
             f"layers are groups of segments: ask for at most {counts['segments']} of them, got {counts['layers']}, or "
             f"for more segments"
         )
+    _check_array("image", image)
     if image.ndim != 2 and (image.ndim != 3 or image.shape[2] != 3):
         raise ValueError(f"image must be (H, W, 3) or (H, W), got {image.shape}")
     check_size(*image.shape[:2], eigenvectors=counts["eigenvectors"])
@@ -137,15 +141,22 @@ def _checked(image: NDArray[Any], maps: Sequence[NDArray[Any]], **counts: int) -
     # NaN fails the first comparison too.
     if not (image.min() >= 0 and image.max() <= 255) or (image.max() <= 1 and (image % 1 != 0).any()):
         raise ValueError(f"image must be in 0..255, got {image.min():.4g} to {image.max():.4g}: undo its scaling")
-    if not maps:
-        raise ValueError("maps must hold at least one map of features (C, h, w), got none")
+    if not isinstance(maps, list | tuple) or not maps:
+        raise ValueError(f"maps must be a list of at least one map of features (C, h, w), got {type(maps).__name__}")
     for values in maps:
+        _check_array("maps", values)
         if values.ndim != 3 or not values.size:
             raise ValueError(f"maps must be (C, h, w) and not empty, got {values.shape}")
         if not np.isfinite(values).all():
             raise NonFiniteError("maps hold NaN or infinity, so the encoder's weights may: take another encoder")
     image = np.asarray(image, dtype=np.float64) / 255
     return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
+
+
+def _check_array(name: str, values: NDArray[Any]) -> None:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "uif":
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise TypeError(f"{name} must hold NumPy arrays of integers or floats, got {kind}")
 
 
 # ---- Features, Sec. 3.5

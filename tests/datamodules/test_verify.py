@@ -325,7 +325,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatc
     with pytest.raises(ValueError, match=r"the data folder .*/x{300} cannot be read \(File name too long\)"):
         FolderDataModule(str(tmp_path / ("x" * 300)))
     unreadable(monkeypatch, tmp_path, errno.EACCES)
-    with pytest.raises(FileNotFoundError, match="has no images/.*; it holds what cannot be listed"):
+    with pytest.raises(FileNotFoundError, match=r"has no images/.*; it holds what cannot be listed"):
         FolderDataModule(str(tmp_path))
 
 

@@ -199,8 +199,12 @@ from experiments.run import Run
 from experiments.training import train
 
 class Slow(Callback):
-    def on_train_batch_end(self, *args, **kwargs):
-        time.sleep(0.4)
+    def on_train_start(self, trainer, *args, **kwargs):
+        while not trainer.loggers[0].client.mode:  # what is logged does not wait for W&B: here it shall
+            time.sleep(0.1)
+
+    def on_train_batch_end(self, trainer, *args, **kwargs):
+        time.sleep(0.1 if trainer.global_step < 7 else 30)  # in the second epoch, of which rows are to be on the disk
 
 run = Run.from_config(json.loads(sys.argv[1]))
 train(run, Path(sys.argv[2]), callbacks=[Slow()], accelerator="cpu", enable_progress_bar=False, logger="wandb")

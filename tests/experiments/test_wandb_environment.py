@@ -21,7 +21,7 @@ from experiments.loggers import Logging
 from experiments.sync import read_records, values
 from experiments.tracking import WandbLogger, histogram, tracking
 from experiments.training import train
-from experiments.wandb_client import GIVEN, Client, agent_settings, given_settings
+from experiments.wandb_client import GIVEN, Client, agent_settings, given_settings, own_environ
 
 ROOT = Path(__file__).parents[2]
 STRANGE = {
@@ -260,6 +260,14 @@ def test_only_the_command_that_an_agent_started_is_its_run(tmp_path: Path, monke
     assert agent_settings({"WANDB_RUN_ID": "run7"}) == {}  # a variable that somebody has left behind
 
 
+def test_the_upload_of_what_was_logged_offline_sees_no_more_of_it() -> None:
+    environ = STRANGE | {"WANDB_API_KEY": "k", "PATH": "/bin", "WANDB_BASE_URL": "http://a"}
+    seen = own_environ(environ)
+    assert seen["PATH"] == "/bin" and seen["WANDB_API_KEY"] == "k" and seen["WANDB_BASE_URL"] == "http://a"
+    assert not {"WANDB_RUN_ID", "WANDB_NAME", "WANDB_SERVICE", "WANDB_RESUME", "WANDB_SWEEP_ID"} & seen.keys()
+
+
+@pytest.mark.slow
 def test_the_sweep_of_the_page_runs(tmp_path: Path, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "wandb.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)

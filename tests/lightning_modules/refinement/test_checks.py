@@ -1,11 +1,15 @@
 import math
+from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_modules.components.errors import NonFiniteError
+from lightning_modules.refinement import conv_crf as conv
 from lightning_modules.refinement import native, post_process
 from lightning_modules.refinement.checks import check_inputs, check_memory, check_parameters
 from lightning_modules.refinement.conv_crf import ConvCRF, conv_crf
@@ -116,6 +120,150 @@ def test_every_engine_refuses_to_return_marginals_that_overflowed(crf: str, norm
         CRFS[crf](probabilities, images, **high)
     with pytest.raises(ValueError, match=r"w_appearance must be finite in float32, got 1e\+300"):
         CRFS[crf](probabilities, images, **WEIGHTS | {"w_appearance": 1e300})
+
+
+MISUSE = {
+    "str": "4.0",
+    "None": None,
+    "list": [4.0, 4.0, 4.0, 4.0],
+    "array": np.ones(4),
+    "bool": True,
+    "complex": 1j,
+    "fraction": Fraction(1, 2),
+    "meta": torch.ones(4, device="meta"),
+    "sparse": torch.ones(4).to_sparse(),
+    "complex tensor": torch.ones(4, dtype=torch.complex64),
+    "bool tensor": torch.ones(4, dtype=torch.bool),
+    "shape": torch.ones(3),
+    "large": 1e300,
+    "larger": 10**400,
+    "large tensor": torch.tensor(1e300, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSE)
+@pytest.mark.parametrize("crf", CRFS)
+def test_every_engine_refuses_what_is_no_number_by_name(crf: str, misuse: str) -> None:
+    _skip_without_compiler(crf)
+    for name in WEIGHTS:
+        with pytest.raises((TypeError, ValueError), match=rf"^{name} must"):
+            CRFS[crf](*inputs(), **WEIGHTS | {name: MISUSE[misuse]})
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.zeros((4, 4)),
+        [[0.0] * 4] * 4,
+        "potts",
+        0.5,
+        torch.zeros(4, 4).to_sparse(),
+        torch.zeros(4, 4, device="meta"),
+        torch.zeros(4, 4, dtype=torch.complex64),
+        torch.zeros(4),
+        torch.full((4, 4), 1e300, dtype=torch.float64),
+        torch.full((4, 4), math.nan),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("crf", CRFS)
+def test_every_engine_refuses_a_compatibility_that_is_no_matrix(crf: str, matrix: object) -> None:
+    _skip_without_compiler(crf)
+    with pytest.raises((TypeError, ValueError), match=r"^compatibility must"):
+        CRFS[crf](*inputs(), **WEIGHTS, compatibility=matrix)
+
+
+@pytest.mark.parametrize("name", ["probabilities", "images"])
+@pytest.mark.parametrize("crf", CRFS)
+def test_every_engine_refuses_inputs_that_are_no_tensors(crf: str, name: str) -> None:
+    _skip_without_compiler(crf)
+    good = dict(zip(("probabilities", "images"), inputs(), strict=True))
+    bad = [
+        good[name].numpy(),
+        good[name].tolist(),
+        None,
+        "x",
+        1.0,
+        good[name].to_sparse(),
+        good[name].to(torch.complex64),
+    ]
+    meta = good[name].to("meta")
+    for value in [*bad, *([meta] if "layer" not in crf or name == "images" else [])]:  # layers then say shapes alone
+        with pytest.raises((TypeError, ValueError), match=rf"^{name} must"):
+            CRFS[crf](*(good | {name: value}).values(), **WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "value", [2**31, 2**32 + 3, -1, True, 2.0, "2", None, [2], torch.tensor(2), np.int64(2)], ids=repr
+)
+@pytest.mark.parametrize("crf", CRFS)
+def test_every_engine_refuses_iterations_that_a_c_int_does_not_hold(crf: str, value: object) -> None:
+    _skip_without_compiler(crf)
+    with pytest.raises(
+        ValueError, match=r"^iterations must be a whole number of at least 0 and at most 2147483647, got"
+    ):
+        CRFS[crf](*inputs(), **WEIGHTS, iterations=value)
+    if crf == "dense layer":
+        with pytest.raises(ValueError, match=r"^test_iterations must be a whole number"):
+            CRFS[crf](*inputs(), **WEIGHTS, test_iterations=value)
+
+
+@pytest.mark.parametrize("name", ["window", "blur"])
+@pytest.mark.parametrize("value", [99999, 2**31 + 1, 10**20 + 1, 0, -1, True, 3.0, "3", None, [3]], ids=repr)
+@pytest.mark.parametrize("crf", [crf for crf in CRFS if "conv" in crf])
+def test_absurd_windows_are_refused_before_offsets_are_made(
+    monkeypatch: pytest.MonkeyPatch, crf: str, value: object, name: str
+) -> None:
+    _skip_without_compiler(crf)
+    monkeypatch.setattr(conv, "half_window", lambda *_: pytest.fail("made offsets"))
+    with pytest.raises(ValueError, match=rf"^{name} must be a whole number of at least 1 and at most 102"):
+        CRFS[crf](*inputs(), **WEIGHTS, **{name: value})
+
+
+@pytest.mark.parametrize("shape", ["square", "manhattan"])
+@pytest.mark.parametrize("window", [1, 3, 5, 9, 31])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (6, 1), (4, 3), (9, 40)])
+def test_offsets_are_counted_without_making_them(shape: str, window: int, size: tuple[int, int]) -> None:
+    inside = [(dy, dx) for dy, dx in conv.half_window(window, shape) if dy < size[0] and abs(dx) < size[1]]
+    assert conv._offsets_within(window, shape, size) == len(inside)
+
+
+def test_too_much_memory_is_refused_before_offsets_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, images = torch.full((1, 2, 300, 300), 0.5), torch.zeros(1, 3, 300, 300)
+    monkeypatch.setattr(conv, "half_window", lambda *_: pytest.fail("made offsets"))
+    for crf in (conv_crf, lambda *args, **settings: ConvCRF(2, **settings)(*args)):
+        with pytest.raises(ValueError, match=r"the window .* needs about .* GiB"):
+            crf(probabilities, images, **WEIGHTS, window=1025, shape="square")
+
+
+@pytest.mark.parametrize("crf", CRFS)
+def test_layers_and_functions_refuse_words_that_are_none_of_theirs(crf: str) -> None:
+    _skip_without_compiler(crf)
+    for name in (
+        "normalization",
+        *(["engine"] if "layer" in crf else []),
+        *(["shape"] if "conv" in crf else ["method"]),
+    ):
+        if crf == "dense exact" and name == "method":
+            continue
+        for value in (None, 3, ["none"], np.array(["none", "after"]), torch.ones(2), "sideways"):
+            with pytest.raises(ValueError, match=rf"^{name} must be one of"):
+                CRFS[crf](*inputs(), **WEIGHTS, **{name: value})
+
+
+@pytest.mark.parametrize("kind", [DenseCRF, ConvCRF])
+def test_layers_refuse_other_numbers_of_classes(kind: Callable[..., torch.nn.Module]) -> None:
+    for number in (0, -1, 2.0, "3", None, True, 10**9):
+        with pytest.raises(ValueError, match=r"^num_classes must be a whole number"):
+            kind(number, **WEIGHTS)
+    with pytest.raises(ValueError, match=r"^probabilities must have the 3 classes of this module, got 4"):
+        kind(3, **WEIGHTS)(*inputs())
+
+
+@pytest.mark.parametrize("learn", ["weights", None, 3, [["weights"]], ["everything"], {"weights": 1}], ids=repr)
+def test_what_is_learned_is_a_list_of_names(learn: object) -> None:
+    with pytest.raises(ValueError, match=r"^learn must be a list of some of"):
+        ConvCRF(3, **WEIGHTS, learn=learn)
 
 
 def _skip_without_compiler(crf: str) -> None:

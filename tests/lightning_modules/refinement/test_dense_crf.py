@@ -337,7 +337,7 @@ def test_layer_on_the_meta_device() -> None:
 
 
 def test_layer_refuses_bad_sizes() -> None:
-    with pytest.raises(ValueError, match="num_classes must be at least 1"):
+    with pytest.raises(ValueError, match="num_classes must be a whole number of at least 1"):
         DenseCRF(0, **TINY)
     with pytest.raises(ValueError, match="test_iterations must be"):
         DenseCRF(2, **TINY, test_iterations=-1)

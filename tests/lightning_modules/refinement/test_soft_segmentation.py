@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 
 from lightning_modules.refinement import soft_segmentation as soft
@@ -305,7 +306,7 @@ def test_less_sparse_at_edges() -> None:
         (np.zeros((40, 40)), [np.zeros((3, 4))], {}, r"maps must be \(C, h, w\) and not empty, got \(3, 4\)"),
         (np.zeros((40, 40)), [np.full((3, 4, 4), np.inf)], {}, "maps hold NaN or infinity"),
         (np.zeros((40, 40)), [np.zeros((0, 4, 4))], {}, "maps must be"),
-        (np.zeros((40, 40)), None, {"superpixels": 0}, "superpixels must be at least 1, got 0"),
+        (np.zeros((40, 40)), None, {"superpixels": 0}, "superpixels must be a whole number of at least 1"),
         (np.zeros((40, 40)), None, {"layers": 41}, "at most 40 of them, got 41"),
         (np.broadcast_to(0, (10**6, 10**6)), None, {}, "soft segmentation of 1000000 x 1000000 pixels .* GiB"),
     ],
@@ -313,6 +314,37 @@ def test_less_sparse_at_edges() -> None:
 def test_bad_input(image: Array, maps: list[Array] | None, counts: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         soft_segmentation(image, [np.ones((2, 4, 4))] if maps is None else maps, **counts)
+
+
+@superpixels
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (
+            "image",
+            [
+                None,
+                "x",
+                [[1, 2], [3, 4]],
+                np.zeros((40, 40), dtype=complex),
+                np.full((40, 40), "x"),
+                torch.zeros(40, 40),
+            ],
+        ),
+        ("maps", [None, "x", 3, [None], ["x"], np.ones((2, 4, 4)), [[[[1.0]]]], [np.ones((2, 4, 4), dtype=complex)]]),
+        *(
+            (name, [None, "2", 2.0, True, -1, 2**40, [2]])
+            for name in ("layers", "segments", "eigenvectors", "superpixels")
+        ),
+        ("seed", [None, "2", 2.0, True, -1, 2**70]),
+        ("progress", [None, "x", 3]),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(name: str, values: list[object]) -> None:
+    good = {"image": np.zeros((40, 40)), "maps": [np.ones((2, 4, 4))]}
+    for value in values:
+        with pytest.raises((TypeError, ValueError), match=f"^{name} must"):
+            soft_segmentation(**good | {name: value})
 
 
 def test_without_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
