@@ -22,7 +22,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.faults.harness import ENDLESS, QUIET, TINY, Bench, Ended, check, check_ended, check_files
+from tests.faults.harness import ENDLESS, QUIET, TINY, Bench, Ended, Wrong, check, check_ended, check_files
 
 SHORT = ["--trainer.max_epochs", "8"]
 OFTEN = ["--save-every", "0.001"]  # minutes
@@ -418,12 +418,14 @@ def rank_fails(bench: Bench) -> tuple[Ended, str]:
     flags = [*SMALL, *pictures(bench), *TWO, *ENDLESS, "--out", bench.out]
     command = bench.start("experiments.train", *flags, real=True)
     bench.until_epoch(command, 1)
+    at = time.monotonic()
     (bench.here / "data" / "images" / "val1.png").write_bytes(b"<html>")  # read by the second process alone
-    ended = check_ended(command.wait(60), 2, r"^error: .*images/val1\.png is damaged or not an image")
+    ended = check_ended(command.wait(60), 2, r"^error: .*images/val1\.png is damaged or not an image", limit=300)
+    took = time.monotonic() - at
     check(_last_line(ended).startswith("error:"), f"its last line is {_last_line(ended)!r}")
     check("process 1" in _last_line(ended), f"the process is not named: {_last_line(ended)!r}")
     check(not bench.left(), "processes are left")
-    return ended, "the last line names the file and the process"
+    return ended, f"{took:.0f} s after the file broke; the last line names the file and the process"
 
 
 def _last_line(ended: Ended) -> str:
@@ -441,6 +443,82 @@ def rank_signalled(bench: Bench, which: int) -> tuple[Ended, str]:
     steps = check_files(bench.out)
     check(steps >= last_step(bench), f"step {last_step(bench)} was reported, {steps} is saved")
     return ended, f"both saved and ended {took:.0f} s after the signal"
+
+
+# 24 to 26: W&B
+
+SERVER = """import signal, sys, wandb_server
+with wandb_server.WandbServer(sys.argv[1]) as server:
+    signal.signal(signal.SIGUSR1, lambda *_: server.spoil())
+    print(server.url, flush=True)
+    while True:
+        signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def wandb_server(state: str = "") -> Iterator[tuple[Any, dict[str, str]]]:
+    """A stand-in for W&B's server in a process of its own, and the environment of somebody who is logged in to it."""
+    place = Path(__file__).parents[1] / "experiments"
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, state], cwd=place, stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            yield server, {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0123456789" * 4}
+        finally:
+            server.kill()
+
+
+def logged(bench: Bench, wanted: str, variables: dict[str, str]) -> tuple[Ended, str]:
+    ended = bench.train(*SHORT, "--logger", "wandb", variables=variables)
+    check_ended(ended, 0, wanted)
+    check((bench.out / "result.json").exists(), "no result")
+    check_files(bench.out)
+    return ended, "trained to its end"
+
+
+def no_key(bench: Bench) -> tuple[Ended, str]:
+    with wandb_server() as (_, variables):
+        own = {"WANDB_BASE_URL": variables["WANDB_BASE_URL"], "NETRC": str(bench.folder / "none")}
+        ended, said = logged(bench, "python -m experiments.sync", own)
+    return ended, f"asks for nothing, logs offline, says how to upload; {said}"
+
+
+def wandb_states(bench: Bench) -> tuple[Ended, str]:
+    """Four at a time, because most of it is waiting."""
+    from wandb_server import STATES
+
+    slowest = Ended(0, 0.0, "")
+    for first in range(0, len(STATES), 4):
+        with contextlib.ExitStack() as stack:
+            commands = []
+            for state in STATES[first : first + 4]:
+                server, variables = stack.enter_context(wandb_server(state))
+                out = bench.here / state / "run"
+                flags = [*TINY, *QUIET, *SHORT, "--logger", "wandb", "--out", out]
+                commands.append((state, out, server, bench.start("experiments.train", *flags, variables=variables)))
+            for state, out, server, command in commands:
+                if state in ("dies", "hangs"):
+                    bench.until(lambda out=out: bench.rows(out), command)  # type: ignore[misc]
+                    server.send_signal(signal.SIGUSR1)
+            for state, out, _, command in commands:
+                try:
+                    ended = check_ended(command.wait(90), 0, limit=90)
+                except Wrong as wrong:
+                    raise Wrong(f"{state}: {wrong}") from wrong
+                check((out / "result.json").exists(), f"{state}: no result")
+                check_files(out)
+                slowest = max(slowest, ended, key=lambda one: one.seconds)
+    return slowest, f"{len(STATES)} states of a server ({', '.join(STATES)}): each trained to its end"
+
+
+def wandb_modes(bench: Bench) -> tuple[Ended, str]:
+    ended, said = logged(bench, "python -m experiments.sync", {"WANDB_MODE": "offline"})
+    shutil.rmtree(bench.out)
+    logged(bench, "test/miou", {"WANDB_MODE": "disabled"})
+    return ended, said
 
 
 # 27 to 30: folders and packages
@@ -537,8 +615,8 @@ def rank_not_a_number(bench: Bench) -> tuple[Ended, str]:
     flags = [*SMALL, *pictures(bench), *TWO, *ENDLESS, "--out", bench.out, "--model.class_weights", "[1, 1e38]"]
     for path in (bench.here / "data" / "masks").glob("*.png"):
         Image.new("L", (32, 32), int(path.stem == "val1")).save(path)
-    ended = bench.run("experiments.train", *flags, real=True)
-    check_ended(ended, 65, r"^error: .*val1")
+    ended = bench.run("experiments.train", *flags, real=True, limit=120)  # half of it is starting two interpreters
+    check_ended(ended, 65, r"^error: .*val1", limit=120)
     check(_last_line(ended).startswith("error:"), f"its last line is {_last_line(ended)!r}")
     check("process 1" in _last_line(ended), f"the process is not named: {_last_line(ended)!r}")
     check(not bench.left(), "processes are left")
@@ -598,6 +676,9 @@ FAULTS = [
     Fault(21, "2 processes, an error in one", "both end, its error is the last line", rank_fails),
     Fault(22, "2 processes, SIGTERM to the first", "both save and end", lambda b: rank_signalled(b, 0), when="full"),
     Fault(23, "2 processes, SIGTERM to the second", "both save and end", lambda b: rank_signalled(b, 1), when="full"),
+    Fault(24, "W&B without a key", "is logged offline", no_key),
+    Fault(25, "W&B refuses, hangs, lies or goes away", "changes nothing in a training", wandb_states, when="full"),
+    Fault(26, "WANDB_MODE=offline, disabled", "is obeyed", wandb_modes, when="full"),
     Fault(27, "folder cannot be written to", "is refused before the first step", cannot_write, when="test"),
     Fault(28, "two processes, one folder", "the second is refused", in_use, when="test"),
     Fault(29, "the folder holds this very run, finished", "is refused, nothing is lost", again, when="test"),

@@ -121,7 +121,7 @@ class Bench:
         for name in ("here", "outside", "home", "tmp"):
             (folder / name).mkdir(parents=True)
         self.canary = self.outside / "canary"
-        hidden = {"GIT_DIR", "WANDB_API_KEY", "WANDB_MODE", "CUDA_VISIBLE_DEVICES"}
+        hidden = {"GIT_DIR", "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "CUDA_VISIBLE_DEVICES"}
         self.variables = {name: value for name, value in os.environ.items() if name not in hidden} | {
             "HOME": str(folder / "home"),
             "XDG_CACHE_HOME": str(folder / "home" / ".cache"),

@@ -112,7 +112,7 @@ def _fuzz(fuzz: Mapping[str, Any] | None) -> Sequence[str]:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
         *(
             f"| {_cell(name)} | {k['inputs']:,} | {k['read']:,} | {k['refused']:,} | {len(k['uncaught'])} | {len(k['slow'])} | "
-            f"{k['slowest_s']:.2f} | {k['per_s']:,.0f} |"
+            f"{k['slowest_s']:.2f} | {k['per_s'] or 0:,.0f} |"
             for name, k in fuzz["kinds"].items()
         ),
     ]
