@@ -33,8 +33,9 @@ def random_generator(*key: int) -> torch.Generator:
 
 def _leave_signals_to_the_parent(worker: int) -> None:
     """A signal to all processes of a run, as Ctrl-C and schedulers send it, must not end the batch that is to be saved."""
-    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):

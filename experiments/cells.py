@@ -177,7 +177,10 @@ def _stop(cell: Cell) -> None:
     try:
         cell.process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(cell.process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(cell.process.pid, signal.SIGKILL)
+        else:  # Windows
+            cell.process.kill()
         cell.process.wait()
 
 
