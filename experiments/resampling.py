@@ -6,6 +6,7 @@ image adds: one matrix product for thousands of resamples. A cell is one variant
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ Floats = NDArray[np.float64]
 
 MEAN = "mean"  # of a score that each image has by itself
 CHUNK = 2**22  # bytes that the largest array of one block of resamples may take
+MOST_KEPT = 2**26  # bytes of what all sums together have of the images, laid out for their products
 MIN_IMAGES = 6  # with fewer, or with a class in fewer, intervals cover too little (tests/experiments/test_coverage.py)
 RARE_SHARE = 1 / 20  # of the classes, which weigh too little in their mean to spoil its interval
 
@@ -105,8 +107,12 @@ def bootstrap_roots(cells: Floats, weights: Floats, score: str, *, resamples: in
     count, images, size = cells.shape
     flat = np.ascontiguousarray(cells.transpose(1, 0, 2)).reshape(images, count * size)
     used = [np.flatnonzero(row) for row in weights]
-    columns = [(index[:, None] * size + np.arange(size)).ravel() for index in used]
-    transposed = [np.ascontiguousarray(flat[:, column].T) for column in columns]
+    rows_of = [(index[:, None] * size + np.arange(size)).ravel() for index in used]
+    transposed = _transposed(flat)
+    # A product of matrices wants its rows side by side. Where those of all sums are too many to keep, they are laid so anew
+    # for each block of resamples.
+    small = 8 * images * sum(map(len, rows_of)) <= MOST_KEPT
+    kept = [transposed[rows].astype(np.float64) for rows in rows_of] if small else None
     observed, _ = evaluate(cells.sum(axis=1), score)
     roots = np.empty((len(weights), resamples))
     generator = np.random.default_rng(seed)
@@ -114,8 +120,8 @@ def bootstrap_roots(cells: Floats, weights: Floats, score: str, *, resamples: in
         drawn = generator.integers(0, images, (len(rows), images)) + images * np.arange(len(rows))[:, None]
         times = np.bincount(drawn.ravel(), minlength=len(rows) * images).reshape(len(rows), images).astype(np.float64)
         value, slope = evaluate((times @ flat).reshape(len(rows), count, size), score)
-        for one, (index, of_images) in enumerate(zip(used, transposed, strict=True)):
-            row = weights[one, index]
+        for one, index in enumerate(used):
+            row, of_images = weights[one, index], kept[one] if kept else transposed[rows_of[one]].astype(np.float64)
             moved = np.abs((value[:, index] - observed[index]) @ row)
             by_image = (slope[:, index] * row[:, None]).reshape(len(rows), -1) @ of_images
             by_image *= by_image
@@ -125,6 +131,17 @@ def bootstrap_roots(cells: Floats, weights: Floats, score: str, *, resamples: in
                 root = np.where(error > tiny, moved / error, np.where(moved > tiny, np.inf, 0.0))
             roots[one, rows.start : rows.stop] = np.nan_to_num(root, nan=np.inf, posinf=np.inf)
     return roots
+
+
+def _transposed(flat: Floats) -> NDArray[np.floating[Any]]:
+    """(images, K) -> (K, images), in float32 where that holds every number: counts of pixels are whole and small."""
+    compact = np.empty(flat.shape[::-1], dtype=np.float32)
+    for row in _chunks(len(flat), flat.shape[1]):
+        part = flat[row.start : row.stop]
+        compact[:, row.start : row.stop] = part.T
+        if not np.array_equal(compact[:, row.start : row.stop].T, part):
+            return np.ascontiguousarray(flat.T)
+    return compact
 
 
 def swap_p(variant: Floats, baseline: Floats, score: str, *, resamples: int, seed: int) -> float:

@@ -220,9 +220,10 @@ class _Sums:
             raise ValueError(f"cells must be scored on the same images and classes, got the shapes {sorted(shapes)}")
         self.score, self.place = score, {cell: index for index, cell in enumerate(order)}
         self.seeds = {variant: list(of_seeds) for variant, of_seeds in cells.items()}
-        self.cells = np.stack([addends(array, score) for array in arrays]) if arrays else np.empty((0, 0, 2))
+        of_images = _stack(arrays, score)
         # An image without a label counts nowhere, nor does one without the class of a score of one class.
-        self.cells = self.cells[:, (self.cells != 0).any(axis=(0, 2))]
+        counts = of_images.any(axis=(1, 2))
+        self.cells = (of_images if counts.all() else of_images[counts]).transpose(1, 0, 2)
         self.value, self.moved = influence(self.cells, score)
 
     def places(self, variants: Iterable[str]) -> NDArray[np.intp]:
@@ -232,6 +233,17 @@ class _Sums:
         found = [[self.place[variant, seed] for seed in seeds] for variant in (first, *others)]
         places = np.array(found, dtype=np.intp)
         return places[:, ~np.isnan(self.value[places]).any(axis=0)]
+
+
+def _stack(arrays: Sequence[NDArray[np.generic] | Counts], score: str) -> Floats:
+    """What each image adds to the sums of each cell, (n, cells, K): one array of it, as it can take hundreds of megabytes."""
+    found = np.empty((0, 0, 2))
+    for index, array in enumerate(arrays):
+        added = addends(array, score)
+        if not index:
+            found = np.empty((len(added), len(arrays), added.shape[-1]))
+        found[:, index] = added
+    return found
 
 
 def _contrasts(
