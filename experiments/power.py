@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from scipy.stats import chi2
 
+from experiments.effect_size import CONFIDENCE, noncentral_t
 from experiments.resampling import MIN_IMAGES
-from experiments.statistics import CONFIDENCE, NEEDED_SEEDS, Contrast, Spread, noncentral_t
+from experiments.statistics import NEEDED_SEEDS, Contrast, Spread
 
 LIMIT = 2**20  # seeds or images, beyond which no number is given
 

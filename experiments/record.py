@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.effect_size import CONFIDENCE
 from experiments.factorial import Effect
 from experiments.files import slug, write_atomic
 from experiments.formats import (
@@ -24,7 +25,7 @@ from experiments.formats import (
 from experiments.page import Section
 from experiments.places import below
 from experiments.reproduce import calls
-from experiments.statistics import CONFIDENCE, KINDS, Estimate, Test
+from experiments.statistics import KINDS, Estimate, Test
 from experiments.stored import PERCENT, Experiment
 from experiments.tables import Table, marked_test
 from experiments.tables.evidence import footnote

@@ -20,7 +20,7 @@ from experiments.arrays import DamagedError, Npz, read_picture
 from experiments.files import PREDICTION
 from experiments.resampling import Counts
 from lightning_modules.components.calibration import calibration_error
-from lightning_modules.components.metrics import scores
+from lightning_modules.components.scoring import scores
 from lightning_modules.components.segments import HALLUCINATED, MISSED, PREDICTED, TRUE
 from lightning_modules.components.trimap import WIDTH, trimap_curve
 

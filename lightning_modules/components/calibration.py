@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.components.metrics import predict_labels, true_classes
+from lightning_modules.components.scoring import predict_labels, true_classes
 
 BINS = 15  # as in the paper's tables
 

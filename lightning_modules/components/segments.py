@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from lightning_modules.components.metrics import true_classes
+from lightning_modules.components.scoring import true_classes
 
 TRUE, MISSED, PREDICTED, HALLUCINATED = range(4)
 EIGHT = np.ones((3, 3))  # a pixel's neighbours are the eight around it

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.components.metrics import scores, true_classes
+from lightning_modules.components.scoring import scores, true_classes
 
 WIDTH = 20  # pixels
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,31 @@ def test_influence_is_the_derivative_by_an_images_weight(score: str) -> None:
     found = (evaluate(weighted, score)[0] - evaluate(summands.sum(0), score)[0]) / step
     np.testing.assert_allclose(moved[0], found, atol=1e-6)
     assert moved.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_counts_give_to_the_bit_what_their_matrices_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    matrices = generator.poisson(generator.exponential(5, (4, 3, 30, 5, 5)) * (1 + 9 * np.eye(5)))
+    matrices[:, :, 3] = 0  # an image without a label
+    cells = {f"v{v}": dict(enumerate(of_one)) for v, of_one in enumerate(matrices)}
+    counts = {
+        v: {s: sum_up([(0, one[:11]), (11, one[11:])], 30, 5)[0] for s, one in of_one.items()}
+        for v, of_one in cells.items()
+    }
+    levels = {f"v{v}": {"a": str(v // 2), "b": str(v % 2)} for v in range(4)}
+
+    def found(of_cells: Any, score: str) -> str:
+        options: Any = {"resamples": 300}
+        effects = factorial_effects(of_cells, levels, levels["v0"], score, **options)
+        return repr((compare(of_cells, "v0", score, **options), effects))
+
+    for score in ("miou", "fwiou", "pixel_acc", "iou/2"):
+        whole = found(cells, score)
+        assert "nan" not in whole.partition("scores")[2][:200]
+        assert found(counts, score) == whole
+        with monkeypatch.context() as patch:
+            patch.setattr("experiments.resampling.MOST_KEPT", 0)  # nothing is kept between blocks of resamples
+            assert found(counts, score) == whole
 
 
 def test_a_wrong_score_is_refused_with_those_there_are() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 from datamodules.shapes import ShapesDataModule
+from experiments.benchmark_statistics import write_experiment
 from experiments.callbacks import EXTREMES, SAMPLES
 from experiments.files import write_json
 from experiments.run import Run
 from experiments.stored import BOUNDARY, ERRORS, load
 from experiments.training import train
+from lightning_modules.components.scoring import scores
 from lightning_modules.unet import UNetModule
 
 LENGTH = 12
@@ -162,3 +165,29 @@ def test_arrays_of_another_shape_are_refused(folder: Path) -> None:
 def test_a_missing_cell_is_no_obstacle(folder: Path) -> None:
     assert [missing.seed for missing in load(folder).missing] == [1, 1]
     assert json.loads((folder / "nearest" / "seed0" / "result.json").read_text())["steps"] == LENGTH // 2 * 2
+
+
+def test_scores_are_those_of_the_whole_matrices_to_the_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.arrays.BLOCK", 2000)  # of several blocks
+    cell = load(folder).cells["nearest"][0]
+    with np.load(folder / "nearest" / "seed0" / "per_image.npz") as stored:
+        confusion, trimap, segments = (stored[key] for key in ("confusion", "trimap", "segments"))
+        calibration = stored["calibration"]
+    assert np.array_equal(cell.confusion, confusion.sum(axis=0)) and np.array_equal(cell.trimap, trimap.sum(axis=0))
+    assert np.array_equal(cell.segments, segments.sum(axis=0)) and np.array_equal(
+        cell.calibration, calibration.sum(axis=0)
+    )
+    assert np.array_equal(cell.image_miou, scores(confusion)["miou"], equal_nan=True)
+    assert cell.scores["miou"] == scores(confusion.sum(axis=0))["miou"]
+    assert np.array_equal(cell.counts.predicted, confusion.sum(axis=1))
+
+
+def test_matrices_are_never_held_at_once(tmp_path: Path) -> None:
+    write_experiment(tmp_path, seeds=1, images=400, classes=60)
+    size = 8 * 400 * 60 * 60 * 8  # bytes of 8 cells
+    tracemalloc.start()
+    experiment = load(tmp_path)
+    assert experiment.compared and experiment.effects
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(experiment.finished()) == 8 and peak < size * 0.75

@@ -9,6 +9,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ def _forge_json(rng: random.Random, content: Any) -> bytes:
         holder, key = rng.choice(places)
         way = rng.random()
         if way < 0.6:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = deepcopy(rng.choice(VALUES))  # it may be broken in turn
         elif way < 0.75:
             del holder[key]
         elif way < 0.85 and isinstance(holder, dict):
