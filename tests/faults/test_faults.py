@@ -13,10 +13,10 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("faults are brought about by fork and seen in /proc", allow_module_level=True)
 
-from tests.faults import page  # noqa: E402
-from tests.faults.attacks import ATTACKS  # noqa: E402
-from tests.faults.faults import FAULTS  # noqa: E402
-from tests.faults.harness import Ended, Wrong, check_ended, check_files  # noqa: E402
+from tests.faults import page
+from tests.faults.attacks import ATTACKS
+from tests.faults.faults import FAULTS
+from tests.faults.harness import Ended, Wrong, check_ended, check_files
 
 ROOT = Path(__file__).parents[2]
 QUICK = [entry.name for entry in (*FAULTS, *ATTACKS) if entry.when == "test"]
