@@ -4,11 +4,14 @@ Labels and masks are (N, H, W) integers, the logits (N, C, H, W). Pixels whose m
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+
+NO_FLOAT64 = ("mps",)  # kinds of devices that have none
 
 
 def predict_labels(logits: Tensor) -> Tensor:
@@ -80,8 +83,16 @@ class ConfusionMatrix(Metric):
         return self.confusion
 
 
+def for_float64(values: Tensor) -> Tensor:
+    """The same on a device that has float64: on the CPU instead of Apple's GPUs."""
+    return values.cpu() if values.device.type in NO_FLOAT64 else values
+
+
 class _Mean(Metric):
-    """A float64 sum and how many it is of, over all devices; a module in half precision may convert the sum in between."""
+    """A float64 sum and how many it is of, over all devices; a module in half precision may convert the sum in between.
+
+    It stays on the CPU where the device has no float64.
+    """
 
     full_state_update = False
     total: Tensor
@@ -92,6 +103,9 @@ class _Mean(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> nn.Module:
+        return self if fn(torch.empty(0)).device.type in NO_FLOAT64 else super()._apply(fn, exclude_state)
+
     def compute(self) -> Tensor:
         """Float64 scalar, NaN of nothing."""
         return self.total / self.count
@@ -101,6 +115,7 @@ class ImageMean(_Mean):
     """Mean over images of a score per image; NaN marks an image without a score, which counts nowhere."""
 
     def update(self, values: Tensor) -> None:
+        values = for_float64(values)
         self.total = self.total.double() + values.double().nansum()
         self.count += (~values.isnan()).sum()
 
@@ -110,6 +125,7 @@ class LossMean(_Mean):
 
     def update(self, total: Tensor | float, count: int) -> None:
         """`total` is the sum of the losses of `count` images."""
+        total = for_float64(total) if isinstance(total, Tensor) else total
         self.total = self.total.double() + torch.as_tensor(total, dtype=torch.float64, device=self.total.device)
         self.count += count
 
@@ -195,6 +211,7 @@ def boundary_f1(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: i
     pixels = (maps + offset).masked_fill_(ignored, size)
     held = torch.bincount(pixels.flatten(), minlength=size + 1)[:size].view(shape) > 0
 
+    hits, drawn, held = map(for_float64, (hits, drawn, held))
     precision, recall = hits.double() / drawn  # NaN without a boundary pixel
     f1 = (2 * precision * recall / (precision + recall)).nan_to_num(0)
     f1[held.all(0) & (drawn == 0).all(0)] = 1
@@ -250,16 +267,16 @@ def checkerboard_energy(logits: Tensor, period: int = 2) -> Tensor:
     """
     height, width = (size // period * period for size in logits.shape[-2:])
     if min(height, width) < 9 * period:
-        return torch.full((len(logits),), torch.nan, dtype=torch.float64, device=logits.device)
+        return for_float64(logits.new_full((len(logits),), torch.nan, dtype=torch.float32)).double()
     x = logits[..., :height, :width].float()
     x = x - x.mean(1, keepdim=True)
     # In the type of x: the default one may be that of a network in half precision.
     down, along = (torch.hann_window(side, dtype=x.dtype, device=x.device) for side in (height, width))
     window = torch.outer(down, along)
     x = x - (x * window).sum((-2, -1), keepdim=True) / window.sum()  # weighted, so that the window leaves no mean
-    power = torch.fft.fft2(x * window).abs().square().sum(1, dtype=torch.float64)  # (N, H, W)
+    power = for_float64(torch.fft.fft2(x * window).abs().square()).sum(1, dtype=torch.float64)  # (N, H, W)
 
-    rows, columns = (_grid_bins(size, period, logits.device) for size in (height, width))
+    rows, columns = (_grid_bins(size, period, power.device) for size in (height, width))
     around = power[:, rows[:, None], columns]  # (N, 9 * period, 9 * period): 9 x 9 bins around each grid frequency
     sums = around.view(-1, period, 3, 3, period, 3, 3).sum((3, 6)).transpose(2, 3)  # (N, period, period, 3, 3)
     sums = sums.flatten(1, 2)[:, 1:].flatten(-2)  # (N, period^2 - 1, 9): the first frequency is 0
