@@ -63,6 +63,7 @@ from experiments.search_crf import (
     workers,
 )
 from experiments.study import DATA_NOTES, cpu_scale, full_size
+from experiments.train import load as load_checkpoint
 from experiments.training import build
 from lightning_modules.base import Scores, SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
@@ -457,9 +458,10 @@ def score_behind(
 
 
 def load(plan: Plan, variant: str, seed: int) -> CRFasRNNModule:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    path = plan.checkpoint(variant, seed)
-    return CRFasRNNModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+    module = load_checkpoint(path := plan.checkpoint(variant, seed))
+    if isinstance(module, CRFasRNNModule):
+        return module.to("cuda" if torch.cuda.is_available() else "cpu")
+    raise ValueError(f"{path} holds {type(module).__name__}, and this experiment trains CRFasRNNModule")
 
 
 def evaluate(

@@ -20,7 +20,7 @@ from experiments.ending import SIGNALS, ElsewhereError, Interrupted
 from experiments.files import check_space, temporary_prefix, write_atomic, write_whole
 from lightning_modules.base import Batch
 from lightning_modules.components.checkpoints import digest, digest_file, read_checkpoint, stored_digests
-from lightning_modules.components.errors import NonFiniteError
+from lightning_modules.components.errors import MoreThanDataError, NonFiniteError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 SAVE_EVERY = 10.0  # minutes
@@ -246,6 +246,8 @@ def checkpoint_to_resume(folder: Path, run_hash: str, *, first: bool = True) -> 
             continue
         try:
             stored = read_checkpoint(path)
+        except MoreThanDataError:
+            raise  # nothing to be set aside in silence, and no reason to delete a run
         except ValueError as error:
             damaged.append(str(error))
             continue

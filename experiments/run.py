@@ -4,14 +4,17 @@ import hashlib
 import inspect
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from datamodules.base import SegmentationDataModule
 from experiments.identity import by_content
 from lightning_modules.base import SegmentationModule, plain
+
+Base = TypeVar("Base", SegmentationModule, SegmentationDataModule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,10 @@ class Run:
     def __post_init__(self) -> None:
         for part in ("hparams", "data", "trainer", "seed"):
             object.__setattr__(self, part, plain(getattr(self, part), part))
+            if part != "seed" and not isinstance(getattr(self, part), dict):
+                raise ValueError(f"{part} must be keyword arguments by name, got {getattr(self, part)!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be a whole number of at least 0 and less than 2**32, got {self.seed!r}")
 
     def but(
         self,
@@ -136,18 +143,37 @@ class Run:
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> "Run":
-        """The run of a `run.json`. Classes come from this project's packages only: a config is data, not code."""
-        classes = {}
-        for part, package in (("module", "lightning_modules"), ("datamodule", "datamodules")):
-            path, _, name = str(config[part]).rpartition(".")
-            if path.split(".")[0] != package:
-                raise ValueError(f"{part} must be a class of the package {package}, got {config[part]!r}")
-            try:
-                classes[part] = getattr(import_module(path), name)
-            except (ImportError, AttributeError) as error:
-                raise ValueError(f"{part} {config[part]!r} is no class of this version of the project") from error
-        parts = {part: config[part] for part in ("hparams", "data", "trainer", "seed")}
-        return Run(**classes, **parts, fingerprint=config.get("fingerprint"))
+        """The run of a `run.json`. Classes come from this project's packages only: a config is data, not code.
+
+        Raises ValueError for anything that is not what `config` gives.
+        """
+        parts = ("module", "datamodule", "hparams", "data", "trainer", "seed")
+        if not isinstance(config, Mapping) or (missing := [part for part in parts if part not in config]):
+            lacks = f"it lacks {', '.join(missing)}" if isinstance(config, Mapping) else f"got {type(config).__name__}"
+            raise ValueError(f"a run must be a dictionary with {', '.join(parts)}: {lacks}")
+        fingerprint = config.get("fingerprint")
+        if fingerprint is not None and not re.fullmatch("[0-9a-f]{16}", str(fingerprint)):
+            raise ValueError(f"fingerprint must be 16 hexadecimal digits or null, got {fingerprint!r}")
+        return Run(
+            module=_class("module", config["module"], "lightning_modules", SegmentationModule),
+            datamodule=_class("datamodule", config["datamodule"], "datamodules", SegmentationDataModule),
+            **{part: config[part] for part in parts[2:]},
+            fingerprint=fingerprint,
+        )
+
+
+def _class(part: str, name: Any, package: str, base: type[Base]) -> type[Base]:
+    """The class that a config names: one of a kind, of one package, whose modules are all that is imported for it."""
+    if not isinstance(name, str) or not re.fullmatch(rf"{package}(\.[A-Za-z_]\w*)+", name, re.ASCII):
+        raise ValueError(f"{part} must be a class of the package {package}, got {name!r}")
+    path, _, last = name.rpartition(".")
+    try:
+        found = getattr(import_module(path), last)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{part} {name!r} is no class of this version of the project") from error
+    if not isinstance(found, type) or not issubclass(found, base) or found is base:
+        raise ValueError(f"{part} must be a {base.__name__}, got {name!r}")
+    return found
 
 
 def identified(runs: Mapping[str, Run]) -> dict[str, Run]:

@@ -21,9 +21,9 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
+from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP, not_finite
 from experiments.ending import Interrupted, ending, first_process
-from experiments.flags import forgiving_output, refuse, with_nearest
+from experiments.flags import forgiving_output, refuse, with_nearest, word
 from experiments.loggers import Logging, add_logging
 from experiments.run import Run
 from experiments.tracking import next_step
@@ -31,6 +31,7 @@ from experiments.training import train
 from experiments.wandb_client import agent_settings
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
+from lightning_modules.components.errors import NonFiniteError
 from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES
 from lightning_modules.crf_as_rnn import CRFasRNNModule
@@ -98,6 +99,12 @@ NOT_FLAGS = {
     "use_distributed_sampler",
 }
 
+# Those that may be classes: flags name them, as jsonargparse would import any class that a flag or a file asks for.
+NAMED = {
+    "accelerator": "what computes: cpu, gpu, mps, tpu or another that Lightning knows",
+    "strategy": "how several devices share the work: ddp, fsdp or another that Lightning knows",
+}
+
 Class = TypeVar("Class", bound=type)
 
 
@@ -160,11 +167,19 @@ def documentation(module: type[SegmentationModule], *others: type) -> str:
 def load(checkpoint: Path) -> SegmentationModule:
     """The trained module of a checkpoint, which alone is enough: architecture, weights, classes, normalisation.
 
-    Raises FileNotFoundError where there is none, ValueError for a damaged file or one that is no checkpoint of this project.
+    Raises FileNotFoundError where there is none, NonFiniteError for weights that are NaN or infinite, ValueError for a
+    damaged file and for one whose settings and weights are no module of this version.
     """
     stored = read_checkpoint(checkpoint)
-    architecture = lookup("architecture", stored["segmentation"]["architecture"], ARCHITECTURES)
-    return architecture.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
+    try:
+        architecture = lookup("architecture", stored["segmentation"].get("architecture"), ARCHITECTURES)
+        module = architecture.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind: the settings are a stranger's
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{checkpoint} holds no module of this version: {cause[:300]}") from error
+    if wrong := not_finite(module.state_dict()):
+        raise NonFiniteError(f"{checkpoint} holds NaN or infinity in {wrong}: take an earlier checkpoint")
+    return module.eval()
 
 
 def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
@@ -202,7 +217,9 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     add_logging(parser, jsonargparse.typing.PositiveInt)
     parser.add_class_arguments(module, "model", skip={"num_classes", "ignore_index", "in_channels"})
     parser.add_class_arguments(datamodule, "data")
-    parser.add_class_arguments(Trainer, "trainer", skip=set(NOT_FLAGS))
+    parser.add_class_arguments(Trainer, "trainer", skip={*NOT_FLAGS, *NAMED})
+    for name, help_text in NAMED.items():
+        parser.add_argument(f"--trainer.{name}", type=word, default="auto", help=help_text)
     parser.set_defaults({"trainer.max_epochs": 20})
     for action in parser._actions:  # jsonargparse reads a file here; `choice` has taken the names before it
         if action.option_strings in (["--model"], ["--data"]):
@@ -251,8 +268,8 @@ def _key(cls: type, table: dict[str, Any]) -> str:
 def lookup(flag: str, name: str, table: dict[str, Class]) -> Class:
     """The entry of `table` with this short name or class name; `flag` is what an error calls it."""
     by_name = {**table, **{cls.__name__: cls for cls in table.values()}}
-    if name not in by_name:
-        near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.4)
+    if not isinstance(name, str) or name not in by_name:
+        near = difflib.get_close_matches(str(name), by_name, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{flag} must be one of {listed(table)}, got {name!r}{hint}")
     return by_name[name]

@@ -21,6 +21,7 @@ from lightning_modules.components.metrics import (
     boundary_f1,
     checkerboard_energy,
     confusion_matrix,
+    for_float64,
     predict_labels,
     scores,
 )
@@ -181,7 +182,7 @@ class SegmentationModule(LightningModule):
             ) from error
         self.log_dict({"train/loss": loss.detach(), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
         size = len(batch["image"])
-        self.epoch_loss.update(loss.detach().double() * size, size)
+        self.epoch_loss.update(for_float64(loss.detach()).double() * size, size)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -289,7 +290,8 @@ class Scores(nn.Module):
         energy = checkerboard_energy(logits)
         unlabelled = (masks == ignore_index).flatten(1).all(1)
         self.confusion.update(labels, masks)
-        self.loss.update(losses.to(energy).masked_fill(unlabelled, torch.nan))
+        unlabelled = for_float64(unlabelled)  # as the energy is
+        self.loss.update(for_float64(losses).to(energy).masked_fill(unlabelled, torch.nan))
         self.boundary_f1.update(per_class.nanmean(1))
         self.checkerboard.update(energy.masked_fill(unlabelled, torch.nan))
         of_images = {"labels": labels, "confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}

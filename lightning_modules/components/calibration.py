@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.components.scoring import predict_labels, true_classes
+from lightning_modules.components.scoring import for_float64, predict_labels, true_classes
 
 BINS = 15  # as in the paper's tables
 
@@ -29,7 +29,7 @@ def calibration(logits: Tensor, masks: Tensor, ignore_index: int, bins: int = BI
         place = (confident * bins).ceil().long().clamp(1, bins) - 1
         kinds = (torch.ones_like(confident), confident, hits)
         counts.append(torch.stack([torch.bincount(place, weights=kind, minlength=bins) for kind in kinds], -1))
-    return torch.stack(counts).to(masks.device)
+    return torch.stack(counts).to(for_float64(masks).device)
 
 
 def calibration_error(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

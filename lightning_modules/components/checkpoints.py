@@ -13,6 +13,11 @@ from typing import Any
 
 import torch
 
+from lightning_modules.components.errors import MoreThanDataError
+
+CODE = "it holds more than data; it is not loaded"
+# What torch says of names to import and of calls; operands from 140 on are of pickle protocols that it does not write.
+MEANS_CODE = r"unsupported global|create new object|unrecognized function|Can only build|``weights_only|operand 14\d|operand 15[01]"
 KEYS = {"segmentation": dict, "state_dict": dict, "hyper_parameters": dict}  # what a checkpoint of this project holds
 
 
@@ -27,8 +32,8 @@ def read_checkpoint(
 
     `name` is what an error calls the file, `wanted` what it asks for instead.
 
-    Raises FileNotFoundError where there is nothing, ValueError with the reason for anything else: another kind of file, a
-    damaged one, or one that holds more than plain data. No code of a file is ever run.
+    Raises FileNotFoundError where there is nothing, MoreThanDataError where code would be run, which no file's ever is, and
+    ValueError with the reason for anything else: another kind of file or a damaged one.
     """
     path = Path(path)
     shown = name or str(path)
@@ -49,7 +54,9 @@ def read_checkpoint(
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises five kinds by what is broken
-        raise ValueError(f"{shown} is not a checkpoint of experiments.train: {reason(error)}") from error
+        why = reason(error)
+        kind = MoreThanDataError if why == CODE else ValueError
+        raise kind(f"{shown} is not a checkpoint of experiments.train: {why}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), KEYS[key]) for key in keys):
         raise ValueError(f"{shown} is not a checkpoint of experiments.train: it holds no {', '.join(keys)}")
     return content
@@ -80,7 +87,11 @@ def stored_digests(path: Path) -> set[str] | None:
 
 def reason(error: Exception) -> str:
     """What is wrong with a file in a few words; torch's own would advise to load it as code."""
-    if "eights only" in str(error) or "weights_only" in str(error):
-        return "it holds objects, not plain data, which are never loaded"
-    first = next(iter(str(error).splitlines()), "")
+    message = str(error)
+    if re.search(MEANS_CODE, message, re.IGNORECASE):
+        return CODE
+    if "eights only" in message or "weights_only" in message:
+        cause = next((line for line in message.splitlines() if line.startswith(("Unsupported", "Trying", "Can"))), "")
+        return f"it is damaged, or holds more than data; it is not loaded ({cause[:100]})".removesuffix(" ()")
+    first = next(iter(message.splitlines()), "")
     return f"{type(error).__name__}: {first[:200]}".removesuffix(": ")

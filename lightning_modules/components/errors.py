@@ -3,3 +3,7 @@
 
 class NonFiniteError(ValueError):
     """A loss, a logit at a labelled pixel or a weight is NaN or infinite; the message names the image or the parameter."""
+
+
+class MoreThanDataError(ValueError):
+    """A file of weights that would run code if it were loaded, and is not."""

@@ -1,13 +1,17 @@
 """Scores collected over the batches and devices of an epoch; `scoring` has the scores themselves."""
 
+from collections.abc import Callable, Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.components.scoring import (
+    NO_FLOAT64,
     boundary_f1,
     checkerboard_energy,
     confusion_matrix,
+    for_float64,
     predict_labels,
     scores,
     true_classes,
@@ -46,7 +50,10 @@ class ConfusionMatrix(Metric):
 
 
 class _Mean(Metric):
-    """A float64 sum and how many it is of, over all devices; a module in half precision may convert the sum in between."""
+    """A float64 sum and how many it is of, over all devices; a module in half precision may convert the sum in between.
+
+    It stays on the CPU where the device has no float64.
+    """
 
     full_state_update = False
     total: Tensor
@@ -57,6 +64,9 @@ class _Mean(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> nn.Module:
+        return self if fn(torch.empty(0)).device.type in NO_FLOAT64 else super()._apply(fn, exclude_state)
+
     def compute(self) -> Tensor:
         """Float64 scalar, NaN of nothing."""
         return self.total / self.count
@@ -66,6 +76,7 @@ class ImageMean(_Mean):
     """Mean over images of a score per image; NaN marks an image without a score, which counts nowhere."""
 
     def update(self, values: Tensor) -> None:
+        values = for_float64(values)
         self.total = self.total.double() + values.double().nansum()
         self.count += (~values.isnan()).sum()
 
@@ -75,6 +86,7 @@ class LossMean(_Mean):
 
     def update(self, total: Tensor | float, count: int) -> None:
         """`total` is the sum of the losses of `count` images."""
+        total = for_float64(total) if isinstance(total, Tensor) else total
         self.total = self.total.double() + torch.as_tensor(total, dtype=torch.float64, device=self.total.device)
         self.count += count
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.components.field_rules import WHOLE, Field, Tracer, field_of_image
+from lightning_modules.components.metrics import for_float64
 
 SMALLEST, LARGEST = 512, 16384  # sides of the images that are tried: powers of two, which every stride divides
 GROWTH = 1.1  # a field that grows by more than this when the image doubles is a share of the image
@@ -269,7 +270,7 @@ def effective_receptive_field(
             units = network(image)[0, :, unit[0], unit[1]]
             direction = torch.randn(len(units), generator=generator).to(units)
             (gradient,) = torch.autograd.grad(units @ direction, image)
-            energy += gradient[0].double().square().sum(0).cpu()
+            energy += for_float64(gradient[0]).double().square().sum(0).cpu()
     if not energy.any():
         raise ValueError("no gradient reaches the image: every unit on the way is dead, or the weights are zero")
     rows, columns = (torch.arange(size) - middle for middle in centre)

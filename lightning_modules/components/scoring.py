@@ -10,6 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NO_FLOAT64 = ("mps",)  # kinds of devices that have none
+
+
+def for_float64(values: Tensor) -> Tensor:
+    """The same on a device that has float64: on the CPU instead of Apple's GPUs."""
+    return values.cpu() if values.device.type in NO_FLOAT64 else values
+
 
 def predict_labels(logits: Tensor) -> Tensor:
     """Logits (N, C, H, W) -> labels (N, H, W) int64: the class of the largest logit, the first one of a tie.
@@ -137,6 +144,7 @@ def boundary_f1(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: i
     pixels = (maps + offset).masked_fill_(ignored, size)
     held = torch.bincount(pixels.flatten(), minlength=size + 1)[:size].view(shape) > 0
 
+    hits, drawn, held = map(for_float64, (hits, drawn, held))
     precision, recall = hits.double() / drawn  # NaN without a boundary pixel
     f1 = (2 * precision * recall / (precision + recall)).nan_to_num(0)
     f1[held.all(0) & (drawn == 0).all(0)] = 1
@@ -192,16 +200,16 @@ def checkerboard_energy(logits: Tensor, period: int = 2) -> Tensor:
     """
     height, width = (size // period * period for size in logits.shape[-2:])
     if min(height, width) < 9 * period:
-        return torch.full((len(logits),), torch.nan, dtype=torch.float64, device=logits.device)
+        return for_float64(logits.new_full((len(logits),), torch.nan, dtype=torch.float32)).double()
     x = logits[..., :height, :width].float()
     x = x - x.mean(1, keepdim=True)
     # In the type of x: the default one may be that of a network in half precision.
     down, along = (torch.hann_window(side, dtype=x.dtype, device=x.device) for side in (height, width))
     window = torch.outer(down, along)
     x = x - (x * window).sum((-2, -1), keepdim=True) / window.sum()  # weighted, so that the window leaves no mean
-    power = torch.fft.fft2(x * window).abs().square().sum(1, dtype=torch.float64)  # (N, H, W)
+    power = for_float64(torch.fft.fft2(x * window).abs().square()).sum(1, dtype=torch.float64)  # (N, H, W)
 
-    rows, columns = (_grid_bins(size, period, logits.device) for size in (height, width))
+    rows, columns = (_grid_bins(size, period, power.device) for size in (height, width))
     around = power[:, rows[:, None], columns]  # (N, 9 * period, 9 * period): 9 x 9 bins around each grid frequency
     sums = around.view(-1, period, 3, 3, period, 3, 3).sum((3, 6)).transpose(2, 3)  # (N, period, period, 3, 3)
     sums = sums.flatten(1, 2)[:, 1:].flatten(-2)  # (N, period^2 - 1, 9): the first frequency is 0
