@@ -152,6 +152,7 @@ def main() -> int:
     if args.record:
         for one in (*found["faults"], *found["attacks"]):
             one.pop("kept", None)
+            one["wrong"] = one["wrong"].partition("\n")[0]  # what follows is of this machine
         page.beside(args.record).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         args.record.write_text(page.write(found), encoding="utf-8")
     every = [*found["faults"], *found["attacks"], *found["kills"]]

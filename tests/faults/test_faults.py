@@ -19,6 +19,7 @@ from tests.faults.faults import FAULTS
 from tests.faults.harness import Ended, Wrong, check_ended, check_files
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "RELIABILITY.md"
 QUICK = [entry.name for entry in (*FAULTS, *ATTACKS) if entry.when == "test"]
 
 
@@ -55,6 +56,21 @@ def test_every_fault_and_attack_has_a_name_and_a_number_of_its_own() -> None:
     assert len({*numbers}) == len(numbers)
     assert len(ATTACKS) == 44
     assert {entry.when for entry in (*FAULTS, *ATTACKS)} == {"test", "push", "full"}
+
+
+def test_the_page_is_what_its_writer_makes_of_its_data_and_has_every_fault() -> None:
+    """It may say that something failed: that is for `make faults` to refuse, and for the page not to hide."""
+    found = json.loads(page.beside(PAGE).read_text(encoding="utf-8"))
+    assert PAGE.read_text(encoding="utf-8") == page.write(found), "python -m tests.faults --record docs/RELIABILITY.md"
+    assert [fault["number"] for fault in found["faults"]] == [fault.number for fault in FAULTS]
+    for part, entries in (("faults", FAULTS), ("attacks", ATTACKS)):
+        assert [(one["name"], one["does"]) for one in found[part]] == [(entry.name, entry.does) for entry in entries]
+    statuses = {one["status"] for part in ("faults", "attacks") for one in found[part]} - {
+        None,
+        137,
+    }  # 137: it was killed
+    table = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+    assert statuses <= {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
 
 
 def test_what_security_md_names_is_tried() -> None:
