@@ -21,11 +21,11 @@ from lightning_modules.components.metrics import (
     boundary_f1,
     checkerboard_energy,
     confusion_matrix,
-    for_float64,
     predict_labels,
     scores,
 )
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, schedule
+from lightning_modules.components.scoring import for_float64
 from lightning_modules.components.segments import segments
 from lightning_modules.components.trimap import trimap
 

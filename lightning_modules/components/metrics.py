@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.components.scoring import (
-    NO_FLOAT64,
     boundary_f1,
     checkerboard_energy,
     confusion_matrix,
@@ -65,7 +64,8 @@ class _Mean(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> nn.Module:
-        return self if fn(torch.empty(0)).device.type in NO_FLOAT64 else super()._apply(fn, exclude_state)
+        moved = fn(torch.empty(0))
+        return super()._apply(fn, exclude_state) if for_float64(moved).device == moved.device else self
 
     def compute(self) -> Tensor:
         """Float64 scalar, NaN of nothing."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.components.field_rules import WHOLE, Field, Tracer, field_of_image
-from lightning_modules.components.metrics import for_float64
+from lightning_modules.components.scoring import for_float64
 
 SMALLEST, LARGEST = 512, 16384  # sides of the images that are tried: powers of two, which every stride divides
 GROWTH = 1.1  # a field that grows by more than this when the image doubles is a share of the image
