@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BLOCK = 2**24  # bytes that are read at once
+BLOCK = 2**22  # bytes that are read at once
 MOST_BYTES = 2**32  # of arrays of one file that are not read in blocks
 MOST_TEXT = 2**28  # bytes of an array of words
 # Of numpy's types: in words, and the bytes of an item.

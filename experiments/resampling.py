@@ -121,9 +121,10 @@ def bootstrap_roots(cells: Floats, weights: Floats, score: str, *, resamples: in
         times = np.bincount(drawn.ravel(), minlength=len(rows) * images).reshape(len(rows), images).astype(np.float64)
         value, slope = evaluate((times @ flat).reshape(len(rows), count, size), score)
         for one, index in enumerate(used):
-            row, of_images = weights[one, index], kept[one] if kept else transposed[rows_of[one]].astype(np.float64)
+            row = weights[one, index]
             moved = np.abs((value[:, index] - observed[index]) @ row)
-            by_image = (slope[:, index] * row[:, None]).reshape(len(rows), -1) @ of_images
+            slopes = (slope[:, index] * row[:, None]).reshape(len(rows), -1)
+            by_image = slopes @ kept[one] if kept else _product(slopes, transposed, rows_of[one])
             by_image *= by_image
             error = np.sqrt(np.einsum("bn,bn->b", times, by_image))
             tiny = 1e-12 * np.abs(observed[index]) @ np.abs(row)  # rounding: no image moved anything
@@ -142,6 +143,16 @@ def _transposed(flat: Floats) -> NDArray[np.floating[Any]]:
         if not np.array_equal(compact[:, row.start : row.stop].T, part):
             return np.ascontiguousarray(flat.T)
     return compact
+
+
+def _product(slopes: Floats, transposed: NDArray[np.floating[Any]], rows: NDArray[np.intp]) -> Floats:
+    """slopes @ transposed[rows], in blocks of images: to the bit the same, as each image is a sum of its own."""
+    found = np.empty((len(slopes), transposed.shape[1]))
+    step = max(64, MOST_KEPT // 2 // (8 * len(rows)) // 64 * 64)
+    for first in range(0, transposed.shape[1], step):
+        block = slice(first, first + step)
+        found[:, block] = slopes @ transposed[rows, block].astype(np.float64)
+    return found
 
 
 def swap_p(variant: Floats, baseline: Floats, score: str, *, resamples: int, seed: int) -> float:
@@ -169,19 +180,21 @@ def swap_p(variant: Floats, baseline: Floats, score: str, *, resamples: int, see
     return far / total if exact else (1 + far) / (1 + total)
 
 
-def refuse_images(cells: Floats, score: str, class_names: Sequence[str] = ()) -> str:
-    """Why an interval over images would not hold for the score of these cells (cells, n, K); empty where it does.
+def refuse_images(cells: Sequence[Floats], score: str, class_names: Sequence[str] = ()) -> str:
+    """Why an interval over images would not hold for the score of these cells, (n, K) each; empty where it does.
 
     With fewer than MIN_IMAGES images, or a class that lies in fewer, the resamples do not show what other images
     would. In a mean over many classes a few such classes weigh too little to matter: up to RARE_SHARE are let pass.
     A class that lies in no image is left out of the score, and the interval is for the score of the other classes.
     """
-    images = cells.shape[1]
+    images = len(cells[0])
     if images < MIN_IMAGES:
         return f"needs {MIN_IMAGES} images, got {images}"
     if score == "fwiou":  # weighs a class by its pixels: a rare one hardly counts
         return ""
-    in_images = np.count_nonzero(np.split(cells, 2, axis=-1)[1] > 0, axis=1)  # (cells, classes)
+    in_images = np.stack(
+        [np.count_nonzero(np.split(one, 2, axis=-1)[1] > 0, axis=0) for one in cells]
+    )  # (cells, classes)
     fewest = np.where(in_images > 0, in_images, images).min(axis=0)
     present = (in_images > 0).any(axis=0)
     rare = np.flatnonzero(present & (fewest < MIN_IMAGES))

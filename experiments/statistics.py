@@ -252,7 +252,11 @@ def _contrasts(
     for name, factors in weights.items():
         places, factor = sums.places(factors), np.array(list(factors.values()), dtype=np.float64)
         values = factor @ sums.value[places]
-        reason = refuse_images(sums.cells[places.ravel()], sums.score, class_names) if places.size else "no scores"
+        reason = (
+            refuse_images([sums.cells[place] for place in places.flat], sums.score, class_names)
+            if places.size
+            else "no scores"
+        )
         if reason:
             found[name] = Contrast(values, images, reason=reason)
             continue
