@@ -27,7 +27,7 @@ from experiments.flags import forgiving_output, refuse, with_nearest, word
 from experiments.loggers import Logging, add_logging
 from experiments.run import Run
 from experiments.tracking import next_step
-from experiments.training import train
+from experiments.training import STRATEGIES, train
 from experiments.wandb_client import agent_settings
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
@@ -102,7 +102,7 @@ NOT_FLAGS = {
 # Those that may be classes: flags name them, as jsonargparse would import any class that a flag or a file asks for.
 NAMED = {
     "accelerator": "what computes: cpu, gpu, mps, tpu or another that Lightning knows",
-    "strategy": "how several devices share the work: ddp, fsdp or another that Lightning knows",
+    "strategy": f"how several devices share the work: {', '.join(STRATEGIES)}",
 }
 
 Class = TypeVar("Class", bound=type)
