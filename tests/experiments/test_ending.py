@@ -28,6 +28,7 @@ from experiments.cell import end_with_parent
 from experiments.ending import Interrupted, NoSpaceError, of_writing, status
 from experiments.files import locked, write_atomic
 from experiments.flags import Parser
+from experiments.loggers import Logging
 from experiments.train import main
 from experiments.training import train
 from lightning_modules.components.errors import NonFiniteError
@@ -521,7 +522,7 @@ def test_a_killed_cell_says_by_what(tmp_path: Path) -> None:
             jobs=1,
             threads=1,
             devices="auto",
-            logger="csv",
+            logging=Logging(),
             save_every=10.0,
             command="",
             seconds=lambda c: 1.0,
