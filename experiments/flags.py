@@ -73,13 +73,6 @@ def minutes(text: str) -> float:
     return number
 
 
-def word(text: str) -> str:
-    """A flag's value that must be a name, and never one to import."""
-    if not re.fullmatch(r"[\w-]+", text):
-        raise argparse.ArgumentTypeError(f"expected a name, got {text!r}")
-    return text
-
-
 def _integer(text: str, least: int) -> int:
     if not re.fullmatch(r"-?\d+", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")

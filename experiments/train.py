@@ -23,7 +23,7 @@ from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP, not_finite
 from experiments.ending import Interrupted, ending, first_process
-from experiments.flags import forgiving_output, refuse, with_nearest, word
+from experiments.flags import forgiving_output, refuse, with_nearest
 from experiments.loggers import Logging, add_logging
 from experiments.run import Run
 from experiments.tracking import next_step
@@ -106,6 +106,7 @@ NAMED = {
 }
 
 Class = TypeVar("Class", bound=type)
+Name = jsonargparse.typing.restricted_string_type("Name", r"^[\w-]+$")  # never one to import
 
 
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -126,6 +127,8 @@ class Parser(jsonargparse.ArgumentParser):
         """jsonargparse's report on a value, which goes through every type that the flag takes, in our words."""
         message = re.sub(r"invalid literal for int\(\) with base 10: '([^']*)'", r"\1", message)
         key = re.match(r'Parser key "([^"]+)":\s*', message)
+        if key and "Not of type Name" in message:
+            return f"--{key[1]}: expected a name of Lightning's, in letters: {message.split('Name: ')[1]}"
         given = re.search(
             r"(?:[Vv]alue|type PositiveInt|type NonNegativeInt): ([^\n]*?)(?: does not conform.*)?$", message
         )
@@ -219,7 +222,7 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     parser.add_class_arguments(datamodule, "data")
     parser.add_class_arguments(Trainer, "trainer", skip={*NOT_FLAGS, *NAMED})
     for name, help_text in NAMED.items():
-        parser.add_argument(f"--trainer.{name}", type=word, default="auto", help=help_text)
+        parser.add_argument(f"--trainer.{name}", type=Name, default="auto", help=help_text)
     parser.set_defaults({"trainer.max_epochs": 20})
     for action in parser._actions:  # jsonargparse reads a file here; `choice` has taken the names before it
         if action.option_strings in (["--model"], ["--data"]):
