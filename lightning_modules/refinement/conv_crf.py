@@ -206,7 +206,7 @@ class ConvCRF(nn.Module):
     def forward(self, probabilities: Tensor, images: Tensor) -> Tensor:
         if (
             isinstance(probabilities, Tensor) and probabilities.is_meta
-        ):  # only shapes are asked for, or what a pixel depends on: a window in each iteration
+        ):  # Only shapes are asked for, or what a pixel depends on: a window in each iteration
             reach = self.iterations * (self.window // 2) * self.blur
             return F.max_pool2d(probabilities, 2 * reach + 1, stride=1, padding=reach)
         check_shapes(probabilities, images)
