@@ -302,9 +302,8 @@ class DenseCRF(nn.Module):
         self.compatibility = nn.Parameter(potts if compatibility is None else compatibility.detach().to(potts).clone())
 
     def forward(self, probabilities: Tensor, images: Tensor) -> Tensor:
-        if (
-            isinstance(probabilities, Tensor) and probabilities.is_meta
-        ):  # Only shapes are asked for, or what a pixel depends on: the whole image
+        # Only shapes are asked for, or what a pixel depends on: the whole image
+        if isinstance(probabilities, Tensor) and probabilities.is_meta and probabilities.ndim == 4:
             return probabilities + probabilities.mean((2, 3), keepdim=True)
         check_shapes(probabilities, images)
         check_classes(probabilities, len(self.w_appearance))

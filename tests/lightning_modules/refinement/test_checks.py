@@ -264,7 +264,7 @@ def test_layers_refuse_other_numbers_of_classes(kind: Callable[..., torch.nn.Mod
 def test_layers_tell_shapes_of_maps_alone(kind: Callable[..., torch.nn.Module]) -> None:
     probabilities, images = (values.to("meta") for values in inputs())
     assert kind(4, **WEIGHTS)(probabilities, images).shape == probabilities.shape
-    with pytest.raises(ValueError, match="^probabilities must"):
+    with pytest.raises(ValueError, match=r"^probabilities must"):
         kind(4, **WEIGHTS)(probabilities[0, 0], images)
 
 
