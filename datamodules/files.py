@@ -41,11 +41,11 @@ def read_lines(path: Path) -> list[str]:
 def read_classes(path: Path, ignore_index: int) -> list[str]:
     """Class names in the order of their labels, from lines "index name" or from lines "name"."""
     lines = read_lines(path)
-    numbered = [re.match(r"(\d+)[\s:,]+(.+)", line) for line in lines]
+    numbered = [re.match(r"(\d{1,9})[\s:,]+(.+)", line) for line in lines]  # Python reads no number of 5,000 digits
     if any(numbered):
         if odd := [line for line, match in zip(lines, numbered, strict=True) if not match]:
             raise ValueError(
-                f"{path}: lines are 'index name', but one is {odd[0]!r}: give every class its index, and nothing else"
+                f"{path}: lines are 'index name', but one is {odd[0][:80]!r}: give every class its index, and nothing else"
             )
         names = {int(match[1]): match[2].strip() for match in numbered if match}
         if sorted(names) != list(range(len(lines))):

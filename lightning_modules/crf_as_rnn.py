@@ -191,7 +191,7 @@ class CRFasRNNModule(SegmentationModule):
             )
         unused = NETWORKS[self.hparams["network"]].options  # a head that no logits come from
         own = {name: self.hparams[name] for name in ("num_classes", "in_channels")}
-        theirs = {name: found[name] for name in own}
+        theirs = {name: found.get(name) for name in own}
         for name, default in _keywords(type(inner)).items():
             if name not in (*TRAINING_ONLY, *unused):
                 own[name], theirs[name] = self.network.options.get(name, default), found.get(name, default)
@@ -209,6 +209,10 @@ class CRFasRNNModule(SegmentationModule):
             raise ValueError(f"init_from={checkpoint!r} holds another network: {error}") from error
         for name in ("mean", "std"):
             if self.hparams[name] is None:
+                if name not in state or state[name].shape != getattr(self, name).shape:
+                    raise ValueError(
+                        f"init_from={checkpoint!r} holds no {name} for {self.hparams['in_channels']} channels"
+                    )
                 getattr(self, name).copy_(state[name])
 
 

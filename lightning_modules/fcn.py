@@ -266,4 +266,9 @@ class FCNModule(SegmentationModule):
             )
         kept = ("network.upscore.", *(name for name in ("mean", "std") if own[name] is not None))
         state = {name: w for name, w in stored["state_dict"].items() if not name.startswith(kept)}
+        own_state = self.state_dict()
+        odd = [n for n in own_state if n not in state and n.startswith("network.encoder.")]
+        odd += [n for n, w in state.items() if n in own_state and w.shape != own_state[n].shape]
+        if odd:
+            raise ValueError(f"init_from={checkpoint!r} holds other layers: {', '.join(odd[:3])}")
         self.load_state_dict(state, strict=False)  # only what is new at this stride is missing

@@ -59,6 +59,11 @@ def read_checkpoint(
         raise kind(f"{shown} is not a checkpoint of experiments.train: {why}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), KEYS[key]) for key in keys):
         raise ValueError(f"{shown} is not a checkpoint of experiments.train: it holds no {', '.join(keys)}")
+    weights = content["state_dict"] if "state_dict" in keys else {"": torch.empty(0)}
+    if not weights or not all(isinstance(n, str) and isinstance(w, torch.Tensor) for n, w in weights.items()):
+        raise ValueError(f"{shown} is not a checkpoint of experiments.train: its state_dict is not tensors by name")
+    if "segmentation" in keys and not isinstance(content["segmentation"].get("architecture"), str):
+        raise ValueError(f"{shown} is not a checkpoint of experiments.train: it names no architecture")
     return content
 
 

@@ -204,9 +204,8 @@ class ConvCRF(nn.Module):
         hold("compatibility", compatibility, "compatibility")
 
     def forward(self, probabilities: Tensor, images: Tensor) -> Tensor:
-        if (
-            isinstance(probabilities, Tensor) and probabilities.is_meta
-        ):  # only shapes are asked for, or what a pixel depends on: a window in each iteration
+        # Only shapes are asked for, or what a pixel depends on: a window in each iteration
+        if isinstance(probabilities, Tensor) and probabilities.is_meta and probabilities.ndim == 4:
             reach = self.iterations * (self.window // 2) * self.blur
             return F.max_pool2d(probabilities, 2 * reach + 1, stride=1, padding=reach)
         check_shapes(probabilities, images)

@@ -192,7 +192,9 @@ def dense_crf(
             "call dense_crf on what it returns, or use method='exact' (small images) or a ConvCRF"
         )
     if method == "lattice" and any(learned[4:]):
-        raise ValueError("the lattice has no gradients to thetas and images: use method='exact', or detach them")
+        raise ValueError(
+            "the lattice has no gradients to theta_alpha, theta_beta, theta_gamma and images: use method='exact', or detach them"
+        )
     _check_memory(probabilities, images.shape[1], method, iterations * any(learned), any(learned[4:]))
     check_values(probabilities, images)
 
@@ -300,9 +302,8 @@ class DenseCRF(nn.Module):
         self.compatibility = nn.Parameter(potts if compatibility is None else compatibility.detach().to(potts).clone())
 
     def forward(self, probabilities: Tensor, images: Tensor) -> Tensor:
-        if (
-            isinstance(probabilities, Tensor) and probabilities.is_meta
-        ):  # only shapes are asked for, or what a pixel depends on: the whole image
+        # Only shapes are asked for, or what a pixel depends on: the whole image
+        if isinstance(probabilities, Tensor) and probabilities.is_meta and probabilities.ndim == 4:
             return probabilities + probabilities.mean((2, 3), keepdim=True)
         check_shapes(probabilities, images)
         check_classes(probabilities, len(self.w_appearance))

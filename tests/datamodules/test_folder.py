@@ -104,6 +104,7 @@ def test_classes_with_and_without_index(tmp_path: Path, text: str) -> None:
         ("0 a\n1 b\n255 void\n", "got 0, 1, 255; unlabelled pixels are 255"),
         ("0 a\n0 b\n", "got 0, 0"),
         ("a\nb\na\n", "more than once: a"),
+        ("0 a\n" + "9" * 5000 + " b\n", "classes.txt: lines are 'index name', but one is '9999"),
         ("", "expected 2 to 255 classes, one a line, found 0"),
     ],
 )

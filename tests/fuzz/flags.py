@@ -4,8 +4,11 @@ import contextlib
 import io
 import json
 import random
+import sys
 from functools import cache
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from typing import Any
 
 from datamodules.base import SegmentationDataModule
 from experiments.run import Run, defaults
@@ -47,9 +50,34 @@ TRAINER = [
         "logger",
         "plugins",
     ),
-    *("callbacks", "profiler", "val_check_interval", "check_val_every_n_epoch", "default_root_dir", "max_time"),
+    *(
+        "callbacks",
+        "profiler",
+        "strategy.class_path",
+        "accelerator.help",
+        "strategy.init_args.x",
+        "val_check_interval",
+        "check_val_every_n_epoch",
+        "default_root_dir",
+        "max_time",
+    ),
 ]
 OPTIONS = ["--seed", "--out", "--resume", "--logger", "--save-every", "--config", "--print_config", "--model", "--data"]
+
+
+class Watch(MetaPathFinder):
+    """Notes an attempt to import what only a flag names."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        if fullname.partition(".")[0] == "evilmod":
+            self.asked.append(fullname)
+
+
+WATCH = Watch()
+sys.meta_path.insert(0, WATCH)
 
 
 @cache
@@ -81,10 +109,13 @@ def one(rng: random.Random, folder: Path) -> str:
     if rng.random() < 0.05:
         rng.shuffle(argv)
     out, err = io.StringIO(), io.StringIO()
+    WATCH.asked.clear()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             run, _ = parse(argv)
+        assert not WATCH.asked, argv
     except SystemExit as stop:
+        assert not WATCH.asked, argv
         if stop.code == 0:
             assert out.getvalue(), argv  # --help and --print_config
             return "read"

@@ -217,6 +217,19 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     basic = checkpoint(SegNetModule(3, 255, variant="basic", width=4, class_weights=None), tmp_path / "basic.ckpt")
     with pytest.raises(ValueError, match=r"holds another network: .*SegNet"):
         tiny("segnet", init_from=basic)
+    stored = torch.load(path, weights_only=True)
+    for change, message in (
+        ({"segmentation": {}}, "it names no architecture"),
+        ({"hyper_parameters": {}}, "was trained with num_classes=None"),
+        ({"state_dict": {}}, "its state_dict is not tensors by name"),
+        (
+            {"state_dict": {n: w for n, w in stored["state_dict"].items() if n != "mean"}},
+            "holds no mean for 3 channels",
+        ),
+    ):
+        torch.save(stored | change, path)
+        with pytest.raises(ValueError, match=message):
+            tiny(init_from=path)
 
 
 @pytest.mark.parametrize(

@@ -361,6 +361,24 @@ def test_a_checkpoint_that_does_not_fit_the_next_stage_is_refused(tmp_path: Path
         FCNModule(4, 255, init_from=str(tmp_path / "none.ckpt"), at_once=False, **TINY)
 
 
+def test_a_checkpoint_with_other_weights_than_it_says_is_refused(tmp_path: Path) -> None:
+    path = checkpoint(FCNModule(4, 255, stride=32, at_once=False, loss="ce", **TINY), tmp_path / "32s.ckpt")
+    stored = torch.load(path, weights_only=True)
+    first, second = [n for n, w in stored["state_dict"].items() if n.startswith("network.encoder") and w.ndim == 4][:2]
+    for state, message in (
+        ({"other": torch.zeros(1)}, "holds other layers: network.encoder"),
+        (stored["state_dict"] | {first: stored["state_dict"][second]}, f"holds other layers: {first}"),
+        ({}, "its state_dict is not tensors by name"),
+        ({"network.encoder.x": "x"}, "its state_dict is not tensors by name"),
+    ):
+        torch.save(stored | {"state_dict": state}, path)
+        with pytest.raises(ValueError, match=message):
+            FCNModule(4, 255, stride=16, init_from=path, at_once=False, loss="ce", **TINY)
+    torch.save(stored | {"segmentation": {}}, path)
+    with pytest.raises(ValueError, match="it names no architecture"):
+        FCNModule(4, 255, stride=16, init_from=path, at_once=False, loss="ce", **TINY)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -260,6 +260,14 @@ def test_layers_refuse_other_numbers_of_classes(kind: Callable[..., torch.nn.Mod
         kind(3, **WEIGHTS)(*inputs())
 
 
+@pytest.mark.parametrize("kind", [DenseCRF, ConvCRF])
+def test_layers_tell_shapes_of_maps_alone(kind: Callable[..., torch.nn.Module]) -> None:
+    probabilities, images = (values.to("meta") for values in inputs())
+    assert kind(4, **WEIGHTS)(probabilities, images).shape == probabilities.shape
+    with pytest.raises(ValueError, match=r"^probabilities must"):
+        kind(4, **WEIGHTS)(probabilities[0, 0], images)
+
+
 @pytest.mark.parametrize("learn", ["weights", None, 3, [["weights"]], ["everything"], {"weights": 1}], ids=repr)
 def test_what_is_learned_is_a_list_of_names(learn: object) -> None:
     with pytest.raises(ValueError, match=r"^learn must be a list of some of"):
