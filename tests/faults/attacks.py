@@ -609,7 +609,7 @@ ATTACKS: list[Attack] = [
     Attack("the same: init_from", "is not run", lambda b: from_flag(b, "zip", *CRF, **FORCED)),
     Attack("a program named as _instantiator of a checkpoint", "is not run", instantiator),
     Attack("a checkpoint from http://", "is refused, nobody is asked", from_the_net),
-    Attack("a run.json that names other classes", "are refused", classes, when="push"),
+    Attack("a run.json that names other classes", "are refused", classes),
     Attack("objects in an array of a result folder", "are not loaded", objects),
     Attack("markup and scripts as names: report.html", "are text", page, when="push"),
     Attack("markup as names: table.md", "is text", markdown, when="push"),
