@@ -4,7 +4,11 @@ Everything random follows from (seed, epoch, index) alone. The sampler hands the
 index, because workers that were forked in an earlier epoch do not see attributes that change later.
 """
 
+import atexit
+import functools
 import math
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,6 +40,21 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     for name in ("SIGTERM", "SIGHUP", "SIGINT"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR2"):
+        signal.signal(signal.SIGUSR2, lambda *_: os._exit(0))
+
+
+@functools.cache  # once a process
+def _end_workers_at_exit() -> None:
+    """An error that is shown keeps its loader alive: at exit Python would ask its workers by SIGTERM, and wait for ever."""
+
+    @atexit.register
+    def end_workers() -> None:
+        for child in multiprocessing.active_children() if hasattr(signal, "SIGUSR2") else ():
+            if child.daemon and child.pid is not None:
+                os.kill(child.pid, signal.SIGUSR2)
+                child.join(1)
+                child.kill()
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -225,6 +244,8 @@ class SegmentationDataModule(LightningDataModule):
     def _loader(
         self, samples: Dataset[Sample], sampler: EpochSampler | EvaluationSampler, batch_size: int
     ) -> DataLoader[Sample]:
+        if self.num_workers:
+            _end_workers_at_exit()
         return DataLoader(
             samples,
             batch_size,
