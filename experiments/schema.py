@@ -55,7 +55,7 @@ def printable(text: str) -> str:
     )
 
 
-def _unique(values: list[int]) -> list[int]:
+def _unique(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         raise PydanticCustomError("unique", "must differ from one another")
     return values
@@ -142,7 +142,7 @@ class Plan(_Stored):
     data_note: str
     scale_note: str
     common: Settings
-    class_names: Annotated[list[str], Field(min_length=1, max_length=MOST_CLASSES)]
+    class_names: Annotated[list[str], Field(min_length=1, max_length=MOST_CLASSES), AfterValidator(_unique)]
     palette: Annotated[list[Colour], Field(min_length=1, max_length=256)]
     command: str
     device: str

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import rich.table
@@ -293,6 +293,15 @@ def _number(history: Any, row: int, clock: float) -> None:
 
 def _copy(files: Any, source: Path, target: Path) -> None:
     for one in files.files:
+        place = PurePosixPath(one.path)
+        if (
+            place.is_absolute()
+            or ".." in place.parts
+            or not (source / place).resolve().is_relative_to(source.resolve())
+        ):
+            raise ValueError(
+                f"{source.parent} names a file outside of it ({one.path}), which is not uploaded: move it away"
+            )
         (target / one.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / one.path, target / one.path)
 
@@ -303,8 +312,10 @@ def _point_to_staged(artifact: Any, cell: Cell) -> None:
     artifact.run_id = cell.run_id
     for entry in artifact.manifest.contents:
         staged = cell.folder / STAGED / "artifacts" / "staging" / Path(entry.local_path).name
-        if not staged.is_file():
-            raise ValueError(f"{staged} is missing, the file of {entry.path}: bring the whole folder of the run")
+        if staged.is_symlink() or not staged.is_file():
+            raise ValueError(
+                f"{staged} is missing, or a link: the file of {entry.path}: bring the whole folder of the run"
+            )
         entry.local_path = str(staged.absolute())
 
 

@@ -372,6 +372,8 @@ def test_designs_that_are_not_crossed_are_refused() -> None:
     assert refuse_crossing(crossed) == ""
     lacking = {name: own for name, own in crossed.items() if name not in ("yq", "zp")}
     assert refuse_crossing(lacking) == "not fully crossed: there is no variant with y + q, z + p"
+    huge = {name: {f"f{factor}": name for factor in range(40)} for name in "ab"}  # of 2^40 combinations
+    assert refuse_crossing(huge).endswith(f" and {2**40 - 2 - 3} more")
     assert "same levels" in refuse_crossing(crossed | {"again": {"a": "x", "b": "p"}})
     assert "same factors" in refuse_crossing({"one": {"a": "x"}, "two": {"b": "p"}})
     with pytest.raises(ValueError, match=r"no variant with y \+ q, z \+ p"):

@@ -122,6 +122,26 @@ def test_of_a_step_done_again_the_last_version_stays(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in cell.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("way", ["absolute", "above", "link"])
+def test_no_file_from_elsewhere_is_uploaded(way: str, tmp_path: Path) -> None:
+    """A record that somebody else has written may name any file of this machine."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("mine")
+    folder = tmp_path / "v" / "seed0"
+    write_fragment(folder, {0: 9.0}, start=1, exit_code=0)
+    (file,) = folder.glob("wandb/*/*.wandb")
+    inside = "link.txt"
+    (file.parent / "files" / inside).symlink_to(secret)
+    named = {"absolute": str(secret), "above": "../../../../../secret.txt", "link": inside}[way]
+    hostile = pb.Record()
+    hostile.files.files.add(path=named)
+    write_records(file, [*read_records(file), hostile])
+    (cell,) = find_cells(tmp_path)
+    with pytest.raises(ValueError, match="names a file outside of it"):
+        merge(cell, tmp_path / "merged")
+    assert not list((tmp_path / "merged").rglob("secret.txt"))
+
+
 def test_what_is_uploaded_and_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_fragment(tmp_path / "a" / "seed0", {0: 1.0}, start=1, exit_code=0)
     write_fragment(tmp_path / "b" / "seed0", {0: 1.0}, start=1)
