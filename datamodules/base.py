@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -50,11 +51,16 @@ def _end_workers_at_exit() -> None:
 
     @atexit.register
     def end_workers() -> None:
-        for child in multiprocessing.active_children() if hasattr(signal, "SIGUSR2") else ():
-            if child.daemon and child.pid is not None:
-                os.kill(child.pid, signal.SIGUSR2)
-                child.join(1)
-                child.kill()
+        if not hasattr(signal, "SIGUSR2"):
+            return
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # that of torch raises for a worker that is killed
+        children = [child for child in multiprocessing.active_children() if child.daemon and child.pid is not None]
+        for child in children:
+            os.kill(child.pid, signal.SIGUSR2)  # type: ignore[arg-type]
+        until = time.monotonic() + 1
+        for child in children:
+            child.join(max(0.0, until - time.monotonic()))
+            child.kill()
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):

@@ -173,7 +173,8 @@ def locked(folder: Path) -> Iterator[None]:
         file.flush()
         _held.add(file.fileno())
         for place in (folder, folder / "checkpoints"):
-            remove_stale(place)
+            if not place.is_symlink() or place == folder:
+                remove_stale(place)
         try:
             yield
         finally:
@@ -187,7 +188,9 @@ def _lock(folder: Path) -> IO[str]:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / ".lock").open("a+", encoding="utf-8")
+            # Not through a link, which would have this empty the file it leads to.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            file = os.fdopen(os.open(folder / ".lock", flags, 0o644), "a+", encoding="utf-8")
         except FileNotFoundError:  # the process before this one has just removed it
             continue
         except OSError as error:
@@ -202,7 +205,7 @@ def _lock(folder: Path) -> IO[str]:
                 f"{folder} is in use by process {holder}: wait for it, or choose another folder with --out"
             ) from None
         try:
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / ".lock")):
+            if os.path.samestat(os.fstat(file.fileno()), os.lstat(folder / ".lock")):
                 file.truncate(0)
                 return file
         except FileNotFoundError:

@@ -42,6 +42,8 @@ pb: Any = wandb_internal_pb2
 HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 BLOCK, CHUNK = 32768, struct.Struct("<IHB")  # LevelDB's log format: blocks of chunks of [crc32, length, kind, data]
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds of chunk: a whole record, or a part of one
+MALFORMED = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
+MOST_BYTES = 2**32  # of a record, which is read whole
 LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own
 
 
@@ -50,6 +52,8 @@ def read_records(path: Path) -> Iterator[Any]:
 
     Raises ValueError for a file that is damaged anywhere else.
     """
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path} must be a file of up to {MOST_BYTES >> 30} GB")
     data = path.read_bytes()
     if not HEADER.startswith(data[: len(HEADER)]):
         raise ValueError(f"{path} is no W&B record: it begins with {data[:7]!r}")
@@ -179,6 +183,8 @@ def find_cells(root: Path) -> list[Cell]:
         cell = cells.setdefault(folder, Cell(folder))
         try:
             fragment = Fragment(path, list(read_records(path)))
+            if fragment.of("run") and not re.fullmatch(r"[\w-]{1,128}", fragment.run.run_id, re.ASCII):
+                raise ValueError(f"{path} has no name of a run")  # it becomes that of a file
         except (OSError, ValueError, DecodeError) as error:
             cell.error = f"{error}; move {path.parent} away to upload the run without it"
             continue
@@ -188,6 +194,11 @@ def find_cells(root: Path) -> list[Cell]:
             cell.empty += 1
     for cell in cells.values():
         cell.fragments.sort(key=lambda f: (f.run.start_time.seconds, f.run.start_time.nanos, f.path))
+        try:  # of what a stranger has written every part may be of another kind
+            _ = plan_rows(cell), cell.known
+        except MALFORMED as error:
+            cell.error = f"the record of W&B is none ({type(error).__name__}); move {cell.folder / 'wandb'} away"
+            cell.fragments = []
     return [cell for cell in cells.values() if cell.error or not all(f.online and not f.cut for f in cell.fragments)]
 
 
@@ -223,7 +234,7 @@ def merge(cell: Cell, out: Path) -> Path:
                     of_row.setdefault(_path(item)[0], []).append(item)
                 summary |= of_row
             elif record.HasField("files"):
-                _copy(record.files, fragment.path.parent / "files", folder / "files")
+                _copy(record.files, fragment.path.parent / "files", folder / "files", cell)
             elif record.HasField("artifact"):
                 _point_to_staged(record.artifact, cell)
             body.append(record)
@@ -291,14 +302,11 @@ def _number(history: Any, row: int, clock: float) -> None:
             item.value_json = json.dumps(row if _path(item) == ["_step"] else clock)
 
 
-def _copy(files: Any, source: Path, target: Path) -> None:
+def _copy(files: Any, source: Path, target: Path, cell: Cell) -> None:
     for one in files.files:
         place = PurePosixPath(one.path)
-        if (
-            place.is_absolute()
-            or ".." in place.parts
-            or not (source / place).resolve().is_relative_to(source.resolve())
-        ):
+        inside = (source / place).resolve().is_relative_to(cell.folder.resolve())
+        if place.is_absolute() or ".." in place.parts or not inside:
             raise ValueError(
                 f"{source.parent} names a file outside of it ({one.path}), which is not uploaded: move it away"
             )
@@ -308,11 +316,14 @@ def _copy(files: Any, source: Path, target: Path) -> None:
 
 def _point_to_staged(artifact: Any, cell: Cell) -> None:
     """Where the file of a table lies now: the path that was noted when it was logged ended with that process."""
+    if artifact.manifest.manifest_file_path:
+        raise ValueError(f"{cell.folder} names a file with the contents of {artifact.name}, which is not read")
     artifact.name = artifact.name.replace(artifact.run_id, cell.run_id, 1)
     artifact.run_id = cell.run_id
     for entry in artifact.manifest.contents:
         staged = cell.folder / STAGED / "artifacts" / "staging" / Path(entry.local_path).name
-        if staged.is_symlink() or not staged.is_file():
+        inside = staged.resolve().is_relative_to(cell.folder.resolve())
+        if staged.is_symlink() or not staged.is_file() or not inside:
             raise ValueError(
                 f"{staged} is missing, or a link: the file of {entry.path}: bring the whole folder of the run"
             )
@@ -365,7 +376,7 @@ def upload(cells: Sequence[Cell], entity: str | None, project: str | None) -> No
             try:
                 stack.enter_context(locked(cell.folder))
                 merged[number] = merge(cell, Path(temporary, str(number)))
-            except (OSError, ValueError) as error:
+            except (OSError, *MALFORMED) as error:
                 cell.error = str(error)
         if not merged:
             return

@@ -6,6 +6,7 @@ Local files are the source of truth and W&B a copy: nothing that W&B does can st
 """
 
 import os
+import re
 import secrets
 import shlex
 from collections.abc import Mapping
@@ -74,6 +75,8 @@ class WandbLogger(Logger):
         self.private = logging.private
         # Group = experiment, name = variant and seed, from the folder.
         group, variant = out.absolute().parent.parent.name or PROJECT, out.absolute().parent.name
+        if not re.fullmatch(r"seed\d+", out.name):  # folders of somebody's own choice may be named after persons
+            group, variant = PROJECT, "-".join(settings[part].split(".")[-1] for part in ("module", "datamodule"))
         before = sorted(out.glob("wandb/*run-*-*"))
         given = given_settings(os.environ, Path.cwd())
         if given.get("mode", "online") == "online" and any(path.name.startswith("offline") for path in before):
@@ -115,6 +118,7 @@ class WandbLogger(Logger):
                 "docker": "",
                 "x_disable_meta": True,
                 "x_disable_machine_info": self.private,  # which is the hardware metrics
+                "x_save_requirements": False,
                 "disable_git": True,
                 "disable_code": True,
                 "save_code": False,
@@ -156,7 +160,7 @@ def without_folders(value: Any) -> Any:
         return {name: without_folders(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_folders(inner) for inner in value]
-    if isinstance(value, str) and (value.startswith("~") or os.path.isabs(value)):
+    if isinstance(value, str) and (value.startswith(("~", "..")) or os.path.isabs(value)):
         return PurePath(value).name
     return value
 
@@ -292,7 +296,7 @@ def histogram(values: torch.Tensor) -> dict[str, Any]:
     finite = finite[finite.isfinite()]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        low, high = (end + sign * max(0.5, abs(low) * 1e-6) for end, sign in ((low, -1), (high, 1)))
     place = (
         ((finite - low) * (BINS / (high - low))).long().clamp(0, BINS - 1)
     )  # histc has no deterministic form on CUDA

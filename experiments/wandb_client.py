@@ -67,6 +67,8 @@ def given_settings(environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
         config = config.expanduser()
     found: dict[str, Any] = {}
     for path in (config / "settings", folder / ".wandb" / "settings", folder / "wandb" / "settings"):
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            continue
         parser = configparser.ConfigParser(interpolation=None)
         try:
             parser.read_string(path.read_text(encoding="utf-8"))
@@ -82,7 +84,7 @@ def given_settings(environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
     if "run_tags" in found:
         found["run_tags"] = [tag.strip() for tag in found["run_tags"].split(",") if tag.strip()]
     if "x_extra_http_headers" in found:
-        with contextlib.suppress(ValueError):  # W&B says what it expects
+        with contextlib.suppress(ValueError, RecursionError):  # W&B says what it expects
             found["x_extra_http_headers"] = json.loads(found["x_extra_http_headers"])
     if environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
         found["mode"] = "disabled"
@@ -173,7 +175,7 @@ class Client:
             if (late or not self.whole) and self.mode:
                 self._mark()
                 _warn(
-                    f"the server did not take all within {self.finish_seconds:.0f} s; the whole is in {self.out}/wandb"
+                    f"the server did not take all within {self.finish_seconds:.0f} s; what W&B had is in {self.out}/wandb"
                 )
             elif late:
                 _warn("it did not start, so nothing is logged there")
@@ -205,6 +207,8 @@ class Client:
     def _begin(self) -> bool:
         """Starts the process; again, offline, where it cannot begin a run online."""
         for again in (False, True):
+            if self.over or time.monotonic() >= self.deadline:
+                return False
             before = set(self.out.glob("wandb/*run-*-*"))
             try:
                 self._spawn(again)
@@ -246,6 +250,9 @@ class Client:
             env=environ,
             start_new_session=True,  # Ctrl-C is for the training, which ends this process when it has ended
         )
+        if self.over:  # `finish` has not seen it
+            self._kill()
+            raise OSError("the training has ended")
         threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
         assert self.process.stdin is not None
         self.process.stdin.write(pickle.dumps(self.start_message | {"again": again, "scratch": str(self.scratch)}))
@@ -292,7 +299,7 @@ class Client:
 
     def _kill(self) -> None:
         """Ends the process; W&B's service, which is its child in a session of its own, ends with it."""
-        if self.process is None:
+        if self.process is None or self.process.returncode is not None:  # its number may be somebody else's by now
             return
         with contextlib.suppress(OSError):
             if hasattr(os, "killpg"):

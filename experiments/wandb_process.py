@@ -25,6 +25,7 @@ SLOW = 5.0  # seconds that logging pictures and tables may take; W&B asks the se
 PROBE = 4.0  # seconds for a server to show that it is one
 INIT = 8.0  # seconds for W&B to begin a run on the server
 CREDENTIALS = ("api_key", "identity_token_file", "credentials_file")
+SHOWN = ("mode", "entity", "project", "run_tags", "base_url")  # settings that hold no secret
 ORPHANED = 12.0  # seconds to end in when the training was killed
 
 
@@ -54,8 +55,10 @@ def sound(given: Mapping[str, Any], answers: Answers) -> dict[str, Any]:
         try:
             wandb.Settings(**{name: value})
         except Exception as error:  # noqa: BLE001  # pydantic's, and W&B's own
-            reason = " ".join(str(error).split("For further information")[0].split())
-            answers.say("warning", text=f"{name.removeprefix('run_')} {value!r} is not used: {reason}")
+            # Of keys, headers and proxies neither the value nor W&B's message, which repeats it, may be shown.
+            what = " ".join(str(error).split("For further information")[0].split())
+            shown, why = (f" {value!r}", what) if name in SHOWN else ("", f"W&B refuses it ({type(error).__name__})")
+            answers.say("warning", text=f"{name.removeprefix('run_')}{shown} is not used: {why}")
             if name in ("base_url", "mode"):  # rather nowhere than to another server
                 kept["mode"] = "offline"
         else:
@@ -63,7 +66,7 @@ def sound(given: Mapping[str, Any], answers: Answers) -> dict[str, Any]:
     return kept
 
 
-def refuse_server(base_url: str) -> str:
+def refuse_server(base_url: str, proxies: Mapping[str, str]) -> str:
     """Why nothing can be logged online now; empty where something that can be W&B's server answers within `PROBE` s.
 
     Only what proves that it cannot be is an answer: a certificate that Python does not know, W&B's service may.
@@ -72,7 +75,8 @@ def refuse_server(base_url: str) -> str:
     headers = {"Content-Type": "application/json", "User-Agent": "seglab"}
     request = urllib.request.Request(f"{base_url.rstrip('/')}/graphql", question, headers)
     try:
-        with urllib.request.urlopen(request, timeout=PROBE) as answer:
+        handler = urllib.request.ProxyHandler({**urllib.request.getproxies(), **proxies})
+        with urllib.request.build_opener(handler).open(request, timeout=PROBE) as answer:
             content = answer.read(1 << 20)
     except urllib.error.HTTPError as error:
         return "" if error.code in (400, 401, 403) else f"the server answers {error.code}"
@@ -99,7 +103,8 @@ def choose_mode(wanted: Mode | None, again: bool, settings: Any, answers: Answer
             return wanted
     elif not wandb.login(prompt=False, verify=False):
         return "offline"  # nothing to be told: so it is for everybody who has no account
-    if reason := refuse_server(settings.base_url):
+    proxies = {"http": settings.http_proxy, "https": settings.https_proxy}
+    if reason := refuse_server(settings.base_url, {name: value for name, value in proxies.items() if value}):
         answers.say("warning", text=f"{reason}: logging offline")
         return "offline"
     return "online"

@@ -193,7 +193,7 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_sound_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step of replacing last.ckpt is the last one once: each rename, link and file in turn."""
-    base = {"segmentation": {}, "state_dict": {"w": torch.ones(1)}, "hyper_parameters": {}}
+    base = {"segmentation": {"architecture": "unet"}, "state_dict": {"w": torch.ones(1)}, "hyper_parameters": {}}
     calls = 0
     limit = 10**9
 
