@@ -292,7 +292,7 @@ def test_the_sweep_of_the_page_runs(tmp_path: Path, wandb_server: WandbServer, m
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    said = call("sweep", "sweep.yaml")
+    said = call("sweep", "--project", "seglab", "sweep.yaml")
     assert "sweep1" in said
     said = call("agent", "--count", "2", "someone/seglab/sweep1")
     began = [given for given in wandb_server.variables("UpsertBucket") if given.get("sweep")]
