@@ -37,6 +37,7 @@ COMMANDS = [
     path.stem
     for path in sorted((ROOT / "experiments").glob("*.py"))
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    and path.stem != "wandb_process"  # which nobody types, and which answers in ASCII
 ]
 
 
