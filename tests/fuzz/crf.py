@@ -182,7 +182,7 @@ def _softly(rng: random.Random) -> str:
     try:
         found = soft_segmentation(arguments.pop("image"), arguments.pop("maps"), **arguments)
     except (TypeError, ValueError) as error:
-        return refused(error, *names)
+        return refused(error, "pip install", *names)  # scikit-image is an extra
     assert np.allclose(found.alphas.sum(2), 1), arguments
     return "read"
 
