@@ -76,7 +76,8 @@ def refuse_server(base_url: str, proxies: Mapping[str, str]) -> str:
     request = urllib.request.Request(f"{base_url.rstrip('/')}/graphql", question, headers)
     try:
         handler = urllib.request.ProxyHandler({**urllib.request.getproxies(), **proxies})
-        with urllib.request.build_opener(handler).open(request, timeout=PROBE) as answer:
+        urllib.request.install_opener(urllib.request.build_opener(handler))
+        with urllib.request.urlopen(request, timeout=PROBE) as answer:
             content = answer.read(1 << 20)
     except urllib.error.HTTPError as error:
         return "" if error.code in (400, 401, 403) else f"the server answers {error.code}"
