@@ -1,6 +1,7 @@
 """A report writes into its own folder alone: a link that came with a stranger's folder is refused or replaced."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from test_report import write_experiment
 from experiments import figures
 from experiments.ending import CannotWriteError
 from experiments.figures import scores, write_figures
+from experiments.files import locked
 from experiments.page import Section
 from experiments.record import write_record
 from experiments.report import Report, collect, write
@@ -90,3 +92,16 @@ def test_a_record_does_not_write_through_a_link(tmp_path: Path, own: Path) -> No
     with pytest.raises(CannotWriteError, match=r"results/figures, which is a link to "):
         write_record([found], None, tmp_path / "results")
     assert unchanged(own)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system opens no file so that links are refused")
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    """Of a stranger's folder: taking a lock empties its file."""
+    mine = tmp_path / "mine.txt"
+    mine.write_text("precious")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / ".lock").symlink_to(mine)
+    with pytest.raises((CannotWriteError, OSError), match="theirs"), locked(folder):
+        pass
+    assert mine.read_text() == "precious"

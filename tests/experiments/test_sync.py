@@ -15,7 +15,18 @@ from conftest import WandbServer
 
 from datamodules.shapes import ShapesDataModule
 from experiments.run import Run
-from experiments.sync import Cell, Fragment, find_cells, main, merge, pb, read_records, values, write_records
+from experiments.sync import (
+    Cell,
+    Fragment,
+    _point_to_staged,
+    find_cells,
+    main,
+    merge,
+    pb,
+    read_records,
+    values,
+    write_records,
+)
 from experiments.training import train
 from lightning_modules.unet import UNetModule
 
@@ -140,6 +151,34 @@ def test_no_file_from_elsewhere_is_uploaded(way: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names a file outside of it"):
         merge(cell, tmp_path / "merged")
     assert not list((tmp_path / "merged").rglob("secret.txt"))
+
+
+def test_a_record_that_is_none_is_the_error_of_its_run_alone(tmp_path: Path) -> None:
+    """A stranger's id becomes the name of a file, and its values may be of any kind."""
+    write_fragment(tmp_path / "good" / "seed0", {0: 9.0}, start=1, exit_code=0)
+    for name in ("id", "kind", "contents"):
+        write_fragment(tmp_path / name / "seed0", {0: 9.0}, start=1, exit_code=0)
+        (file,) = (tmp_path / name).glob("*/wandb/*/*.wandb")
+        records = list(read_records(file))
+        hostile = pb.Record()
+        if name == "id":
+            next(one for one in records if one.HasField("run")).run.run_id = "a/../../b"
+        elif name == "kind":
+            hostile.history.item.add(nested_key=["trainer/global_step"], value_json='"two"')
+        else:
+            hostile.artifact.manifest.manifest_file_path = "/etc/hostname"
+        write_records(file, [*records, hostile] if name != "id" else records)
+    cells = {cell.folder.parent.name: cell for cell in find_cells(tmp_path)}
+    assert "no name of a run" in cells["id"].error and "record of W&B is none" in cells["kind"].error
+    assert cells["good"].error == ""
+    assert merge(cells["good"], tmp_path / "merged")
+
+
+def test_a_file_with_the_contents_of_an_artifact_is_not_read(tmp_path: Path) -> None:
+    artifact = pb.Record().artifact
+    artifact.manifest.manifest_file_path = "/etc/hostname"
+    with pytest.raises(ValueError, match="which is not read"):
+        _point_to_staged(artifact, Cell(tmp_path))
 
 
 def test_what_is_uploaded_and_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
