@@ -167,7 +167,11 @@ def killed_while_writing(bench: Bench, other_device: bool) -> tuple[Ended, str]:
 
         fsync = os.fsync
         os.fsync = lambda handle: (time.sleep(0.003), fsync(handle))[1]  # type: ignore[assignment,return-value]
-        content: dict[str, Any] = {"segmentation": {}, "hyper_parameters": {}, "state_dict": {"w": torch.rand(50_000)}}
+        content: dict[str, Any] = {
+            "segmentation": {"architecture": "unet"},
+            "hyper_parameters": {},
+            "state_dict": {"w": torch.rand(50_000)},
+        }
         for step in range(1, 1000):
             CheckpointFiles().save_checkpoint({**content, "global_step": step}, path)
 
