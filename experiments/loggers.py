@@ -1,6 +1,7 @@
 """What can log a run beside metrics.csv, and the flags that say so; imports nothing slow."""
 
 import argparse
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ LOGGER_HELP = (
 PROJECT = "seglab"
 STEP = "trainer/global_step"  # the x axis of everything that W&B gets, as Lightning names it
 STAGED = Path("wandb", "staged")  # below a run's folder: files of tables and artifacts that W&B is to upload
+HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)  # of a record of W&B, and all of an empty one
 TAG, NAME = 64, 128  # letters that W&B allows in a tag, and in a name or a group
 
 

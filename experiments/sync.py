@@ -35,11 +35,10 @@ from wandb.proto import wandb_internal_pb2
 from experiments.ending import ending
 from experiments.files import locked, write_atomic, write_whole
 from experiments.flags import Parser, forgiving_output, refuse
-from experiments.loggers import STAGED, STEP
+from experiments.loggers import HEADER, STAGED, STEP
 from experiments.wandb_client import CUT, own_environ
 
 pb: Any = wandb_internal_pb2
-HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 BLOCK, CHUNK = 32768, struct.Struct("<IHB")  # LevelDB's log format: blocks of chunks of [crc32, length, kind, data]
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # kinds of chunk: a whole record, or a part of one
 MALFORMED = (ValueError, TypeError, AttributeError, KeyError, RecursionError)

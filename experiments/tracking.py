@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.callbacks import gathered, sample_positions, to_rgb
 from experiments.checkpoints import LAST, PREVIOUS
-from experiments.loggers import NAME, PROJECT, STEP, TAG, Logging, short
+from experiments.loggers import HEADER, NAME, PROJECT, STEP, TAG, Logging, short
 from experiments.wandb_client import CUT, Client, agent_settings, given_settings
 from lightning_modules.base import Batch, SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
@@ -30,7 +30,6 @@ from lightning_modules.components.metrics import scores
 
 LONGEST_SIDE = 512  # of a logged image: full-size masks took seconds an epoch
 BINS = 64  # of a histogram of gradients
-HEADER_BYTES = 7  # of an empty record of W&B
 
 
 @dataclass
@@ -181,7 +180,7 @@ def next_step(logging: Logging, out: Path) -> str | None:
         return f"see the curves with: tensorboard --logdir {shlex.quote(out.as_posix())}"
     if logging.logger != "wandb":
         return None
-    offline = any(path.stat().st_size > HEADER_BYTES for path in out.glob("**/wandb/offline-run-*/*.wandb"))
+    offline = any(path.stat().st_size > len(HEADER) for path in out.glob("**/wandb/offline-run-*/*.wandb"))
     if not offline and not any(out.glob(f"**/wandb/run-*/*{CUT}")):
         return None
     how = "logged offline" if offline else "did not get everything"

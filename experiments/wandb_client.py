@@ -27,8 +27,8 @@ from typing import Any
 from experiments.loggers import STAGED
 
 IMPORT = 90.0  # seconds for the process to import W&B: a machine may be busy
-START = 15.0  # and then to begin a run on the server, or on the disk, for which nobody is asked
-START_OFFLINE = 60.0
+START = 15.0  # and then to begin a run on the server
+START_OFFLINE = 60.0  # or on the disk, for which nobody is asked
 FINISH = 15.0  # to take the rest at the end; WANDB_FINISH_TIMEOUT allows more
 WAITING = 256 << 20  # bytes of messages that may wait for the process
 CUT = ".cut"  # ends the name of the file that says that a record did not arrive whole
@@ -136,7 +136,7 @@ class Client:
         self.start_message, self.out = dict(start) | own, out
         self.messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.waiting = self.dropped = 0  # bytes, messages
+        self.sent = self.taken = self.dropped = 0  # bytes, bytes, messages; each is counted by one thread
         self.mode = ""  # online, offline or disabled, once it is known
         self.over = self.whole = False
         self.deadline = math.inf  # when `finish` stops to wait
@@ -154,10 +154,10 @@ class Client:
         if self.thread is None or self.over:
             return
         message = pickle.dumps((kind, content))
-        if self.waiting + len(message) > WAITING:
+        if self.sent - self.taken + len(message) > WAITING:
             self.dropped += 1
             return
-        self.waiting += len(message)
+        self.sent += len(message)
         self.messages.put(message)
 
     def finish(self, exit_code: int) -> None:
@@ -194,7 +194,7 @@ class Client:
                 message = self.messages.get()
                 self.process.stdin.write(message)
                 self.process.stdin.flush()
-                self.waiting -= len(message)
+                self.taken += len(message)
                 if pickle.loads(message)[0] == "finish":
                     self._hear("finished", self.deadline)
                     return
@@ -255,7 +255,7 @@ class Client:
             raise OSError("the training has ended")
         threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
         assert self.process.stdin is not None
-        self.process.stdin.write(pickle.dumps(self.start_message | {"again": again, "scratch": str(self.scratch)}))
+        self.process.stdin.write(pickle.dumps(self.start_message | {"again": again}))
         self.process.stdin.flush()
 
     def _listen(self, process: "subprocess.Popen[bytes]") -> None:

@@ -12,7 +12,6 @@ import pickle
 import sys
 import threading
 import time
-import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -225,9 +224,6 @@ class Run:
                 "logged without them",
             )
 
-    def config(self, config: dict[str, Any]) -> None:
-        self.run.config.update(config, allow_val_change=True)
-
     def artifact(self, content: dict[str, Any]) -> None:
         """A checkpoint. It is copied, so that what is uploaded is what it was, and its path says nothing of the machine."""
         import wandb
@@ -256,7 +252,7 @@ def main() -> None:
         answers.say("hello")
         run = Run(start, answers)
     except BaseException as error:  # noqa: BLE001  # whatever W&B raises, SystemExit too
-        answers.say("failed", text=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        answers.say("failed", text=f"{type(error).__name__}: {error}")
         leave(1)
     while True:
         try:

@@ -32,24 +32,9 @@ from experiments.loggers import Logging
 from experiments.train import main
 from experiments.training import train
 from lightning_modules.components.errors import NonFiniteError
+from tests.faults.harness import TINY
 
 ROOT = Path(__file__).parents[2]
-TINY = [
-    "--model",
-    "unet",
-    "--model.width",
-    "2",
-    "--model.depth",
-    "2",
-    "--data",
-    "shapes",
-    "--data.size",
-    "16",
-    "--data.length",
-    "8",
-    "--data.batch_size",
-    "2",
-]
 
 
 def ended(*flags: str) -> int:
