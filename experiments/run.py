@@ -234,6 +234,8 @@ def neutral_values(cls: type) -> dict[str, Any]:
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    if "__signature__" in vars(cls):  # composed of what the class and its parts declare
+        return dict(inspect.signature(cls).parameters)
     found: dict[str, inspect.Parameter] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base) and base.__module__.split(".")[0] in ("lightning_modules", "datamodules"):

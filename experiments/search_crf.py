@@ -45,13 +45,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 
-from datamodules.base import SegmentationDataModule, SegmentationDataset
+from datamodules.base import Loading, SegmentationDataModule, SegmentationDataset
 from experiments.callbacks import to_rgb
 from experiments.cells import clock
 from experiments.ending import ending
 from experiments.figures import drawing, label_colours, save_figure
 from experiments.files import locked, read_json, write_atomic, write_json
-from experiments.flags import forgiving_output, refuse
+from experiments.flags import forgiving_output, refuse, settings_of
 from experiments.run import Run
 from experiments.train import DATAMODULES, Formatter, Parser, listed, load, lookup
 from lightning_modules.base import SegmentationModule
@@ -474,7 +474,7 @@ def parse(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
         "--out", type=Path | None, default=None, help="folder of the results (default: beside run.json)"
     )
     parser.add_argument("--jobs", type=PositiveInt, default=os.cpu_count() or 1, help="images at a time")
-    parser.add_class_arguments(datamodule, "data")
+    parser.add_function_arguments(settings_of(datamodule, Loading), "data")
     for action in parser._actions:
         if action.option_strings == ["--data"]:
             action.metavar, action.help = "NAME", "one of those listed above"

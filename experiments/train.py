@@ -16,14 +16,14 @@ import jsonargparse
 import torch
 from lightning.pytorch import Trainer
 
-from datamodules.base import SegmentationDataModule
+from datamodules.base import Loading, SegmentationDataModule
 from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP, not_finite
 from experiments.ending import Interrupted, ending, first_process
-from experiments.flags import forgiving_output, refuse, with_nearest
+from experiments.flags import forgiving_output, refuse, settings_of, with_nearest
 from experiments.loggers import Logging, add_logging
 from experiments.run import Run
 from experiments.tracking import next_step
@@ -164,7 +164,8 @@ def documentation(module: type[SegmentationModule], *others: type) -> str:
     classes += [SegmentationModule, *others]
     choices = (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES))
     named = "; ".join(f"{name}: {', '.join(table)}" for name, table in choices)
-    return "\n\n".join([*(f"{cls.__name__}: {inspect.getdoc(cls)}" for cls in classes), named])
+    told = [f"{cls.__name__}: {(inspect.getdoc(cls) or '').partition('Args:')[0].strip()}" for cls in classes]
+    return "\n\n".join([*told, named])
 
 
 def load(checkpoint: Path) -> SegmentationModule:
@@ -219,7 +220,7 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     )
     add_logging(parser, jsonargparse.typing.PositiveInt)
     parser.add_class_arguments(module, "model", skip={"num_classes", "ignore_index", "in_channels"})
-    parser.add_class_arguments(datamodule, "data")
+    parser.add_function_arguments(settings_of(datamodule, Loading), "data")
     parser.add_class_arguments(Trainer, "trainer", skip={*NOT_FLAGS, *NAMED})
     for name, help_text in NAMED.items():
         parser.add_argument(f"--trainer.{name}", type=Name, default="auto", help=help_text)
