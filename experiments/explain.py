@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.ending import ending
-from experiments.flags import forgiving_output, refuse
+from experiments.shell.ending import ending
+from experiments.shell.flags import forgiving_output, refuse
 from experiments.train import ARCHITECTURES, Formatter, Parser, documentation, listed, lookup
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.field_rules import Tracer

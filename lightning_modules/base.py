@@ -48,7 +48,7 @@ class SegmentationModule(LightningModule):
 
     `optimizer`, `lr`, `momentum`, `weight_decay`: see `components.schedules`; `schedule` falls over all steps after a
     linear rise over the share `warmup` of them. `loss` and `class_weights`: see `components.losses`; the weights are
-    one number a class, or "median-frequency" for what `experiments.training` counts in the training masks and the checkpoint
+    one number a class, or "median-frequency" for what `experiments.runs.training` counts in the training masks and the checkpoint
     then carries. `mean` and `std`, one value a channel for images in [0, 1], belong to the weights, so the checkpoint
     carries them.
 
