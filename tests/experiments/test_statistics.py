@@ -27,7 +27,7 @@ from experiments.statistics import (
     signed_rank_test,
 )
 from experiments.stored import Comparison, comparisons, flatten
-from lightning_modules.components.metrics import scores
+from lightning_modules.components.scores.confusion import scores
 
 
 def test_mean_deviation_and_interval_of_three_seeds() -> None:

@@ -16,7 +16,7 @@ from experiments.files import write_json
 from experiments.run import Run
 from experiments.stored import BOUNDARY, ERRORS, load
 from experiments.training import train
-from lightning_modules.components.scoring import scores
+from lightning_modules.components.scores.confusion import scores
 from lightning_modules.unet import UNetModule
 
 LENGTH = 12
