@@ -67,7 +67,7 @@ from experiments.tracking.loggers import Logging
 from experiments.train import load as load_checkpoint
 from lightning_modules.base import Scores, SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
-from lightning_modules.components.metrics import scores
+from lightning_modules.components.scores.confusion import scores
 from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.fcn import FCNModule
 from lightning_modules.refinement import post_process

@@ -19,10 +19,10 @@ from experiments.evidence import schema
 from experiments.evidence.arrays import DamagedError, Npz, read_picture
 from experiments.evidence.resampling import Counts
 from experiments.shell.files import PREDICTION
-from lightning_modules.components.calibration import calibration_error
-from lightning_modules.components.scoring import scores
-from lightning_modules.components.segments import HALLUCINATED, MISSED, PREDICTED, TRUE
-from lightning_modules.components.trimap import WIDTH, trimap_curve
+from lightning_modules.components.scores.calibration import calibration_error
+from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.segments import HALLUCINATED, MISSED, PREDICTED, TRUE
+from lightning_modules.components.scores.trimap import WIDTH, trimap_curve
 
 PERCENT, PPM = ("%", 100.0), ("ppm", 1e6)
 # What a table shows, with the unit it is printed in. A trained network's checkerboard is a few millionths of its power.
@@ -61,7 +61,7 @@ class Cell:
     confusion: NDArray[np.int64]  # (C, C), the sum over the images, rows are the truth
     boundary_f1: NDArray[np.float64]  # (n, C), NaN for a class absent from the truth
     checkerboard: NDArray[np.float64]  # (n,)
-    # Sums over the images of components.trimap (width, C, C), .calibration (bins, 3) and .segments (C, 4); None where
+    # Sums over the images of components.scores.trimap (width, C, C), .calibration (bins, 3) and .segments (C, 4); None where
     # not stored.
     trimap: NDArray[np.int64] | None = None
     calibration: NDArray[np.float64] | None = None

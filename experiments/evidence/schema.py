@@ -17,8 +17,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from experiments.evidence.arrays import Array, DamagedError, Npz, unreadable
 from experiments.shell.files import read_json
-from lightning_modules.components.calibration import BINS
-from lightning_modules.components.trimap import WIDTH
+from lightning_modules.components.scores.calibration import BINS
+from lightning_modules.components.scores.trimap import WIDTH
 
 MOST_JSON = 2**24  # bytes of a JSON file
 MOST_CSV = 2**28  # bytes of a metrics.csv, which is read line by line
@@ -223,7 +223,7 @@ PER_IMAGE = {
     "confusion": Array("iu", ("n", "C", "C"), high=MOST_PIXELS),  # rows are the truth
     "boundary_f1": Array("f", ("n", "C"), high=1 + 1e-6, nan=True),  # NaN for a class absent from the truth
     "checkerboard": Array("f", ("n",), high=1 + 1e-6, nan=True),  # NaN for an image too small for it
-    # Of components.trimap, .calibration and .segments: not in files of earlier versions, and the first not of more
+    # Of components.scores.trimap, .calibration and .segments: not in files of earlier versions, and the first not of more
     # than base.MOST_TRIMAP_CLASSES.
     "trimap": Array("iu", ("n", WIDTH, "C", "C"), high=MOST_PIXELS, optional=True),
     "calibration": Array("f", ("n", BINS, 3), high=MOST_PIXELS, optional=True),

@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules.base import SegmentationDataset
 from experiments.shell.files import PREDICTION, write_atomic, write_whole
 from lightning_modules.base import Batch
-from lightning_modules.components.metrics import scores
+from lightning_modules.components.scores.confusion import scores
 
 SAMPLES = 4  # test images, spread over the split, that every run stores for figures
 EXTREMES = 3  # of its worst test images, and of its best, each run stores as many

@@ -24,7 +24,7 @@ from experiments.search_crf import (
     search,
     verdict,
 )
-from lightning_modules.components.metrics import predict_labels
+from lightning_modules.components.scores.confusion import predict_labels
 from lightning_modules.unet import UNetModule
 
 FIXED: Point = {"theta_alpha": 8.0, "w_smoothness": 1.0, "theta_gamma": 1.0, "iterations": 3}

@@ -27,7 +27,7 @@ from experiments.evidence.intervals import (
 )
 from experiments.evidence.power import Needed, needed_for_width, needed_to_detect
 from experiments.evidence.resampling import addends, bootstrap_roots, evaluate, influence, swap_p
-from lightning_modules.components.metrics import scores
+from lightning_modules.components.scores.confusion import scores
 
 
 def test_mean_deviation_and_interval_of_three_seeds() -> None:

@@ -16,7 +16,7 @@ from experiments.runs.callbacks import EXTREMES, SAMPLES
 from experiments.runs.run import Run
 from experiments.runs.training import train
 from experiments.shell.files import write_json
-from lightning_modules.components.scoring import scores
+from lightning_modules.components.scores.confusion import scores
 from lightning_modules.unet import UNetModule
 
 LENGTH = 12

@@ -25,9 +25,9 @@ from experiments.runs.callbacks import sample_positions, to_rgb
 from experiments.runs.run import Run
 from experiments.runs.training import STRATEGIES, _check_strategy, build, train
 from experiments.train import ARCHITECTURES, DATAMODULES, load, main, parse
-from lightning_modules.components.metrics import confusion_matrix, scores
-from lightning_modules.components.segments import segments
-from lightning_modules.components.trimap import trimap
+from lightning_modules.components.scores.confusion import confusion_matrix, scores
+from lightning_modules.components.scores.segments import segments
+from lightning_modules.components.scores.trimap import trimap
 from lightning_modules.unet import UNetModule
 
 TINY = Run(

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from experiments.evidence.experiment import PERCENT, Experiment
 from experiments.reports.figures.looks import WIDTH, Drawn, looks, short, variant_legend
-from lightning_modules.components.trimap import WIDTH as TRIMAP_WIDTH
+from lightning_modules.components.scores.trimap import WIDTH as TRIMAP_WIDTH
 
 
 def curves(experiment: Experiment) -> Drawn:

@@ -22,7 +22,7 @@ from experiments.reports.figures.looks import (
     legend_columns,
     short,
 )
-from lightning_modules.components.scoring import checkerboard_energy
+from lightning_modules.components.scores.checkerboard import checkerboard_energy
 
 SAMPLES, EXTREMES = 3, 2  # images at most, of the extremes of each kind
 LONGEST = 15.0  # inches: fewer images where these would make a longer figure

@@ -3,7 +3,7 @@
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
 from experiments.evidence.experiment import BOUNDARY, ERRORS, PERCENT, Experiment
 from experiments.reports.tables.text import Table, mean_std, number, seeds_done, signed
-from lightning_modules.components.calibration import BINS
+from lightning_modules.components.scores.calibration import BINS
 
 MEANINGS = {
     "wrong": "Wrong pixels: the share of the labelled pixels of all test images that got another class than the true "

@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from lightning_modules.base import Scores
-from lightning_modules.components import scoring
-from lightning_modules.components.metrics import LossMean, checkerboard_energy
+from lightning_modules.components import float64
+from lightning_modules.components.scores.checkerboard import checkerboard_energy
+from lightning_modules.components.scores.metrics import LossMean
 from lightning_modules.unet import UNetModule
 
 DEVICE = "meta"  # the kind of device that a tensor may be of without a driver for it
@@ -75,7 +76,7 @@ class Driver(TorchDispatchMode):
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     real = torch.tensor  # makes its tensor past the driver
     monkeypatch.setattr(torch, "tensor", lambda data, device="cpu", **kind: real(data, **kind).to(device))
-    monkeypatch.setattr(scoring, "NO_FLOAT64", (DEVICE,))
+    monkeypatch.setattr(float64, "NO_FLOAT64", (DEVICE,))
     with Driver():
         yield DEVICE
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.components.metrics import confusion_matrix, scores
-from lightning_modules.components.trimap import trimap, trimap_curve
+from lightning_modules.components.scores.confusion import confusion_matrix, scores
+from lightning_modules.components.scores.trimap import trimap, trimap_curve
 from lightning_modules.unet import UNetModule
 
 

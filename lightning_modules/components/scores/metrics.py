@@ -1,4 +1,4 @@
-"""Scores collected over the batches and devices of an epoch; `scoring` has the scores themselves."""
+"""Scores collected over the batches and devices of an epoch."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,27 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_modules.components.scoring import (
-    boundary_f1,
-    checkerboard_energy,
-    confusion_matrix,
-    for_float64,
-    predict_labels,
-    scores,
-    true_classes,
-)
-
-__all__ = [
-    "ConfusionMatrix",
-    "ImageMean",
-    "LossMean",
-    "boundary_f1",
-    "checkerboard_energy",
-    "confusion_matrix",
-    "predict_labels",
-    "scores",
-    "true_classes",
-]
+from lightning_modules.components.float64 import for_float64
+from lightning_modules.components.scores.confusion import confusion_matrix
 
 
 class ConfusionMatrix(Metric):

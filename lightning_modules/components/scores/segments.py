@@ -1,7 +1,7 @@
 """Segments that a prediction misses altogether, and segments that it makes up.
 
-Rottmann et al. 2020, "Prediction error meta classification in semantic segmentation" (arXiv:1811.00648): a segment whose
-IoU is 0 is a false positive if predicted, and overlooked if true. A score over pixels hardly sees small ones.
+Rottmann et al. 2020, "Prediction error meta classification in semantic segmentation" (arXiv:1811.00648): a segment
+whose IoU is 0 is a false positive if predicted, and overlooked if true. A score over pixels hardly sees small ones.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from lightning_modules.components.scoring import true_classes
+from lightning_modules.components.scores.confusion import true_classes
 
 TRUE, MISSED, PREDICTED, HALLUCINATED = range(4)
 EIGHT = np.ones((3, 3))  # a pixel's neighbours are the eight around it
@@ -20,8 +20,8 @@ def segments(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: int)
     """Segments of each image and class, 8-connected components: (N, C, 4) int64.
 
     Labels and masks are (N, H, W) integers. The four are: true segments; those of them without a pixel that was given
-    the class; predicted segments; those of them without a pixel of the class. A predicted segment may run through ignored
-    pixels, and counts nowhere if it lies in them alone. Raises ValueError as `confusion_matrix`.
+    the class; predicted segments; those of them without a pixel of the class. A predicted segment may run through
+    ignored pixels, and counts nowhere if it lies in them alone. Raises ValueError as `confusion_matrix`.
     """
     truth, ignored = true_classes(labels, masks, num_classes, ignore_index)
     counts = np.zeros((len(labels), num_classes, 4), dtype=np.int64)

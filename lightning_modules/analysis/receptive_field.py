@@ -1,14 +1,13 @@
-"""Which pixels of the image a unit of a network can see, in theory and in effect.
+"""Which pixels of the image a unit of a network can see.
 
 The theoretical receptive field of a unit is the smallest rectangle that holds every pixel it depends on through any
 path. `Tracer` carries the rows and columns of each unit through every function of torch that the network calls
 (`field_rules.py` says how), on the meta device: no weight is read and no map is computed. So skips, crops, unpooling
 and resizing count as they are written, and what has no rule raises.
 
-Two conventions. The statistics of a normalisation do not count (batch norm in training, group norm: they are of the
-whole image), and a pooling into a fixed number of bins, whose share of the image grows with it, counts as all of it.
-
-Effective field: Luo, Li, Urtasun, Zemel 2016, https://arxiv.org/abs/1701.04128
+Two conventions. The statistics of a normalisation do not count, though batch norm in training and group norm take
+them from the whole image. A pooling into a fixed number of bins, whose share of the image grows with it, counts as all
+of it.
 """
 
 import math
@@ -20,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.components.field_rules import WHOLE, Field, Tracer, field_of_image
-from lightning_modules.components.scoring import for_float64
+from lightning_modules.analysis.field import WHOLE, Field, field_of_image
+from lightning_modules.analysis.tracer import Tracer
 
 SMALLEST, LARGEST = 512, 16384  # sides of the images that are tried: powers of two, which every stride divides
 GROWTH = 1.1  # a field that grows by more than this when the image doubles is a share of the image
@@ -32,10 +31,10 @@ class ReceptiveField:
     """Of the units of one map, away from the border of the image.
 
     `size`, the height and width of the field in pixels, is the largest over the phases of an upsampled map, and None if
-    it is the whole image. `stride` is the way in pixels from a unit to the next, rows then columns: the mean over the
-    phases, so 1 for logits at full resolution, and infinite for a map that does not grow with the image. `offset` is
-    where the centre of the first unit's field would be without a border, also a mean over phases; the centre of the
-    first pixel is 0.
+    it is the whole image. `stride` is the way in pixels from a unit to the next, rows then columns. It is the mean
+    over the phases, so 1 for logits at full resolution, and infinite for a map that does not grow with the image.
+    `offset` is where the centre of the first unit's field would be without a border, also a mean over phases; the
+    centre of the first pixel is 0.
     """
 
     size: tuple[int, int] | None
@@ -45,15 +44,6 @@ class ReceptiveField:
     @property
     def whole_image(self) -> bool:
         return self.size is None
-
-
-@dataclass(frozen=True)
-class EffectiveField:
-    """What a unit in the middle of the image really draws on."""
-
-    energy: Tensor  # (H, W), the share of each pixel, which sum to 1
-    size: int  # side of the smallest square, around the centre of the theoretical field, that holds `share` of it
-    support: tuple[int, int]  # height and width of the smallest rectangle that holds all of it
 
 
 class Output(NamedTuple):
@@ -226,58 +216,3 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def effective_receptive_field(
-    network: nn.Module,
-    in_channels: int,
-    *,
-    size: int | None = None,
-    samples: int = 20,
-    share: float = 0.9545,
-    seed: int = 0,
-) -> EffectiveField:
-    """The effective field of a unit in the middle of the logits, with the weights that `network` has, in eval mode.
-
-    As in Luo et al., the gradient of one unit of the output with respect to the image, for `samples` images of
-    `size` x `size` pixels of normal noise. The channels of that unit are weighed by normal noise too; the energy of a
-    pixel is the sum over its channels, and the mean over images, of the squared gradient. `share` is what a normal
-    distribution holds within two standard deviations. `size` defaults to the theoretical field and some; a network that
-    sees the whole image has no such default.
-    """
-    if size is None:
-        field = receptive_field(network, in_channels)
-        if field.size is None or max(field.stride) == math.inf:
-            raise ValueError("this network sees the whole image, whatever its size: pass the size of the images")
-        margin = 2 * max(field.stride) + 1  # from the middle of the image to the next unit's centre
-        size = _side(network, 32 * math.ceil((max(field.size) + margin) / 32))
-    output = trace(network, in_channels, size)[""]
-    unit = tuple(units // 2 for units in output.shape[2:])
-    centre = [(size - 1) / 2, (size - 1) / 2]
-    for axis in (0, 1):
-        if output.field is not None:
-            first, last = (
-                float(bound.expand(1, 1, *output.shape[2:])[0, 0, unit[0], unit[1]])
-                for bound in output.field.span(axis)
-            )
-            centre[axis] = (max(first, 0) + min(last, size - 1)) / 2
-    weight = next(network.parameters(), torch.empty(0))  # where the images are to be
-    generator = torch.Generator().manual_seed(seed)
-    energy = torch.zeros(size, size, dtype=torch.float64)
-    with evaluating(network), torch.enable_grad():
-        for _ in range(samples):
-            image = torch.randn(1, in_channels, size, size, generator=generator).to(weight).requires_grad_()
-            units = network(image)[0, :, unit[0], unit[1]]
-            direction = torch.randn(len(units), generator=generator).to(units)
-            (gradient,) = torch.autograd.grad(units @ direction, image)
-            energy += for_float64(gradient[0]).double().square().sum(0).cpu()
-    if not energy.any():
-        raise ValueError("no gradient reaches the image: every unit on the way is dead, or the weights are zero")
-    rows, columns = (torch.arange(size) - middle for middle in centre)
-    distance = torch.maximum(rows.abs()[:, None], columns.abs()).flatten()
-    order = distance.argsort()
-    held = energy.flatten()[order].cumsum(0)
-    reached = distance[order][int((held < share * held[-1]).sum())]
-    nonzero = energy.nonzero()
-    height, width = (nonzero.amax(0) - nonzero.amin(0) + 1).tolist()
-    return EffectiveField(energy / energy.sum(), round(2 * float(reached)) + 1, (height, width))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.components.calibration import BINS, calibration, calibration_error
+from lightning_modules.components.scores.calibration import BINS, calibration, calibration_error
 from lightning_modules.unet import UNetModule
 
 

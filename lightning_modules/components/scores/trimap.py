@@ -1,11 +1,11 @@
 """The trimap: scores of the pixels near true boundaries alone, by their distance from them.
 
 Kohli, Ladicky, Torr 2009, "Robust higher order potentials for enforcing label consistency": a CRF sharpens outlines,
-which few pixels lie on, so that a score over all pixels hides what it does. DeepLab (v1, Sec. 5) draws mean IoU against the
-width of the band.
+which few pixels lie on, so that a score over all pixels hides what it does. DeepLab (v1, Sec. 5) draws mean IoU
+against the width of the band.
 
-Departs from DeepLab in where the band lies: theirs is around the pixels annotated as "void", which separate most objects
-of its data; here it is around the boundaries of the classes themselves, because other data have no such pixels.
+Departs from DeepLab in where the band lies. Theirs is around the pixels annotated as "void", which separate most
+objects of its data; here it is around the boundaries of the classes themselves, because other data have no such pixels.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.components.scoring import scores, true_classes
+from lightning_modules.components.scores.confusion import scores, true_classes
 
 WIDTH = 20  # pixels
 
@@ -22,10 +22,11 @@ WIDTH = 20  # pixels
 def trimap(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: int, width: int = WIDTH) -> Tensor:
     """Confusion matrices of each image's bands along true boundaries: (N, width, C, C) int64, rows the truth.
 
-    Labels and masks are (N, H, W) integers. Band b = 0 to width - 1 counts the pixels whose Euclidean distance to the
-    nearest pixel of another class, centre to centre, is in (b, b + 1] pixels; band 0 is the two sides of a straight
-    boundary. Pixels farther than `width` are in none: the sum of the first w bands is the trimap of width w. Ignored
-    pixels neither count nor make a boundary; across them two classes are as far apart as they are.
+    Labels and masks are (N, H, W) integers. The distance of a pixel is the Euclidean one to the nearest pixel of
+    another class, centre to centre. Band b = 0 to width - 1 counts the pixels whose distance is in (b, b + 1] pixels;
+    band 0 is the two sides of a straight boundary. Pixels farther than `width` are in none: the sum of the first w
+    bands is the trimap of width w. Ignored pixels neither count nor make a boundary; across them two classes are as far
+    apart as they are.
 
     Raises ValueError for a label outside the classes that is not `ignore_index`, naming it.
     """
@@ -43,8 +44,9 @@ def trimap(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: int, w
 
 
 def trimap_curve(bands: np.ndarray) -> np.ndarray:
-    """Mean IoU, as `metrics.scores` has it, within 1 to `width` pixels of a boundary: (..., width, C, C) -> (..., width).
+    """Mean IoU, as `confusion.scores` has it, within 1 to `width` pixels of a boundary.
 
+    Bands (..., width, C, C) -> (..., width).
     Sum over the images first: the IoU of a class is one number for a data set.
     """
     return scores(np.cumsum(bands, axis=-3))["miou"]

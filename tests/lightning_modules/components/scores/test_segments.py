@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.components.segments import segments
+from lightning_modules.components.scores.segments import segments
 
 
 def maps(*rows: str) -> torch.Tensor:

@@ -8,12 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_modules.components.receptive_field import (
-    effective_receptive_field,
-    receptive_field,
-    receptive_fields,
-    trace,
-)
+from lightning_modules.analysis.receptive_field import receptive_field, receptive_fields, trace
 from lightning_modules.components.upsampling import UPSAMPLING
 from lightning_modules.unet import UNet, UNetModule
 
@@ -266,8 +261,6 @@ def test_the_network_of_the_u_net_paper_can_be_asked() -> None:
     assert field.offset == pytest.approx([offset + border for offset in padded.offset])
     bottom = receptive_field(valid, 1, output="encoder.4")
     assert (bottom.size, bottom.stride) == ((140, 140), (16, 16))
-    effective = effective_receptive_field(UNet(2, 1, width=1, depth=2, padding="valid"), 1, samples=2)
-    assert 0 < effective.size <= max(effective.support)
 
 
 def test_leaves_the_network_as_it_was() -> None:
@@ -321,72 +314,3 @@ def test_what_it_cannot_follow_is_refused_by_name(kind: str, message: str) -> No
 def test_an_output_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"path of a module that returns a map .* got 'encoder'"):
         receptive_field(UNet(2, width=1, depth=1), 3, output="encoder")
-
-
-def stack(layers: int) -> nn.Module:
-    network = nn.Sequential(*(conv(1, 1, padding=1, bias=False) for _ in range(layers)))
-    for parameter in network.parameters():
-        nn.init.ones_(parameter)
-    return network.double()
-
-
-def test_effective_and_theoretical_field_of_linear_convolutions_have_one_support() -> None:
-    effective, theoretical = effective_receptive_field(stack(5), 1), receptive_field(stack(5), 1)
-    assert effective.support == theoretical.size == (11, 11)
-    # One axis holds the squares of the coefficients of (1 + x + x^2)^5: 1 5 15 30 45 51 45 30 15 5 1.
-    line = torch.tensor([1.0, 5, 15, 30, 45, 51, 45, 30, 15, 5, 1], dtype=torch.float64).square()
-    row, column = (effective.energy.nonzero().amin(0)).tolist()
-    patch = effective.energy[row : row + 11, column : column + 11]
-    torch.testing.assert_close(patch, torch.outer(line, line) / line.sum() ** 2)
-    # The inner 5 hold (8,851 - 502) / 8,851 = 94.3 % of a line and 89.0 % of the map, the inner 7 99.4 % and 98.9 %.
-    assert effective.size == 7
-
-
-def test_effective_field_grows_with_the_root_of_the_depth() -> None:
-    """Luo et al., Sec. 2.2: the effective field grows by the square root of the number of layers."""
-    few, many = effective_receptive_field(stack(9), 1, samples=1), effective_receptive_field(stack(36), 1, samples=1)
-    assert many.size / few.size == pytest.approx(2, rel=0.15)
-    assert many.support[0] / few.support[0] == pytest.approx(73 / 19)
-
-
-def test_effective_field_of_one_weight_is_one_pixel() -> None:
-    network = conv(1, 1, padding=1)
-    network.weight.data.fill_(0.01)
-    network.weight.data[0, 0, 1, 1] = 1.0
-    effective = effective_receptive_field(network, 1)
-    assert (effective.size, effective.support) == (1, (3, 3))  # 8e-4 of the energy is beside the centre
-    uniform = conv(1, 1, (2, 4))
-    nn.init.ones_(uniform.weight)
-    assert effective_receptive_field(uniform, 1).size == 4
-
-
-def test_effective_field_is_inside_the_theoretical_one() -> None:
-    torch.manual_seed(0)
-    network = UNet(2, 1, width=4, depth=2, upsample="bilinear")
-    theoretical = receptive_field(network, 1)
-    effective = effective_receptive_field(network, 1, samples=8)
-    assert theoretical.size is not None
-    assert effective.support <= theoretical.size
-    assert effective.size < 0.6 * theoretical.size[0]
-    assert effective.energy.sum().item() == pytest.approx(1)
-    assert network.training
-
-
-def test_effective_field_does_not_depend_on_the_global_seed() -> None:
-    torch.manual_seed(0)
-    network = UNet(2, 1, width=4, depth=1)
-    first = effective_receptive_field(network, 1, samples=2)
-    assert torch.equal(first.energy, effective_receptive_field(network, 1, samples=2).energy)
-    assert not torch.equal(first.energy, effective_receptive_field(network, 1, samples=2, seed=1).energy)
-
-
-def test_effective_field_of_the_whole_image_needs_a_size() -> None:
-    network = torchvision.ops.SqueezeExcitation(3, 2)
-    with pytest.raises(ValueError, match="pass the size"):
-        effective_receptive_field(network, 3)
-    assert effective_receptive_field(network, 3, size=16).energy.shape == (16, 16)
-
-
-def test_effective_field_without_gradient_is_refused() -> None:
-    with pytest.raises(ValueError, match="no gradient reaches the image"):
-        effective_receptive_field(nn.Sequential(stack(1), nn.Threshold(1e9, 0.0)), 1, size=8)

@@ -7,164 +7,12 @@ nothing, and channels count together: a network that splits what it has concaten
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.weak import WeakTensorKeyDictionary
 
-WHOLE, NOTHING = -(2**40), 2**40  # as a bound of a field
-LARGEST_CONSTANT = 2**20  # elements; larger tensors that do not depend on the image are not computed
-UNKNOWN = {"empty", "empty_like", "empty_strided", "new_empty"}  # memory as it was found
-
-
-class Field(NamedTuple):
-    """What the positions of a tensor depend on.
-
-    `bounds` are top, -bottom, left and -right, so that the union of two fields is the minimum of their bounds. Each has
-    as many dimensions as the tensor, of length 1 where it does not vary. An index that a max pooling returned may
-    point at any sum of one of `rows` and one of `columns` that is not negative.
-    """
-
-    bounds: tuple[Tensor, ...]
-    rows: tuple[Tensor, ...] = ()
-    columns: tuple[Tensor, ...] = ()
-
-    def span(self, axis: int) -> tuple[Tensor, Tensor]:
-        """First and last row (axis 0) or column (axis 1) of each position."""
-        return self.bounds[2 * axis], -self.bounds[2 * axis + 1]
-
-
-def field_of_image(height: int, width: int) -> Field:
-    """Each pixel (1, C, height, width) depends on itself."""
-    rows, columns = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
-    return Field((rows, -rows, columns, -columns))
-
-
-class Call:
-    """A call of a function of torch: its arguments by name, its result, and the fields of tensors."""
-
-    def __init__(self, tracer: "Tracer", function: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
-        self.tracer, self.function, self.out = tracer, function, out
-        self.rest = (args[1:], kwargs)  # as they were given
-        schema = function._schema.arguments
-        named = dict(zip((argument.name for argument in schema), args, strict=False)) | kwargs
-        self.args = {argument.name: named.get(argument.name, argument.default_value) for argument in schema}
-
-    def __getitem__(self, name: str) -> Any:
-        return self.args[name]
-
-    @property
-    def first(self) -> Tensor:
-        return next(iter(self.args.values()))
-
-    def field(self, name: str) -> Field | None:
-        return self.tracer.fields.get(self.args[name]) if isinstance(self.args[name], Tensor) else None
-
-    def field_of_first(self) -> Field:
-        name = next(iter(self.args))
-        field = self.field(name)
-        if field is None:
-            raise NotImplementedError(f"receptive_field knows {self.function} with an image-dependent {name!r} only")
-        return field
-
-    def fields(self) -> list[Field]:
-        """Of all arguments that have one."""
-        tensors = [leaf for leaf in tree_leaves(self.args) if isinstance(leaf, Tensor)]
-        return [field for tensor in tensors if (field := self.tracer.fields.get(tensor)) is not None]
-
-
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the field of every tensor that is made inside the context, and computes the constants among them.
-
-    `fields` holds the tensors that depend on the image; a network runs on the meta device. Positions that a network
-    computes (`torch.arange`) are small and depend on sizes alone: they are computed aside, on the CPU.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.fields: Any = WeakTensorKeyDictionary()
-        self.constants: Any = WeakTensorKeyDictionary()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        follows = any(tensor in self.fields for tensor in tensors)
-        name = function._schema.name.removeprefix("aten::")
-        if name == "_local_scalar_dense":
-            if follows:
-                raise NotImplementedError("receptive_field cannot follow a network that reads a value of its maps")
-            if args[0] in self.constants:
-                return self.constants[args[0]].item()
-        if follows and name == "native_batch_norm":  # on the meta device a hundred functions of Python
-            out = torch.empty_like(args[0]), torch.empty(0), torch.empty(0)
-        elif follows and name.endswith("_") and torch.Tag.pointwise in function.tags:
-            out = args[0]
-        else:
-            out = function(*args, **kwargs)
-        if follows:
-            self._follow(name, Call(self, function, args, kwargs, out))
-        elif name not in UNKNOWN and torch.Tag.nondeterministic_seeded not in function.tags:
-            self._compute(function, args, kwargs, out)
-        return out
-
-    def value(self, tensor: Tensor) -> Tensor | None:
-        return self.constants.get(tensor) if tensor.is_meta else tensor
-
-    def _follow(self, name: str, call: Call) -> None:
-        in_place = call.function._schema.is_mutable
-        name = name.removesuffix("_") if in_place else name
-        rule = _union if torch.Tag.pointwise in call.function.tags else RULES.get(name)
-        if rule is None:
-            raise NotImplementedError(f"receptive_field has no rule for the function {call.function} of torch")
-        result = rule(call)
-        outs = list(call.out) if isinstance(call.out, list | tuple) else [call.out]
-        for out, field in zip(outs, result if isinstance(result, list) else [result], strict=False):
-            if in_place and field is not None and field is not self.fields.get(out):
-                self._check_alone(out, call)
-            if field is None:
-                self.fields.pop(out, None)
-            else:
-                self.fields[out] = _ranked(field, out.dim())
-
-    def _check_alone(self, out: Tensor, call: Call) -> None:
-        """Other views of the memory that is written to would keep the field that they had."""
-        storage = out.untyped_storage()._cdata
-        others = [t for t in self.fields if t is not out and t.untyped_storage()._cdata == storage]
-        if others or (out._base is not None and out._base.shape != out.shape):
-            raise NotImplementedError(f"receptive_field cannot follow {call.function} into a part of a tensor")
-
-    def _compute(self, function: Any, args: Any, kwargs: Any, out: Any) -> None:
-        """The values of a small constant, from those of its arguments; a weight has none."""
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_meta]
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        known = all(self.value(tensor) is not None for tensor in tensors)
-        if not known or not made or sum(tensor.numel() for tensor in made) > LARGEST_CONSTANT:
-            for tensor in made:
-                self.constants.pop(tensor, None)
-            return
-
-        def on_cpu(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return self.value(value)
-            return torch.device("cpu") if isinstance(value, torch.device) else value
-
-        values = function(*tree_map(on_cpu, args), **tree_map(on_cpu, kwargs))
-        values = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
-        for tensor, value in zip(made, values, strict=True):
-            self.constants[tensor] = value
-
-
-def _each(field: Field, function: Callable[[Tensor], Tensor]) -> Field:
-    return Field(*(tuple(map(function, part)) for part in field))
-
-
-def _ranked(field: Field, rank: int) -> Field:
-    """Leading dimensions that broadcasting has added."""
-    missing = (1,) * (rank - field.bounds[0].dim())
-    return _each(field, lambda bound: bound.view(missing + bound.shape)) if missing else field
+from lightning_modules.analysis.field import NOTHING, WHOLE, Call, Field, each
 
 
 def _unions(fields: Sequence[Field]) -> Field:
@@ -173,7 +21,7 @@ def _unions(fields: Sequence[Field]) -> Field:
     return Field(tuple(reduce(torch.minimum, bounds) for bounds in zip(*(f.bounds for f in fields), strict=True)))
 
 
-def _union(call: Call) -> Field:
+def union(call: Call) -> Field:
     """Elementwise functions: what any of the arguments depends on."""
     return _unions(call.fields())
 
@@ -212,7 +60,7 @@ def _reduced(call: Call) -> list[Field]:
     outs = list(call.out) if isinstance(call.out, tuple) else [call.out]
     if outs[0].dim() < rank:
         kept = [d for d in range(rank) if d not in dims]
-        field = _each(field, lambda bound: bound.reshape([bound.shape[d] for d in kept]))
+        field = each(field, lambda bound: bound.reshape([bound.shape[d] for d in kept]))
     return [field] * len(outs)
 
 
@@ -355,7 +203,7 @@ def _view(call: Call) -> list[Field]:
 def _reshape(call: Call) -> Field:
     """Dimensions that are merged or split, group by group: only those along which a bound varies are spread out."""
     old, new = list(call.first.shape), list(call.out.shape)
-    return _each(call.field_of_first(), lambda bound: _regroup(bound, old, new))
+    return each(call.field_of_first(), lambda bound: _regroup(bound, old, new))
 
 
 def _regroup(bound: Tensor, old: list[int], new: list[int]) -> Tensor:
@@ -384,7 +232,7 @@ def _concatenation(call: Call) -> Field:
     stacked = call.out.dim() > tensors[0].dim()
     sizes = [1 if stacked else tensor.shape[dim] for tensor in tensors]
     nothing = torch.full((1,) * tensors[0].dim(), NOTHING)
-    fields = [call.tracer.fields.get(tensor, Field((nothing,) * 4)) for tensor in tensors]
+    fields = [call.field_of.get(tensor, Field((nothing,) * 4)) for tensor in tensors]
 
     def join(bounds: tuple[Tensor, ...]) -> Tensor:
         if stacked:
@@ -412,7 +260,7 @@ def _product(call: Call) -> Field:
 
 def _index_select(call: Call) -> Field:
     field, dim = call.field_of_first(), call["dim"] % call.first.dim()
-    positions = call.tracer.value(call["index"])
+    positions = call.value(call["index"])
     return _whole() if positions is None else _reach(field, dim, positions.view(-1, 1))
 
 
@@ -426,7 +274,7 @@ def _scatter(call: Call) -> Field:
 
 def _targets(call: Call, name: str) -> list[Tensor]:
     """All positions that each index may point at; empty if they are not known."""
-    field, known = call.field(name), call.tracer.value(call[name])
+    field, known = call.field(name), call.value(call[name])
     if field is None:
         return [] if known is None else [known]
     return [row + column for row in field.rows for column in field.columns]
@@ -462,10 +310,10 @@ def _unpooling(call: Call) -> Field:
     leading, inner = list(call.first.shape[:-2]), list(call.first.shape)
     height, width = call["output_size"]
     flat, unpooled = [*leading, math.prod(inner[-2:])], [*leading, height * width]
-    fields = [_each(field, lambda bound: _regroup(bound, inner, flat)) for field in call.fields()]
+    fields = [each(field, lambda bound: _regroup(bound, inner, flat)) for field in call.fields()]
     targets = [_regroup(target, inner, flat) for target in _targets(call, "indices")]
     placed = _placed([Field(field.bounds) for field in fields], targets, len(leading), flat, height * width)
-    return _each(placed, lambda bound: _regroup(bound, unpooled, [*leading, height, width]))
+    return each(placed, lambda bound: _regroup(bound, unpooled, [*leading, height, width]))
 
 
 def _restrided(call: Call) -> Field:
@@ -479,7 +327,7 @@ def _restrided(call: Call) -> Field:
 Rule = Callable[[Call], Field | Sequence[Field] | None]
 RULES: dict[str, Rule] = {}
 _names: dict[Rule, str] = {
-    _union: "_to_copy clone detach alias lift_fresh rsub floor_divide masked_fill where hardswish _prelu_kernel "
+    union: "_to_copy clone detach alias lift_fresh rsub floor_divide masked_fill where hardswish _prelu_kernel "
     "native_dropout native_batch_norm native_group_norm native_layer_norm",
     _fresh: "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty zero",
     _overwritten: "copy fill",
