@@ -11,23 +11,17 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_modules.components.calibration import calibration
 from lightning_modules.components.finite import finite_losses, labelled_logits, naming
+from lightning_modules.components.float64 import for_float64
 from lightning_modules.components.losses import LOSSES
-from lightning_modules.components.metrics import (
-    ConfusionMatrix,
-    ImageMean,
-    LossMean,
-    boundary_f1,
-    checkerboard_energy,
-    confusion_matrix,
-    predict_labels,
-    scores,
-)
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, schedule
-from lightning_modules.components.scoring import for_float64
-from lightning_modules.components.segments import segments
-from lightning_modules.components.trimap import trimap
+from lightning_modules.components.scores.boundary import boundary_f1
+from lightning_modules.components.scores.calibration import calibration
+from lightning_modules.components.scores.checkerboard import checkerboard_energy
+from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
+from lightning_modules.components.scores.metrics import ConfusionMatrix, ImageMean, LossMean
+from lightning_modules.components.scores.segments import segments
+from lightning_modules.components.scores.trimap import trimap
 
 Refinement = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) probabilities, (N, in_channels, H, W) images in [0, 1]
 Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long
@@ -48,7 +42,7 @@ class SegmentationModule(LightningModule):
 
     `optimizer`, `lr`, `momentum`, `weight_decay`: see `components.schedules`; `schedule` falls over all steps after a
     linear rise over the share `warmup` of them. `loss` and `class_weights`: see `components.losses`; the weights are
-    one number a class, or "median-frequency" for what `experiments.training` counts in the training masks and the checkpoint
+    one number a class, or "median-frequency" for what `experiments.runs.training` counts in the training masks and the checkpoint
     then carries. `mean` and `std`, one value a channel for images in [0, 1], belong to the weights, so the checkpoint
     carries them.
 
@@ -264,8 +258,8 @@ class SegmentationModule(LightningModule):
 class Scores(nn.Module):
     """What one split is scored by: a confusion matrix over all its pixels, and means over its images.
 
-    `detailed`: of each image, its logits too, and where and how it errs: `components.calibration`, `components.segments`
-    and, of up to MOST_TRIMAP_CLASSES classes, `components.trimap`.
+    `detailed`: of each image, its logits too, and where and how it errs: `scores.calibration`, `scores.segments`
+    and, of up to MOST_TRIMAP_CLASSES classes, `scores.trimap`.
     """
 
     def __init__(self, num_classes: int, ignore_index: int, *, detailed: bool = False) -> None:
