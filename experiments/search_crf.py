@@ -58,9 +58,9 @@ from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.finite import labelled_logits, naming
 from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
-from lightning_modules.refinement.checks import check_memory
 from lightning_modules.refinement.conv_crf import conv_crf
 from lightning_modules.refinement.dense_crf import dense_crf
+from lightning_modules.refinement.memory import check_memory
 
 Value = float | str
 Point = dict[str, Value]  # one combination of the grid: arguments of a CRF

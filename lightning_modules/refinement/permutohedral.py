@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.refinement.checks import check_memory
+from lightning_modules.refinement.memory import check_memory
 
 TOO_FAR = "the points span too many cells of the lattice: use larger deviations (theta_alpha, theta_beta, theta_gamma)"
 

@@ -29,7 +29,8 @@ from scipy.spatial import KDTree
 from scipy.special import erf
 
 from lightning_modules.components.errors import NonFiniteError
-from lightning_modules.refinement.checks import check_memory, check_whole
+from lightning_modules.refinement.checks import check_whole
+from lightning_modules.refinement.memory import check_memory
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]

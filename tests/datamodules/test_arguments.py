@@ -12,8 +12,8 @@ import datamodules
 from datamodules.base import Loading, SegmentationDataModule
 from datamodules.brain import BrainDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.shell.flags import settings_of
 from experiments.runs.run import defaults
+from experiments.shell.flags import settings_of
 from experiments.train import DATAMODULES, parse
 
 every_data_set = pytest.mark.parametrize("name", DATAMODULES)

@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,14 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_modules.refinement import native
-from lightning_modules.refinement.checks import NORMALIZATIONS
-from lightning_modules.refinement.dense_crf import METHODS, PRESETS, DenseCRF, dense_crf, kernels
+from lightning_modules.refinement.dense_crf import (
+    PRESETS,
+    DenseCRF,
+    DenseMeanField,
+    Method,
+    dense_crf,
+    kernels,
+)
+from lightning_modules.refinement.mean_field import Normalization
 
 # The example of pydensecrf, and DeepLab v2's numbers under the same normalization.
 POINTS = [
     {"w_appearance": 10.0, "theta_alpha": 80.0, "theta_beta": 13.0, "w_smoothness": 3.0, "theta_gamma": 3.0},
     {"w_appearance": 4.0, "theta_alpha": 67.0, "theta_beta": 3.0, "w_smoothness": 3.0, "theta_gamma": 1.0},
 ]
+METHODS, NORMALIZATIONS = get_args(Method), get_args(Normalization)
 TINY = {"w_appearance": 1.5, "theta_alpha": 3.0, "theta_beta": 60.0, "w_smoothness": 0.7, "theta_gamma": 1.2}
 
 
@@ -62,10 +70,9 @@ def test_equals_pydensecrf(point: dict[str, float], normalization: str, engine: 
 def test_a_step_of_the_lattice_is_close_to_the_exact_sum(point: dict[str, float]) -> None:
     probabilities, image = scene(48, 72, 5)
     smooth = F.avg_pool2d(probabilities[0], 7, stride=1, padding=3, count_include_pad=False)
-    thetas = {name: value for name, value in point.items() if name.startswith("theta")}
     steps = []
     for method in METHODS:
-        terms = kernels(image[0], **thetas, normalization="symmetric", method=method, dtype=torch.float32)
+        terms = kernels(image[0], DenseMeanField(5, **point, method=method), torch.float32)
         steps.append(torch.stack([term.filter(smooth.flatten(1).t()).t().view(5, 48, 72) for term in terms]))
     appearance, smoothness = (steps[0] - steps[1]).abs()
     assert appearance.mean() < 8e-2 / 2
