@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.evidence.intervals import RESAMPLES, compare, make_contrasts
+from experiments.shell.command import forgiving_output
 from experiments.shell.ending import ending
 from experiments.shell.files import write_atomic, write_json
-from experiments.shell.flags import Parser, forgiving_output, positive
+from experiments.shell.flags import Parser, positive
 from lightning_modules.components.scores.confusion import scores
 
 VARIANTS, SEEDS, IMAGES, CLASSES = "ab", 3, 500, 21

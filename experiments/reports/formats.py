@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.evidence.experiment import ERRORS, PERCENT, SCORES, Experiment
+from experiments.evidence.cell import ERRORS, PERCENT, SCORES
+from experiments.evidence.experiment import Experiment
 from experiments.evidence.intervals import KINDS, Estimate, estimate
 from experiments.reports.page import Section
 from experiments.reports.tables import Table, marked_test

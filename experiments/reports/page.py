@@ -19,8 +19,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from experiments.evidence.cell import PERCENT
 from experiments.evidence.deviations import planned
-from experiments.evidence.experiment import PERCENT, Experiment, Picture, flatten
+from experiments.evidence.experiment import Experiment, Picture, flatten
 from experiments.reports.figures.looks import Look, label_colours, looks
 from experiments.reports.tables import Table
 

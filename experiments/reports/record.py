@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.evidence.cell import PERCENT
 from experiments.evidence.effect_size import CONFIDENCE
-from experiments.evidence.experiment import PERCENT, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.evidence.factorial import Effect
 from experiments.evidence.intervals import KINDS, Estimate, Test
 from experiments.reports.formats import (

@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from experiments.evidence.cell import BOUNDARY, PERCENT
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
-from experiments.evidence.experiment import BOUNDARY, PERCENT, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.reports.figures.looks import (
     FALL_AND_RISE,
     SHARE,

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from experiments.evidence.experiment import PPM, Cell, Experiment, Picture
+from experiments.evidence.cell import PPM, Cell
+from experiments.evidence.experiment import Experiment, Picture
 from experiments.reports.figures.looks import (
     IGNORED,
     WIDTH,

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from experiments.evidence.experiment import PERCENT, SCORES, Experiment
-from experiments.evidence.intervals import KINDS, Contrast, Estimate, estimate, make_contrasts
+from experiments.evidence.cell import PERCENT, SCORES
+from experiments.evidence.experiment import Experiment
+from experiments.evidence.intervals import KINDS, Estimate, WeightedScore, estimate, make_contrasts
 from experiments.reports.figures.looks import (
     FALL_AND_RISE,
     WIDTH,
@@ -253,7 +254,9 @@ def _differences(experiment: Experiment, name: str) -> dict[str, Estimate]:
     return {kind: contrast.estimate(kind).times(PERCENT[1]) for kind in KINDS}
 
 
-def _class_contrasts(experiment: Experiment, compared: Sequence[str], shown: Sequence[int]) -> list[list[Contrast]]:
+def _class_contrasts(
+    experiment: Experiment, compared: Sequence[str], shown: Sequence[int]
+) -> list[list[WeightedScore]]:
     """Difference in the IoU of each shown class to the baseline, a row a class."""
     baseline, names = experiment.plan["baseline"], experiment.plan["class_names"]
     if not experiment.same_images:
@@ -266,16 +269,16 @@ def _class_contrasts(experiment: Experiment, compared: Sequence[str], shown: Seq
     return [list(of_class.values()) for of_class in found]
 
 
-def _miou_contrasts(experiment: Experiment, compared: Sequence[str]) -> list[Contrast]:
+def _miou_contrasts(experiment: Experiment, compared: Sequence[str]) -> list[WeightedScore]:
     if experiment.compared is None:
         return [_over_seeds(experiment, name, experiment.plan["baseline"], "miou") for name in compared]
     return [experiment.compared.differences[name].contrast for name in compared]
 
 
-def _over_seeds(experiment: Experiment, name: str, reference: str, score: str) -> Contrast:
+def _over_seeds(experiment: Experiment, name: str, reference: str, score: str) -> WeightedScore:
     ours, theirs = experiment.values(name, score), experiment.values(reference, score)
     pairs = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
-    return Contrast(np.array([pair for pair in pairs if not math.isnan(pair)]))
+    return WeightedScore(np.array([pair for pair in pairs if not math.isnan(pair)]))
 
 
 def _head_columns(axis: Axes, labels: Sequence[str], width: float) -> None:

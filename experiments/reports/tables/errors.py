@@ -1,7 +1,8 @@
 """Tables of how the predictions err: where, by which segments, how surely, and which classes are mistaken for which."""
 
+from experiments.evidence.cell import BOUNDARY, ERRORS, PERCENT
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
-from experiments.evidence.experiment import BOUNDARY, ERRORS, PERCENT, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.reports.tables.text import Table, mean_std, number, seeds_done, signed
 from lightning_modules.components.scores.calibration import BINS
 

@@ -3,7 +3,8 @@
 import math
 from collections import Counter
 
-from experiments.evidence.experiment import PERCENT, SCORES, Comparison, Experiment, comparisons
+from experiments.evidence.cell import PERCENT, SCORES
+from experiments.evidence.experiment import Experiment, OneFactorStep, one_factor_steps
 from experiments.reports.tables.evidence import footnote, marked_test
 from experiments.reports.tables.text import Table, mean_std, millions, number, seeds_done, seeds_interval, signed
 
@@ -68,7 +69,7 @@ def comparison_table(experiment: Experiment) -> Table:
     shown, digits = ("miou", "boundary_f1", "checkerboard"), decimals(experiment)
     twins = Counter(str(variant["levels"]) for variant in experiment.plan["variants"].values())
 
-    def row(one: Comparison) -> list[str]:
+    def row(one: OneFactorStep) -> list[str]:
         at = ", ".join(f"{factor}: {level}" for factor, level in one.at.items()) or "-"
         levels = [experiment.plan["variants"][name]["levels"][one.factor] for name in (one.reference, one.variant)]
         # Two variants of the same levels differ in what was chosen for them, say a width that makes sizes equal.
@@ -81,7 +82,7 @@ def comparison_table(experiment: Experiment) -> Table:
             cells.append(f"{signed(change.mean, digits[score])} {bounds}" if change.n else "-")
         return cells
 
-    rows = [row(one) for one in comparisons(experiment.plan)]
+    rows = [row(one) for one in one_factor_steps(experiment.plan)]
     title = (
         "One factor at a time: difference paired by seed, in percentage points (energy in ppm), with its 95 % interval "
         "over seeds"
