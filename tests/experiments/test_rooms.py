@@ -119,10 +119,11 @@ def test_evidence_and_reports_import_no_lightning() -> None:
 def test_writing_a_report_imports_no_lightning(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     code = f"""
+from pathlib import Path
 from experiments.reports import figures
 from experiments.reports.write import write_report
 figures.FIGURES.clear()  # they take ten seconds
-write_report({str(tmp_path)!r})
+write_report(Path({str(tmp_path)!r}))
 {LOADED}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
