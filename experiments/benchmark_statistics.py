@@ -25,7 +25,7 @@ from experiments.evidence.intervals import RESAMPLES, compare, make_contrasts
 from experiments.shell.ending import ending
 from experiments.shell.files import write_atomic, write_json
 from experiments.shell.flags import Parser, forgiving_output, positive
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
 
 VARIANTS, SEEDS, IMAGES, CLASSES = "ab", 3, 500, 21
 ROUNDS, LOOPED = 5, 100  # resamples of the loop, whose time is scaled to RESAMPLES

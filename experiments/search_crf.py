@@ -57,7 +57,8 @@ from experiments.train import DATAMODULES, Formatter, Parser, listed, load, look
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.finite import labelled_logits, naming
-from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
+from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.refinement.checks import check_memory
 from lightning_modules.refinement.conv_crf import conv_crf
 from lightning_modules.refinement.dense_crf import dense_crf

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from experiments.evidence import schema
 from experiments.evidence.arrays import DamagedError
-from experiments.evidence.cell import BOUNDARY, ERRORS, PERCENT, PPM, SCORES, Cell, read_cell
+from experiments.evidence.cell import Cell, read_cell
 from experiments.evidence.deviations import deviations, other_settings
 from experiments.evidence.factorial import Effect, factorial_effects, refuse_crossing
 from experiments.evidence.intervals import Compared, Estimate, compare, estimate, paired_difference
 from experiments.evidence.resampling import Counts
 
-__all__ = ["BOUNDARY", "ERRORS", "PERCENT", "PPM", "SCORES", "Cell", "Experiment", "Picture", "comparisons", "load"]
+__all__ = ["Cell", "Experiment", "Picture", "comparisons", "load"]
 
 PICTURES = 6  # of the images that a variant is worst or best at, a report shows as many of each kind
 LOG_TAIL = 2**16  # bytes at the end of a log, whose last line is shown

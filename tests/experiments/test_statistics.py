@@ -27,7 +27,7 @@ from experiments.evidence.intervals import (
 )
 from experiments.evidence.power import Needed, needed_for_width, needed_to_detect
 from experiments.evidence.resampling import addends, bootstrap_roots, evaluate, influence, swap_p
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
 
 
 def test_mean_deviation_and_interval_of_three_seeds() -> None:
@@ -438,7 +438,8 @@ def cell(confusion: list[list[list[int]]], boundary_f1: list[list[float]], check
     names = ["background", "grey", "never seen"]
     images = [str(index) for index in range(len(confusion))]
     summed = sum_up([(0, np.array(confusion))], len(images), len(names))
-    return Cell("variant", 0, Path(), {}, {}, {}, names, images, *summed, np.array(boundary_f1), np.array(checkerboard))
+    arrays = {"boundary_f1": np.array(boundary_f1), "checkerboard": np.array(checkerboard)}
+    return Cell("variant", 0, Path(), {}, {}, {}, names, images, *summed, arrays)
 
 
 def test_scores_come_from_the_sum_over_images() -> None:

@@ -25,7 +25,8 @@ from experiments.runs.callbacks import sample_positions, to_rgb
 from experiments.runs.run import Run
 from experiments.runs.training import STRATEGIES, _check_strategy, build, train
 from experiments.train import ARCHITECTURES, DATAMODULES, load, main, parse
-from lightning_modules.components.scores.confusion import confusion_matrix, scores
+from lightning_modules.components.scores.confusion import confusion_matrix
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.components.scores.segments import segments
 from lightning_modules.components.scores.trimap import trimap
 from lightning_modules.unet import UNetModule
