@@ -53,9 +53,10 @@ from experiments.shell.environment import command_line, environment, git_commit
 from experiments.shell.files import locked, read_json, write_atomic, write_json
 from experiments.shell.flags import Parser, positive
 from experiments.tracking.loggers import Logging
-from lightning_modules.base import Scores, SegmentationModule
+from lightning_modules.base import SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.metrics import Scores
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.fcn import FCNModule
 from lightning_modules.refinement import post_process

@@ -42,7 +42,7 @@ from experiments.shell.files import locked, read_json, write_json
 from experiments.shell.flags import refuse
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
 
 
 def check_classes(module: SegmentationModule, datamodule: SegmentationDataModule) -> None:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from experiments.crfs.search import Found, Kept, confusions, refined, workers
 from experiments.reports.figures import drawing, label_colours, save_figure
 from experiments.runs.callbacks import to_rgb
-from lightning_modules.components.scores.confusion import predict_labels, scores
+from lightning_modules.components.scores.confusion import predict_labels
+from lightning_modules.components.scores.reductions import scores
 
 SHOWN = 10  # rows of the printed table
 

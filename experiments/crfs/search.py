@@ -24,7 +24,8 @@ from experiments.runs.run import Run
 from experiments.shell.files import write_atomic
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
-from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
+from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.refinement.checks import check_memory
 
 WEIGHTS = ("w_appearance", "w_smoothness")

@@ -39,9 +39,7 @@ KINDS = {
     "both": "other seeds and other images",
 }
 TESTS = {
-    "seeds": "paired t test over seeds, on the same images",
     "signed-rank": "exact Wilcoxon signed-rank test over seeds, on the same images",
-    "images": "paired t test by the bootstrap over images, of the same trained networks",
     "swap": "permutation test that swaps the two variants' results on an image, of the same trained networks",
     "both": "paired t test over seeds and images",
 }
@@ -359,9 +357,9 @@ def compare(
     family = sum(bool(len(contrasts["difference", variant].values)) for variant in others)  # those with a common seed
     for variant in others:
         contrast = contrasts["difference", variant]
-        found = [contrast.test("seeds"), signed_rank_test(contrast.values.tolist(), max(family, 1))]
-        found += [_swap_test(sums, variant, baseline, contrast, resamples, seed), contrast.test("both")]
-        for test in found:
+        signed_rank = signed_rank_test(contrast.values.tolist(), max(family, 1))
+        swapped = _swap_test(sums, variant, baseline, contrast, resamples, seed)
+        for test in (signed_rank, swapped, contrast.test("both")):
             tests.setdefault(test.name, []).append(test)
     adjusted = {name: adjust(of_name) for name, of_name in tests.items()}
     differences = {}

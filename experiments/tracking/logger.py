@@ -26,7 +26,7 @@ from experiments.tracking.client import Client, agent_settings, given_settings
 from experiments.tracking.loggers import LOGGERS, NAME, PROJECT, STEP, TAG, Logging, short
 from lightning_modules.base import Batch, SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
 
 LONGEST_SIDE = 512  # of a logged image: full-size masks took seconds an epoch
 BINS = 64  # of a histogram of gradients

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from experiments.evidence.factorial import factorial_effects
 from experiments.evidence.intervals import WeightedScore, estimate, holm, make_contrasts, signed_rank_test
 from experiments.evidence.resampling import addends, bootstrap_roots, influence, swap_p
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
 
 slow = pytest.mark.slow  # of a world with many images: minutes together, beside smaller ones of the same kind
 SIMULATIONS = 2000

@@ -11,13 +11,13 @@ import pytest
 
 from datamodules.shapes import ShapesDataModule
 from experiments.benchmark_statistics import write_experiment
-from experiments.evidence.cell import BOUNDARY, ERRORS
 from experiments.evidence.experiment import load_experiment
 from experiments.runs.callbacks import EXTREMES, SAMPLES
 from experiments.runs.run import Run
 from experiments.runs.training import train
 from experiments.shell.files import write_json
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
+from lightning_modules.components.scores.table import BOUNDARY, errors
 from lightning_modules.unet import UNetModule
 
 LENGTH = 12
@@ -132,7 +132,7 @@ def test_cells_of_earlier_versions_say_what_they_have_not_stored(folder: Path) -
     cell = experiment.cells["nearest"][0]
     assert cell.calibration is None and cell.segments is None and cell.prediction("test0003") is None
     assert not math.isnan(cell.scores["wrong"])
-    assert all(math.isnan(cell.scores[name]) for name in ERRORS if name != "wrong")
+    assert all(math.isnan(cell.scores[name]) for name in errors() if name != "wrong")
     assert {kind for picture in experiment.pictures for kind in picture.kinds} == {"fixed"}
     for picture in experiment.pictures:
         stored_by = [v for v in LEVELS if picture.name in experiment.cells[v][0].samples()["names"]]

@@ -27,7 +27,8 @@ from experiments.runs.training import STRATEGIES, _check_strategy, build, train
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, load
 from experiments.tracking.logger import tracker
 from experiments.train import main, parse_run
-from lightning_modules.components.scores.confusion import confusion_matrix, scores
+from lightning_modules.components.scores.confusion import confusion_matrix
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.components.scores.segments import segments
 from lightning_modules.components.scores.trimap import trimap
 from lightning_modules.unet import UNetModule

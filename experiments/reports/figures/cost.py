@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from experiments.evidence.cell import PERCENT
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.intervals import KINDS, Estimate, WeightedScore
 from experiments.reports.figures.looks import WIDTH, Drawn, full_labels, limits, looks, shown_kind
+from lightning_modules.components.scores.table import PERCENT
 
 LOG_FROM = 8  # times the smallest cost, from where an axis of costs is logarithmic
 LEAST_RANGE = 0.25  # of the largest cost, or a difference of a few percent would look like one of many

@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from experiments.evidence.cell import BOUNDARY, PERCENT
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
 from experiments.evidence.experiment import Experiment
 from experiments.reports.figures.looks import (
@@ -30,6 +29,7 @@ from experiments.reports.figures.looks import (
     short,
     variant_legend,
 )
+from lightning_modules.components.scores.table import BOUNDARY, PERCENT
 
 MOST_CONFUSED = 24  # classes of a confusion matrix that stay readable at half the width of a page
 WITH_NUMBERS = 13

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from experiments.evidence.cell import PERCENT, SCORES
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.intervals import KINDS, Estimate, WeightedScore, estimate, make_contrasts
 from experiments.reports.figures.looks import (
@@ -32,6 +31,7 @@ from experiments.reports.figures.looks import (
     short,
     shown_kind,
 )
+from lightning_modules.components.scores.table import PERCENT, SCORES
 
 PANELS = ("miou", "boundary_f1", "checkerboard")
 NUMBERED_SEEDS = 6  # with more, the dots of a row are too small to hold their numbers
@@ -50,7 +50,7 @@ def scores(experiment: Experiment) -> Drawn:
     figure = Figure(figsize=(WIDTH, 1.1 + 0.32 * rows.count), layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)
     for axis, score in zip(axes, PANELS, strict=True):
-        title, (unit, factor) = SCORES[score]
+        title, (unit, factor) = SCORES[score].title, SCORES[score].unit
         baseline = experiment.estimate(experiment.plan["baseline"], score)
         axis.axvline(factor * baseline.mean, color="#888888", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         for name, height in rows.heights.items():
@@ -174,7 +174,7 @@ def refuse_differences(experiment: Experiment) -> str:
 
 
 def _score_row(axis: Axes, height: int, experiment: Experiment, name: str, score: str, look: Look) -> None:
-    _, (_, factor) = SCORES[score]
+    factor = SCORES[score].unit.factor
     values = [factor * value for value in experiment.values(name, score).values()]
     below = height + np.linspace(0.24, 0.4, len(values))  # the mark of the mean would hide them
     axis.scatter(values, below, s=13, color=look.colour, alpha=0.6, linewidths=0, zorder=3)

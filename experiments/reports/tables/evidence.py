@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.evidence.cell import PERCENT
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.intervals import KINDS, NEEDED_SEEDS, RESAMPLES, TESTS, Difference, Test, WeightedScore
 from experiments.evidence.power import LIMIT, Needed, needed_for_width, needed_to_detect
 from experiments.evidence.resampling import MIN_IMAGES
 from experiments.reports.tables.text import Table, interval_of, number, p_value, signed
+from lightning_modules.components.scores.table import PERCENT
 
 METHODS = {
     "seeds": "Student's t",
