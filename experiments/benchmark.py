@@ -21,7 +21,7 @@ from experiments.ending import ending
 from experiments.flags import Parser, forgiving_output, positive, refuse
 from experiments.run import Run
 from experiments.training import build
-from lightning_modules.base import MEDIAN_FREQUENCY
+from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 STEPS = 4  # timed in each round, after WARMUP that are not: the first steps allocate and choose algorithms
 WARMUP = 2

@@ -30,6 +30,7 @@ from experiments.train import ARCHITECTURES, Formatter, Parser, documentation, l
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.field_rules import Tracer
 from lightning_modules.components.receptive_field import ReceptiveField, evaluating, receptive_fields, watched
+from lightning_modules.settings import as_function
 
 MOST_CLASSES = 2**20  # a module keeps a name for each
 LINES = 60  # of a table whose depth nobody chose
@@ -224,7 +225,9 @@ def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace
     )
     parser.add_argument("--no-fields", action="store_true", help="leave out strides and receptive fields")
     parser.add_argument("--count", action="store_true", help="print the number of parameters, nothing else")
-    parser.add_class_arguments(architecture, "model", skip={"num_classes", "ignore_index", "in_channels"})
+    parser.add_function_arguments(
+        as_function(architecture), "model", skip={"num_classes", "ignore_index", "in_channels"}
+    )
     for action in parser._actions:
         if action.option_strings == ["--model"]:  # of jsonargparse, to read a file
             action.help = argparse.SUPPRESS

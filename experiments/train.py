@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar
 
 import jsonargparse
 import torch
@@ -32,8 +32,6 @@ from experiments.wandb_client import agent_settings
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.errors import NonFiniteError
-from lightning_modules.components.losses import LOSSES
-from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES
 from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.deconvnet import DeconvNetModule
 from lightning_modules.deeplabv1 import DeepLabV1Module
@@ -46,6 +44,7 @@ from lightning_modules.inverted_net import InvertedNetModule
 from lightning_modules.pointrend import PointRendModule
 from lightning_modules.pspnet import PSPNetModule
 from lightning_modules.segnet import SegNetModule
+from lightning_modules.settings import as_function
 from lightning_modules.smp import SmpModule
 from lightning_modules.unet import UNetModule
 
@@ -142,11 +141,15 @@ class Parser(jsonargparse.ArgumentParser):
             kinds.append('a list such as "[2, 4]"')
         if "dict" in message:
             kinds.append('a dictionary such as {"width": 4}')
-        for values in re.findall(r"Literal\[([^\]]*)\]", message):
-            kinds += [value.strip(" '") for value in values.split(",")]
+        choices = [v.strip(" '") for values in re.findall(r"Literal\[([^\]]*)\]", message) for v in values.split(",")]
+        kinds += choices
         names = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
         names |= {"PositiveInt": "a whole number of at least 1", "NonNegativeInt": "a whole number of at least 0"}
         kinds += [words for name, words in names.items() if re.search(rf"\b{name}\b", message.split("Given")[0])]
+        if kinds and kinds == choices:
+            near = difflib.get_close_matches(given[1], choices, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"{flag} must be one of {', '.join(choices)}, got {given[1]!r}{hint}"
         return f"{flag} expects {', '.join(dict.fromkeys(kinds)) or 'another value'}, got {given[1]!r}"
 
 
@@ -158,13 +161,10 @@ class Choice(argparse.ArgumentParser):
 
 
 def documentation(module: type[SegmentationModule], *others: type) -> str:
-    """What the docstrings of a module, of its network and its base say of their arguments, for the help."""
-    network = get_type_hints(module).get("network", torch.nn.Module)
-    classes = [module, *([network] if network.__module__.startswith("lightning_modules") else [])]
-    classes += [SegmentationModule, *others]
-    choices = (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES))
-    named = "; ".join(f"{name}: {', '.join(table)}" for name, table in choices)
-    return "\n\n".join([*(f"{cls.__name__}: {inspect.getdoc(cls)}" for cls in classes), named])
+    """The first paragraph of the docstrings of a module, of its network and of `others`, for the help."""
+    classes = [module, *([module.network_class] if module.network_class is not torch.nn.Module else []), *others]
+    paragraphs = [" ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split()) for cls in classes]
+    return "\n".join(f"{cls.__name__}: {text}" for cls, text in zip(classes, paragraphs, strict=True))
 
 
 def load(checkpoint: Path) -> SegmentationModule:
@@ -218,7 +218,7 @@ def parse(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         "--save-every", type=jsonargparse.typing.PositiveFloat, default=SAVE_EVERY, help=SAVE_EVERY_HELP
     )
     add_logging(parser, jsonargparse.typing.PositiveInt)
-    parser.add_class_arguments(module, "model", skip={"num_classes", "ignore_index", "in_channels"})
+    parser.add_function_arguments(as_function(module), "model", skip={"num_classes", "ignore_index", "in_channels"})
     parser.add_class_arguments(datamodule, "data")
     parser.add_class_arguments(Trainer, "trainer", skip={*NOT_FLAGS, *NAMED})
     for name, help_text in NAMED.items():

@@ -36,8 +36,9 @@ from experiments.loggers import Logging
 from experiments.loops import make_resumable
 from experiments.run import Run, changes
 from experiments.tracking import Tracking, tracking
-from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
+from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
+from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 # Of Lightning's, those in which this process, which reports, trains too: see `_check_strategy`.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
