@@ -10,7 +10,7 @@ Chen et al. 2017, Table 5: image pooling adds 0.75 points to the pyramid; Zhao e
 Answer: experiments/results/ablate_aspp.md
 """
 
-from experiments.study import Study, cpu_scale, full_size
+from experiments.grids.study import Study, cpu_scale, full_size
 from lightning_modules.deeplabv3 import DeepLabV3Module
 
 BASES = cpu_scale(DeepLabV3Module, encoder="resnet50", encoder_width=0.25, decoder_width=64, batch_norm_decay=0.9)

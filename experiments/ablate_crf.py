@@ -34,22 +34,20 @@ from rich.table import Table
 from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
-from experiments.ablation import (
+from experiments.benchmark import Cost, gmac, measure
+from experiments.grids.ablation import (
     Ablation,
     add_arguments,
     run_command,
     variants,
 )
-from experiments.benchmark import Cost, gmac, measure
-from experiments.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
-from experiments.cells import Cell, clock, run_cells
-from experiments.environment import command_line, environment, git_commit
-from experiments.fairness import Budget, check_fair
-from experiments.files import locked, read_json, write_atomic, write_json
-from experiments.flags import Parser, forgiving_output, positive
-from experiments.loggers import Logging
-from experiments.plan_table import EVALUATION_STEPS, START_SECONDS
-from experiments.run import Run, defaults
+from experiments.grids.cells import Cell, clock, run_cells
+from experiments.grids.fairness import Budget, check_fair
+from experiments.grids.plan import EVALUATION_STEPS, START_SECONDS
+from experiments.grids.study import DATA_NOTES, cpu_scale, full_size
+from experiments.runs.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
+from experiments.runs.run import Run, defaults
+from experiments.runs.training import build
 from experiments.search_crf import (
     Finished,
     Grid,
@@ -62,12 +60,14 @@ from experiments.search_crf import (
     spread,
     workers,
 )
-from experiments.study import DATA_NOTES, cpu_scale, full_size
+from experiments.shell.environment import command_line, environment, git_commit
+from experiments.shell.files import locked, read_json, write_atomic, write_json
+from experiments.shell.flags import Parser, forgiving_output, positive
+from experiments.tracking.loggers import Logging
 from experiments.train import load as load_checkpoint
-from experiments.training import build
 from lightning_modules.base import Scores, SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
-from lightning_modules.components.metrics import scores
+from lightning_modules.components.scores.confusion import scores
 from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.fcn import FCNModule
 from lightning_modules.refinement import post_process

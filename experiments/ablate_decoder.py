@@ -11,7 +11,7 @@ interpolation alone loses.
 Answer: experiments/results/ablate_decoder.md
 """
 
-from experiments.study import Study, cpu_scale, full_size
+from experiments.grids.study import Study, cpu_scale, full_size
 from lightning_modules.segnet import SegNetModule
 
 VARIANTS = (

@@ -9,7 +9,7 @@ on EfficientNet-Lite0 also with ImageNet weights, which come inside a Python pac
 Answer: experiments/results/ablate_encoder.md
 """
 
-from experiments.study import Study, cpu_scale, full_size
+from experiments.grids.study import Study, cpu_scale, full_size
 from lightning_modules.deeplabv3plus import DeepLabV3PlusModule
 
 STUDY = Study(

@@ -8,8 +8,8 @@ Long, Shelhamer, Darrell 2015, Table 2: 59.4, 62.4 and 62.7 % mean IoU on a subs
 Answer: experiments/results/ablate_fcn_strides.md
 """
 
-from experiments.run import defaults
-from experiments.study import Study, cpu_scale, full_size
+from experiments.grids.study import Study, cpu_scale, full_size
+from experiments.runs.run import defaults
 from lightning_modules.fcn import LEARNING_RATES, PIXELS, FCNModule
 
 # As published: VGG16, all at once, one image a step. The published rate is for a loss summed over PIXELS, of which a crop

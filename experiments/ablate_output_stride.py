@@ -9,7 +9,7 @@ Chen et al. 2017, Table 1 (ResNet-50, cascaded blocks): 70.06, 73.88 and 75.18 %
 Answer: experiments/results/ablate_output_stride.md
 """
 
-from experiments.study import Study, cpu_scale, full_size
+from experiments.grids.study import Study, cpu_scale, full_size
 from lightning_modules.deeplabv3 import DeepLabV3Module
 
 STUDY = Study(

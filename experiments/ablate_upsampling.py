@@ -13,10 +13,10 @@ Answer: experiments/results/ablate_upsampling.md
 from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.ablation import crossed
-from experiments.fairness import Match
-from experiments.run import Run
-from experiments.study import BRAIN_WEIGHTS, Study
+from experiments.grids.ablation import crossed
+from experiments.grids.fairness import Match
+from experiments.grids.study import BRAIN_WEIGHTS, Study
+from experiments.runs.run import Run
 from lightning_modules.unet import UNetModule
 
 RECIPE = {"norm": "batch", "match_parameters": True, "optimizer": "adamw", "momentum": 0.9, "schedule": "poly"}

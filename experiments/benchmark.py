@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.ending import ending
-from experiments.flags import Parser, forgiving_output, positive, refuse
-from experiments.run import Run
-from experiments.training import build
+from experiments.runs.run import Run
+from experiments.runs.training import build
+from experiments.shell.ending import ending
+from experiments.shell.flags import Parser, forgiving_output, positive, refuse
 from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 STEPS = 4  # timed in each round, after WARMUP that are not: the first steps allocate and choose algorithms

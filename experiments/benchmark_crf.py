@@ -32,10 +32,10 @@ from PIL import Image
 from torch import Tensor
 
 from experiments.benchmark import _peak_mb, _resident_mb
-from experiments.ending import ending
-from experiments.environment import command_line, git_commit
-from experiments.files import write_atomic
-from experiments.flags import Parser, forgiving_output, positive, refuse
+from experiments.shell.ending import ending
+from experiments.shell.environment import command_line, git_commit
+from experiments.shell.files import write_atomic
+from experiments.shell.flags import Parser, forgiving_output, positive, refuse
 from lightning_modules.refinement import native
 from lightning_modules.refinement.conv_crf import conv_crf
 from lightning_modules.refinement.dense_crf import PRESETS, dense_crf

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.ending import ending
-from experiments.files import write_atomic, write_json
-from experiments.flags import Parser, forgiving_output, positive
-from experiments.statistics import RESAMPLES, compare, make_contrasts
-from lightning_modules.components.metrics import scores
+from experiments.evidence.intervals import RESAMPLES, compare, make_contrasts
+from experiments.shell.ending import ending
+from experiments.shell.files import write_atomic, write_json
+from experiments.shell.flags import Parser, forgiving_output, positive
+from lightning_modules.components.scores.confusion import scores
 
 VARIANTS, SEEDS, IMAGES, CLASSES = "ab", 3, 500, 21
 ROUNDS, LOOPED = 5, 100  # resamples of the loop, whose time is scaled to RESAMPLES

@@ -18,16 +18,16 @@ from typing import Any
 
 import wandb
 
-from experiments.ending import ending
-from experiments.files import write_json
-from experiments.flags import Parser, forgiving_output, refuse
-from experiments.formats import rows_to_markdown
-from experiments.loggers import STEP
+from experiments.evidence.experiment import load
 from experiments.report import warnings
-from experiments.reproduce import show_command
-from experiments.stored import load
+from experiments.reports.formats import rows_to_markdown
+from experiments.reports.reproduce import show_command
+from experiments.reports.tables import Table, make_notes, make_tables
+from experiments.shell.ending import ending
+from experiments.shell.files import write_json
+from experiments.shell.flags import Parser, forgiving_output, refuse
 from experiments.sync import logged_in
-from experiments.tables import Table, make_notes, make_tables
+from experiments.tracking.loggers import STEP
 
 CURVES = {"val/miou": "validation mIoU", "train/loss_epoch": "training loss", "val/loss": "validation loss"}
 CURVES |= {"val/boundary_f1": "validation boundary F1"}

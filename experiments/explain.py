@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.ending import ending
-from experiments.flags import forgiving_output, refuse
+from experiments.shell.ending import ending
+from experiments.shell.flags import forgiving_output, refuse
 from experiments.train import ARCHITECTURES, Formatter, Parser, documentation, listed, lookup
+from lightning_modules.analysis.receptive_field import ReceptiveField, evaluating, receptive_fields, watched
+from lightning_modules.analysis.tracer import Tracer
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.field_rules import Tracer
-from lightning_modules.components.receptive_field import ReceptiveField, evaluating, receptive_fields, watched
 from lightning_modules.settings import as_function
 
 MOST_CLASSES = 2**20  # a module keeps a name for each

@@ -20,19 +20,19 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from experiments import formats
-from experiments.deviations import unequal
-from experiments.ending import ending, of_writing
-from experiments.figures import missing_figures, write_figures
-from experiments.files import slug, write_atomic, write_json
-from experiments.flags import Parser, forgiving_output, refuse
-from experiments.join import join
-from experiments.page import Section, render
-from experiments.places import below
-from experiments.record import RESULTS, write_record
-from experiments.reproduce import report_environment, reproduce_script, show_command
-from experiments.stored import Experiment, load
-from experiments.tables import Table, make_notes, make_summary, make_tables
+from experiments.evidence.deviations import unequal
+from experiments.evidence.experiment import Experiment, load
+from experiments.evidence.join import join
+from experiments.reports import formats
+from experiments.reports.figures import missing_figures, write_figures
+from experiments.reports.page import Section, render
+from experiments.reports.record import RESULTS, write_record
+from experiments.reports.reproduce import report_environment, reproduce_script, show_command
+from experiments.reports.tables import Table, make_notes, make_summary, make_tables
+from experiments.shell.ending import ending, of_writing
+from experiments.shell.files import slug, write_atomic, write_json
+from experiments.shell.flags import Parser, forgiving_output, refuse
+from experiments.shell.places import below
 
 PRINTED = ("scores", "factorial", "needed", "cost")  # by table.key, on the terminal
 LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own

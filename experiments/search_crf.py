@@ -46,18 +46,18 @@ from rich.console import Console
 from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
-from experiments.callbacks import to_rgb
-from experiments.cells import clock
-from experiments.ending import ending
-from experiments.figures import drawing, label_colours, save_figure
-from experiments.files import locked, read_json, write_atomic, write_json
-from experiments.flags import forgiving_output, refuse
-from experiments.run import Run
+from experiments.grids.cells import clock
+from experiments.reports.figures import drawing, label_colours, save_figure
+from experiments.runs.callbacks import to_rgb
+from experiments.runs.run import Run
+from experiments.shell.ending import ending
+from experiments.shell.files import locked, read_json, write_atomic, write_json
+from experiments.shell.flags import forgiving_output, refuse
 from experiments.train import DATAMODULES, Formatter, Parser, listed, load, lookup
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.finite import labelled_logits, naming
-from lightning_modules.components.metrics import confusion_matrix, predict_labels, scores
+from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
 from lightning_modules.refinement.checks import check_memory
 from lightning_modules.refinement.conv_crf import conv_crf
 from lightning_modules.refinement.dense_crf import dense_crf

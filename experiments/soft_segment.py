@@ -31,11 +31,11 @@ from rich.console import Console
 from torch import Tensor
 
 from datamodules.files import decode, read_bytes
-from experiments.ending import ending
-from experiments.environment import command_line, package_version
-from experiments.figures import COLOURS, colormap, drawing, save_figure
-from experiments.files import locked, read_json, write_json, write_whole
-from experiments.flags import Parser, forgiving_output, natural, positive, refuse
+from experiments.reports.figures import COLOURS, colormap, drawing, save_figure
+from experiments.shell.ending import ending
+from experiments.shell.environment import command_line, package_version
+from experiments.shell.files import locked, read_json, write_json, write_whole
+from experiments.shell.flags import Parser, forgiving_output, natural, positive, refuse
 from experiments.train import load
 from lightning_modules.components.blocks import pad_to_multiple
 from lightning_modules.components.encoders import Encoder, build_encoder

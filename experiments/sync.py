@@ -32,11 +32,11 @@ from rich.console import Console
 from rich.text import Text
 from wandb.proto import wandb_internal_pb2
 
-from experiments.ending import ending
-from experiments.files import locked, write_atomic, write_whole
-from experiments.flags import Parser, forgiving_output, refuse
-from experiments.loggers import HEADER, STAGED, STEP
-from experiments.wandb_client import CUT, own_environ
+from experiments.shell.ending import ending
+from experiments.shell.files import locked, write_atomic, write_whole
+from experiments.shell.flags import Parser, forgiving_output, refuse
+from experiments.tracking.client import CUT, own_environ
+from experiments.tracking.loggers import HEADER, STAGED, STEP
 
 pb: Any = wandb_internal_pb2
 BLOCK, CHUNK = 32768, struct.Struct("<IHB")  # LevelDB's log format: blocks of chunks of [crc32, length, kind, data]
@@ -123,7 +123,7 @@ class Fragment:
 
     @property
     def cut(self) -> bool:
-        """Whether the server did not take the whole of it in time, see wandb_client.Client."""
+        """Whether the server did not take the whole of it in time, see tracking.client.Client."""
         return self.path.with_name(self.path.name + CUT).exists()
 
     @property

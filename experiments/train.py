@@ -21,14 +21,14 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP, not_finite
-from experiments.ending import Interrupted, ending, first_process
-from experiments.flags import forgiving_output, refuse, with_nearest
-from experiments.loggers import Logging, add_logging
-from experiments.run import Run
-from experiments.tracking import next_step
-from experiments.training import STRATEGIES, train
-from experiments.wandb_client import agent_settings
+from experiments.runs.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP, not_finite
+from experiments.runs.run import Run
+from experiments.runs.training import STRATEGIES, train
+from experiments.shell.ending import Interrupted, ending, first_process
+from experiments.shell.flags import forgiving_output, refuse, with_nearest
+from experiments.tracking.client import agent_settings
+from experiments.tracking.logger import next_step
+from experiments.tracking.loggers import Logging, add_logging
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.errors import NonFiniteError

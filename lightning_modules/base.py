@@ -13,24 +13,18 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_modules.components.calibration import calibration
 from lightning_modules.components.encoders.base import Encoder
 from lightning_modules.components.finite import finite_losses, labelled_logits, naming
+from lightning_modules.components.float64 import for_float64
 from lightning_modules.components.losses import LOSSES
-from lightning_modules.components.metrics import (
-    ConfusionMatrix,
-    ImageMean,
-    LossMean,
-    boundary_f1,
-    checkerboard_energy,
-    confusion_matrix,
-    predict_labels,
-    scores,
-)
 from lightning_modules.components.schedules import OPTIMIZERS, schedule
-from lightning_modules.components.scoring import for_float64
-from lightning_modules.components.segments import segments
-from lightning_modules.components.trimap import trimap
+from lightning_modules.components.scores.boundary import boundary_f1
+from lightning_modules.components.scores.calibration import calibration
+from lightning_modules.components.scores.checkerboard import checkerboard_energy
+from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
+from lightning_modules.components.scores.metrics import ConfusionMatrix, ImageMean, LossMean
+from lightning_modules.components.scores.segments import segments
+from lightning_modules.components.scores.trimap import trimap
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 from lightning_modules.settings import composed
 
@@ -274,8 +268,8 @@ class SegmentationModule(LightningModule):
 class Scores(nn.Module):
     """What one split is scored by: a confusion matrix over all its pixels, and means over its images.
 
-    `detailed`: of each image, its logits too, and where and how it errs: `components.calibration`, `components.segments`
-    and, of up to MOST_TRIMAP_CLASSES classes, `components.trimap`.
+    `detailed`: of each image, its logits too, and where and how it errs: `scores.calibration`, `scores.segments`
+    and, of up to MOST_TRIMAP_CLASSES classes, `scores.trimap`.
     """
 
     def __init__(self, num_classes: int, ignore_index: int, *, detailed: bool = False) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.files import write_atomic, write_json
-from experiments.page import Section
-from experiments.stored import load
-from experiments.tables import Table
+from experiments.evidence.experiment import load
+from experiments.reports.page import Section
+from experiments.reports.tables import Table
+from experiments.shell.files import write_atomic, write_json
 
 BASE, IMG, LONG, UNFINISHED = "base", "<img src=x onerror=window.ran=1>", "v" * 200, "toString"
 VARIANTS = [BASE, IMG, "constructor", LONG, UNFINISHED]  # the last one has no result

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from datamodules.shapes import ShapesDataModule
-from experiments.run import Run
-from experiments.training import train
+from experiments.runs.run import Run
+from experiments.runs.training import train
 from lightning_modules.unet import UNetModule
 
 QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}

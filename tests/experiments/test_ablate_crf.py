@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from experiments.ablate_crf import FULL_SIZE, LEVELS, SETTINGS, Setting, base_run, main, parse, trained_variants
-from experiments.ablation import Ablation, check_fair
-from experiments.stored import load
-from experiments.training import build, train
+from experiments.evidence.experiment import load
+from experiments.grids.ablation import Ablation, check_fair
+from experiments.runs.training import build, train
 
 GRIDS = [
     pytest.param(data, setting, id=f"{data}{':full_size' * (settings is FULL_SIZE)}")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from datamodules.shapes import ShapesDataModule
-from experiments.ablation import Ablation, add_arguments, crossed, main, variants
-from experiments.files import locked, read_json, write_atomic
-from experiments.run import Run
+from experiments.grids.ablation import Ablation, add_arguments, crossed, main, variants
+from experiments.runs.run import Run
+from experiments.shell.files import locked, read_json, write_atomic
 from lightning_modules.unet import UNetModule
 
 BASE = Run(
@@ -100,8 +100,8 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
 SCRIPT = """
 import sys
 from datamodules.shapes import ShapesDataModule
-from experiments.ablation import Ablation, add_arguments, crossed, main, variants
-from experiments.run import Run
+from experiments.grids.ablation import Ablation, add_arguments, crossed, main, variants
+from experiments.runs.run import Run
 from lightning_modules.unet import UNetModule
 import argparse
 
@@ -142,7 +142,7 @@ def test_an_interrupted_grid_leaves_no_orphan_and_its_cells_their_checkpoints(tm
 
 
 def test_files_are_written_whole(tmp_path: Path) -> None:
-    from experiments.files import write_whole
+    from experiments.shell.files import write_whole
 
     path = tmp_path / "result.json"
     write_atomic(path, "old")

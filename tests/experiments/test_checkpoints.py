@@ -14,12 +14,12 @@ import pytest
 import torch
 from interrupt import BASE, OFTEN, QUIET, RUNS, At, PowerCut, cut, outcome, terminate, unequal, whole
 
-from experiments.checkpoints import STATES, CheckpointFiles, SafePoints, Signals, checkpoint_to_resume, not_finite
-from experiments.ending import Interrupted
-from experiments.files import locked, write_atomic
-from experiments.run import Run
+from experiments.runs.checkpoints import STATES, CheckpointFiles, SafePoints, Signals, checkpoint_to_resume, not_finite
+from experiments.runs.run import Run
+from experiments.runs.training import train
+from experiments.shell.ending import Interrupted
+from experiments.shell.files import locked, write_atomic
 from experiments.train import load
-from experiments.training import train
 from lightning_modules.base import plain
 from lightning_modules.components.checkpoints import digest, digest_file, read_checkpoint
 from lightning_modules.components.errors import NonFiniteError

@@ -14,10 +14,10 @@ import pytest
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 
-from experiments.factorial import factorial_effects
-from experiments.resampling import addends, bootstrap_roots, influence, swap_p
-from experiments.statistics import Contrast, estimate, holm, make_contrasts, signed_rank_test
-from lightning_modules.components.metrics import scores
+from experiments.evidence.factorial import factorial_effects
+from experiments.evidence.intervals import Contrast, estimate, holm, make_contrasts, signed_rank_test
+from experiments.evidence.resampling import addends, bootstrap_roots, influence, swap_p
+from lightning_modules.components.scores.confusion import scores
 
 slow = pytest.mark.slow  # of a world with many images: minutes together, beside smaller ones of the same kind
 SIMULATIONS = 2000

@@ -10,8 +10,8 @@ from conftest import WandbServer
 from test_report import write_experiment
 
 from experiments.dashboard import Content, content, main, report, specification, workspace
-from experiments.formats import rows_to_markdown
-from experiments.tables import Table
+from experiments.reports.formats import rows_to_markdown
+from experiments.reports.tables import Table
 
 pytestmark = pytest.mark.extra("wandb", "wandb_workspaces")
 GOLDEN = Path(__file__).parents[1] / "data" / "dashboard.json"

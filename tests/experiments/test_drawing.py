@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from test_figures import write_experiment
 
-from experiments.figures import colormap, write_figures
-from experiments.stored import load
-from experiments.wandb_process import confusion_image
+from experiments.evidence.experiment import load
+from experiments.reports.figures import colormap, write_figures
+from experiments.tracking.process import confusion_image
 
 FEW = ("scores", "logits")  # lines and text, and maps of colours
 ROOT = Path(__file__).parents[2]
@@ -42,8 +42,8 @@ HOSTILE = {
 
 def python_files() -> Iterator[Path]:
     for package in ("experiments", "lightning_modules", "datamodules"):
-        # wandb_process.py is a process of its own, whose settings of matplotlib are nobody else's.
-        yield from (path for path in (ROOT / package).rglob("*.py") if path.name != "wandb_process.py")
+        # tracking/process.py is a process of its own, whose settings of matplotlib are nobody else's.
+        yield from (path for path in (ROOT / package).rglob("*.py") if path.name != "process.py")
 
 
 def misplaced(path: Path, source: str) -> list[str]:
@@ -151,7 +151,7 @@ def test_a_matplotlibrc_and_a_backend_change_no_byte_of_a_report(
         (tmp_path / "rc").write_text(hostile, encoding="utf-8")
         environment["MATPLOTLIBRC"] = str(tmp_path / "rc")
     code = (
-        "import sys; from pathlib import Path; from experiments import figures; from experiments.stored import load; "
+        "import sys; from pathlib import Path; from experiments.reports import figures; from experiments.evidence.experiment import load; "
         f"figures.FIGURES = {{name: figures.FIGURES[name] for name in {FEW}}}; "
         "figures.write_figures(load(Path(sys.argv[1])), Path(sys.argv[2]))"
     )

@@ -14,9 +14,9 @@ import pytest
 from hostile import write_hostile
 
 import experiments
-from experiments.files import write_atomic
-from experiments.flags import forgiving_output
-from experiments.study import Study
+from experiments.grids.study import Study
+from experiments.shell.files import write_atomic
+from experiments.shell.flags import forgiving_output
 
 ROOT = Path(__file__).parents[2]
 ASCII = [
@@ -25,7 +25,7 @@ ASCII = [
 ]
 NAME = "größe ±"
 TINY = "--data shapes --data.size 32 --data.length 4 --data.batch_size 2 --model.width 2 --model.depth 1"
-REPORT = "from experiments import figures, report; figures.FIGURES.clear(); report.main()"  # they take ten seconds
+REPORT = "from experiments import report; from experiments.reports import figures; figures.FIGURES.clear(); report.main()"  # they take ten seconds
 
 
 def python_files() -> Iterator[Path]:
@@ -34,10 +34,10 @@ def python_files() -> Iterator[Path]:
 
 
 COMMANDS = [
-    path.stem
-    for path in sorted((ROOT / "experiments").glob("*.py"))
+    ".".join(path.relative_to(ROOT / "experiments").with_suffix("").parts)
+    for path in sorted((ROOT / "experiments").rglob("*.py"))
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
-    and path.stem != "wandb_process"  # which nobody types, and which answers in ASCII
+    and path.stem != "process"  # which nobody types, and which answers in ASCII
 ]
 
 
@@ -61,7 +61,9 @@ def test_every_command_begins_with_forgiving_output(name: str, monkeypatch: pyte
 
 
 def test_there_are_commands() -> None:
-    assert {"train", "report", "explain", "search_crf", "soft_segment", "sync", "dashboard", "cell"} <= set(COMMANDS)
+    assert {"train", "report", "explain", "search_crf", "soft_segment", "sync", "dashboard", "grids.cell"} <= set(
+        COMMANDS
+    )
     studies = {info.name for info in pkgutil.iter_modules(experiments.__path__) if info.name.startswith("ablate_")}
     assert studies < set(COMMANDS)
 

@@ -18,19 +18,19 @@ import torch
 from interrupt import BASE, QUIET, At
 from PIL import Image
 
-import experiments.cells
-import experiments.checkpoints
+import experiments.grids.cells
+import experiments.runs.checkpoints
 import experiments.train
-from experiments import ending, files
-from experiments.ablation import Ablation, add_arguments, variants
-from experiments.ablation import main as run_grid
-from experiments.cell import end_with_parent
-from experiments.ending import Interrupted, NoSpaceError, of_writing, status
-from experiments.files import locked, write_atomic
-from experiments.flags import Parser
-from experiments.loggers import Logging
+from experiments.grids.ablation import Ablation, add_arguments, variants
+from experiments.grids.ablation import main as run_grid
+from experiments.grids.cell import end_with_parent
+from experiments.runs.training import train
+from experiments.shell import ending, files
+from experiments.shell.ending import Interrupted, NoSpaceError, of_writing, status
+from experiments.shell.files import locked, write_atomic
+from experiments.shell.flags import Parser
+from experiments.tracking.loggers import Logging
 from experiments.train import main
-from experiments.training import train
 from lightning_modules.components.errors import NonFiniteError
 from tests.faults.harness import TINY
 
@@ -85,7 +85,9 @@ def test_a_run_that_was_ended_before_its_first_step_resumes_from_the_beginning(
 ) -> None:
     """As a scheduler does that always says --resume."""
     out = tmp_path / "run"
-    monkeypatch.setattr("experiments.training.PerImage.setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        "experiments.runs.training.PerImage.setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+    )
     assert ended("--out", str(out), "--trainer.max_epochs", "1") == 143  # in the validation before the first step
     assert "stopped; the same command starts anew, as nothing was saved yet" in capfd.readouterr().err
     monkeypatch.undo()
@@ -101,7 +103,7 @@ def test_a_signal_before_training_ends_at_once(tmp_path: Path, monkeypatch: pyte
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr("experiments.training.build", stopped)
+    monkeypatch.setattr("experiments.runs.training.build", stopped)
     assert ended("--out", str(tmp_path / "run")) == 143
     assert not (tmp_path / "run").exists()
 
@@ -201,7 +203,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_training(tmp_path: Pa
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o755)
     script = (
-        "import os; from experiments.files import locked; from experiments.ending import ending; from pathlib import Path\n"
+        "import os; from experiments.shell.files import locked; from experiments.shell.ending import ending; from pathlib import Path\n"
         f"os.setuid(65534)\nwith ending():\n  with locked(Path({str(folder / 'run')!r})): pass"
     )
     for parent in folder.parents:
@@ -416,7 +418,7 @@ def grid() -> Ablation:
 def test_a_grid_that_ends_in_part_is_3_and_one_without_a_result_ends_as_its_cells(
     failing: dict[str, str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import ablation
+    from experiments.grids import ablation
 
     class Process:
         returncode = 65
@@ -436,7 +438,7 @@ def test_a_grid_that_ends_in_part_is_3_and_one_without_a_result_ends_as_its_cell
 
 
 def test_a_grid_passes_a_signal_on_and_ends_with_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import ablation
+    from experiments.grids import ablation
 
     def run_cells(*args: Any, **kwargs: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -452,7 +454,7 @@ def test_a_cell_that_still_imports_ends_with_its_grid(tmp_path: Path) -> None:
     """The grid is gone as soon as the cell's interpreter runs, long before torch is there."""
     script = (
         "import os, subprocess, sys, time\n"
-        "cell = subprocess.Popen([sys.executable, '-X', 'importtime', '-m', 'experiments.cell', sys.argv[1], '--parent', "
+        "cell = subprocess.Popen([sys.executable, '-X', 'importtime', '-m', 'experiments.grids.cell', sys.argv[1], '--parent', "
         "str(os.getpid())], stderr=open(sys.argv[2], 'w'), start_new_session=True)\n"
         "print(cell.pid, flush=True)\n"
         "while 'argparse' not in open(sys.argv[2]).read(): time.sleep(0.01)\n"
@@ -469,7 +471,7 @@ def test_a_cell_that_still_imports_ends_with_its_grid(tmp_path: Path) -> None:
     )
     pid = int(done.stdout)
     wait_for(lambda: not running(pid), 5)
-    assert "experiments.training" not in log.read_text()  # it had not come so far
+    assert "experiments.runs.training" not in log.read_text()  # it had not come so far
 
 
 def running(pid: int) -> bool:
@@ -492,7 +494,7 @@ def test_the_processes_of_a_cell_on_several_devices_have_another_parent(monkeypa
 def test_a_killed_cell_says_by_what(tmp_path: Path) -> None:
     from rich.console import Console
 
-    cell = experiments.cells.Cell("v", BASE, tmp_path / "v" / "seed0", 3)
+    cell = experiments.grids.cells.Cell("v", BASE, tmp_path / "v" / "seed0", 3)
     cell.folder.mkdir(parents=True)
 
     def start(cell: Any, *args: Any) -> None:
@@ -500,8 +502,8 @@ def test_a_killed_cell_says_by_what(tmp_path: Path) -> None:
         cell.process = subprocess.Popen(["sh", "-c", "kill -9 $$"])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.cells, "_start", start)
-        (failed,) = experiments.cells.run_cells(
+        patch.setattr(experiments.grids.cells, "_start", start)
+        (failed,) = experiments.grids.cells.run_cells(
             [cell],
             Console(),
             jobs=1,

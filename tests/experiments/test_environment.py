@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import environment
-from experiments.environment import CODE, package_version
+from experiments.shell import environment
+from experiments.shell.environment import CODE, package_version
 
 OWN = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always", "-c", "init.defaultBranch=main"]
 
@@ -37,7 +37,9 @@ def unpack(folder: Path) -> Path:
         (folder / package / "inner").mkdir(parents=True)
         (folder / package / "__init__.py").touch()
         (folder / package / "inner" / "code.py").write_text("x = 1\n")
-    shutil.copy(environment.__file__, folder / "experiments")
+    (folder / "experiments" / "shell").mkdir()
+    (folder / "experiments" / "shell" / "__init__.py").touch()
+    shutil.copy(environment.__file__, folder / "experiments" / "shell")
     (folder / "README.md").write_text("text\n")
     (folder / ".gitignore").write_text("__pycache__/\nignored.py\n")
     return folder
@@ -53,7 +55,7 @@ def commit(folder: Path) -> str:
 
 def said(folder: Path, *others: Path, **variables: str) -> str:
     """What code in `folder` says of its commit, in a process that starts there."""
-    script = "import datamodules, lightning_modules; from experiments.environment import *; print(git_commit())"
+    script = "import datamodules, lightning_modules; from experiments.shell.environment import *; print(git_commit())"
     path = os.pathsep.join(map(os.fspath, (*others, folder, folder.parent / "modules", folder.parents[1] / "modules")))
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from test_report import CLASSES, save_npz, write_experiment
 
-from experiments.confusions import confusion_shares
-from experiments.files import write_atomic
-from experiments.formats import to_latex, to_markdown
-from experiments.page import Section
-from experiments.stored import load
-from experiments.tables import Table, make_tables
+from experiments.evidence.confusions import confusion_shares
+from experiments.evidence.experiment import load
+from experiments.reports.formats import to_latex, to_markdown
+from experiments.reports.page import Section
+from experiments.reports.tables import Table, make_tables
+from experiments.shell.files import write_atomic
 
 
 def tables(folder: Path) -> dict[str, Table]:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from datamodules.shapes import ShapesDataModule
 from experiments.benchmark import gmac
 from experiments.explain import LINES, Network, build, main, show
-from experiments.run import Run
+from experiments.runs.run import Run
 from experiments.train import ARCHITECTURES
+from lightning_modules.analysis.receptive_field import trace
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.receptive_field import trace
 from lightning_modules.unet import UNetModule
 
 

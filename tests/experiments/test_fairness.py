@@ -12,12 +12,12 @@ from rich.console import Console
 
 from datamodules.base import SegmentationDataset
 from datamodules.shapes import Shapes, ShapesDataModule
-from experiments.ablation import Ablation, crossed, make_plan, show, variants
-from experiments.deviations import deviations, other_settings, planned, statements, unequal
-from experiments.fairness import Match, Splits, budget, check_fair, check_matched, match, matched, size
-from experiments.run import Run, setting
-from experiments.study import Study
-from experiments.training import train
+from experiments.evidence.deviations import deviations, other_settings, planned, statements, unequal
+from experiments.grids.ablation import Ablation, crossed, make_plan, show, variants
+from experiments.grids.fairness import Match, Splits, budget, check_fair, check_matched, match, matched, size
+from experiments.grids.study import Study
+from experiments.runs.run import Run, setting
+from experiments.runs.training import train
 from lightning_modules.fcn import FCNModule
 from lightning_modules.segnet import SegNetModule
 from lightning_modules.unet import UNetModule

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from experiments.confusions import confusion_shares, frequent_confusions
-from experiments.figures import FIGURES, drawing, missing_figures, write_figures
-from experiments.figures.cost import on_front, place_names
-from experiments.figures.looks import COLOURS, legend_columns, limits, looks, short
-from experiments.figures.pictures import AGREEMENT
-from experiments.figures.scores import MOST_CLASSES
-from experiments.files import write_atomic, write_json
-from experiments.stored import Experiment, load
+from experiments.evidence.confusions import confusion_shares, frequent_confusions
+from experiments.evidence.experiment import Experiment, load
+from experiments.reports.figures import FIGURES, drawing, missing_figures, write_figures
+from experiments.reports.figures.cost import on_front, place_names
+from experiments.reports.figures.looks import COLOURS, legend_columns, limits, looks, short
+from experiments.reports.figures.pictures import AGREEMENT
+from experiments.reports.figures.scores import MOST_CLASSES
+from experiments.shell.files import write_atomic, write_json
 
 CLASSES = ["$road$ & _x_", "<b>car</b>", "in no image"]
 SIDES = (24, 20)

@@ -16,14 +16,14 @@ from PIL import Image
 import datamodules.verify
 from datamodules.camvid import CamVidDataModule
 from datamodules.fingerprint import fingerprint, stored_record
-from experiments.ablation import Ablation, add_arguments, main, variants
-from experiments.files import read_json, write_json
-from experiments.flags import Parser
-from experiments.join import join
+from experiments.evidence.experiment import load as load_experiment
+from experiments.evidence.join import join
+from experiments.grids.ablation import Ablation, add_arguments, main, variants
 from experiments.report import write_report
-from experiments.run import Run, changes, identified
-from experiments.stored import load as load_experiment
-from experiments.training import train
+from experiments.runs.run import Run, changes, identified
+from experiments.runs.training import train
+from experiments.shell.files import read_json, write_json
+from experiments.shell.flags import Parser
 from lightning_modules.unet import UNetModule
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from test_report import plant, save_npz, write_experiment
 
-from experiments.files import write_json
-from experiments.join import join
+from experiments.evidence.experiment import load
+from experiments.evidence.join import join
 from experiments.report import collect, main, write
-from experiments.stored import load
-from experiments.tables import make_summary
+from experiments.reports.tables import make_summary
+from experiments.shell.files import write_json
 
 
 def change_plan(folder: Path, **changes: Any) -> None:

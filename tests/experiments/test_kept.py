@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.ablation import Ablation, add_arguments
-from experiments.ablation import main as run_grid
-from experiments.files import PREDICTION
-from experiments.run import Run
+from experiments.grids.ablation import Ablation, add_arguments
+from experiments.grids.ablation import main as run_grid
+from experiments.runs.run import Run
+from experiments.runs.training import build
+from experiments.shell.files import PREDICTION
 from experiments.train import load, main, parse
-from experiments.training import build
 
 ROOT = Path(__file__).parents[2]
 SETS = sorted(path for path in (ROOT / "tests" / "data" / "kept").iterdir() if (path / "checkpoints").is_dir())

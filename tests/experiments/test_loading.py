@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from datamodules.shapes import ShapesDataModule
-from experiments.checkpoints import checkpoint_to_resume
-from experiments.run import Run
+from experiments.runs.checkpoints import checkpoint_to_resume
+from experiments.runs.run import Run
+from experiments.runs.training import train
 from experiments.train import ARCHITECTURES, DATAMODULES, Parser, load, parse
-from experiments.training import train
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.encoders.weights import read_weights
 from lightning_modules.components.errors import MoreThanDataError, NonFiniteError

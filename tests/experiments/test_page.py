@@ -16,9 +16,9 @@ import pytest
 from hostile import BASE, CLASSES, IMAGES, IMG, LONG, PALETTE, UNFINISHED, make_section, write_hostile
 from PIL import Image
 
-from experiments.page import MOST_PIXELS, MOST_SIDE, Section, _side, render
-from experiments.stored import load
-from experiments.tables import Table
+from experiments.evidence.experiment import load
+from experiments.reports.page import MOST_PIXELS, MOST_SIDE, Section, _side, render
+from experiments.reports.tables import Table
 
 
 class Page(HTMLParser):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hostile import BASE, IMG, LONG, UNFINISHED, make_section, write_hostile
 
-from experiments.page import render
+from experiments.reports.page import render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [

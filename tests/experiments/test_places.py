@@ -9,14 +9,14 @@ import pytest
 from test_record import section
 from test_report import write_experiment
 
-from experiments import figures
-from experiments.ending import CannotWriteError
-from experiments.figures import scores, write_figures
-from experiments.files import locked
-from experiments.page import Section
-from experiments.record import write_record
+from experiments.evidence.experiment import load
 from experiments.report import Report, collect, write
-from experiments.stored import load
+from experiments.reports import figures
+from experiments.reports.figures import scores, write_figures
+from experiments.reports.page import Section
+from experiments.reports.record import write_record
+from experiments.shell.ending import CannotWriteError
+from experiments.shell.files import locked
 
 FORMS = ("table.md", "table.csv", "table.tex", "report.html", "reproduce.sh", "environment.json")
 

@@ -41,9 +41,9 @@ for name in names:
         importlib.import_module(name)
 
 from pathlib import Path
-from experiments.cell import end_with_parent
-from experiments.ending import SIGNALS
-from experiments.files import _is_alive, locked
+from experiments.grids.cell import end_with_parent
+from experiments.shell.ending import SIGNALS
+from experiments.shell.files import _is_alive, locked
 
 end_with_parent(1)
 assert [one.name for one in SIGNALS] == ["SIGINT", "SIGTERM"]

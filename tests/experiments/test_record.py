@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from test_report import plant, save_npz, write_experiment
 
-from experiments.page import Section
-from experiments.record import draft, write_record
+from experiments.evidence.experiment import load
 from experiments.report import warnings
-from experiments.stored import load
-from experiments.tables import make_notes, make_summary, make_tables
+from experiments.reports.page import Section
+from experiments.reports.record import draft, write_record
+from experiments.reports.tables import make_notes, make_summary, make_tables
 
 PNG = b"\x89PNG of hand"
 WORDS = "Words of a person.\n\n## With a heading\n\n| a | table |\n| --- | --- |"

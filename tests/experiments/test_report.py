@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.files import write_atomic, write_json
-from experiments.formats import to_csv, to_latex, to_markdown
-from experiments.page import Section
+from experiments.evidence.experiment import load
 from experiments.report import main, warnings, write_report
-from experiments.stored import load
-from experiments.tables import make_notes, make_summary, make_tables
+from experiments.reports.formats import to_csv, to_latex, to_markdown
+from experiments.reports.page import Section
+from experiments.reports.tables import make_notes, make_summary, make_tables
+from experiments.shell.files import write_atomic, write_json
 
 CLASSES = ["background", "<script>alert(1)</script>", "=absent_class 5%"]
 MIOU = {  # percent, for the seeds 0, 1, 2

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from test_report import write_cell, write_experiment, write_tables
 
-from experiments.files import write_json
-from experiments.reproduce import calls, read_command, report_environment, reproduce_script, show_command
-from experiments.stored import Experiment, load
+from experiments.evidence.experiment import Experiment, load
+from experiments.reports.reproduce import calls, read_command, report_environment, reproduce_script, show_command
+from experiments.shell.files import write_json
 
 NAME = "$(touch broken) \"a' `touch broken`\n#"
 COMMAND = (
@@ -199,7 +199,7 @@ HOSTILE = [
     f"python -m experiments.ablate_upsampling '\n{CANARY}\n'",
     f"python -m experiments.ablate_upsampling 'unbalanced\n{CANARY}",
     "python -m experiments.sync --publish",
-    "python -m experiments.cell x",
+    "python -m experiments.grids.cell x",
     "python -m timeit 'import os'",
     "python -X importtime -m experiments.ablate_upsampling",
     "python -m experiments.ablate_upsampling.py",

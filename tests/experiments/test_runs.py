@@ -16,10 +16,10 @@ import torch
 import experiments
 from datamodules.brain import BrainDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.fairness import check_fair
-from experiments.run import Run, defaults
-from experiments.study import Study
-from experiments.training import build
+from experiments.grids.fairness import check_fair
+from experiments.grids.study import Study
+from experiments.runs.run import Run, defaults
+from experiments.runs.training import build
 from lightning_modules.unet import UNetModule
 
 
@@ -67,7 +67,7 @@ def test_a_run_survives_pickle_and_json_with_its_hash() -> None:
 
 def test_the_hash_is_the_same_in_another_process_and_knows_defaults() -> None:
     code = (
-        "from experiments.run import Run; from lightning_modules.unet import UNetModule; "
+        "from experiments.runs.run import Run; from lightning_modules.unet import UNetModule; "
         "from datamodules.shapes import ShapesDataModule; print(Run(module=UNetModule, datamodule=ShapesDataModule, "
         "hparams={'depth': 2, 'width': 4}, trainer={'max_epochs': 2}).hash)"
     )

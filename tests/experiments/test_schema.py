@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from test_report import SIDES, write_experiment
 
-from experiments import schema
 from experiments.ablate_upsampling import RUNS
-from experiments.ablation import Ablation
-from experiments.stored import Experiment, load
+from experiments.evidence import schema
+from experiments.evidence.experiment import Experiment, load
+from experiments.grids.ablation import Ablation
 
 VARIANT = "nearest+none"
 

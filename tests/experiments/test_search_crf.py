@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from datamodules.shapes import Shapes, ShapesDataModule
-from experiments.run import Run
+from experiments.runs.run import Run
+from experiments.runs.training import train
 from experiments.search_crf import (
     CRFS,
     Finished,
@@ -23,8 +24,7 @@ from experiments.search_crf import (
     search,
     verdict,
 )
-from experiments.training import train
-from lightning_modules.components.metrics import predict_labels
+from lightning_modules.components.scores.confusion import predict_labels
 from lightning_modules.unet import UNetModule
 
 FIXED: Point = {"theta_alpha": 8.0, "w_smoothness": 1.0, "theta_gamma": 1.0, "iterations": 3}

@@ -9,11 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
-from experiments.factorial import factorial_effects, refuse_crossing
-from experiments.power import Needed, needed_for_width, needed_to_detect
-from experiments.resampling import addends, bootstrap_roots, evaluate, influence, swap_p
-from experiments.scored import Cell, sum_up
-from experiments.statistics import (
+from experiments.evidence.cell import Cell, sum_up
+from experiments.evidence.experiment import Comparison, comparisons, flatten
+from experiments.evidence.factorial import factorial_effects, refuse_crossing
+from experiments.evidence.intervals import (
     KINDS,
     TESTS,
     Contrast,
@@ -26,8 +25,9 @@ from experiments.statistics import (
     paired_difference,
     signed_rank_test,
 )
-from experiments.stored import Comparison, comparisons, flatten
-from lightning_modules.components.metrics import scores
+from experiments.evidence.power import Needed, needed_for_width, needed_to_detect
+from experiments.evidence.resampling import addends, bootstrap_roots, evaluate, influence, swap_p
+from lightning_modules.components.scores.confusion import scores
 
 
 def test_mean_deviation_and_interval_of_three_seeds() -> None:
@@ -121,7 +121,7 @@ def test_counts_give_to_the_bit_what_their_matrices_give(monkeypatch: pytest.Mon
         assert "nan" not in whole.partition("scores")[2][:200]
         assert found(counts, score) == whole
         with monkeypatch.context() as patch:
-            patch.setattr("experiments.resampling.MOST_KEPT", 0)  # nothing is kept between blocks of resamples
+            patch.setattr("experiments.evidence.resampling.MOST_KEPT", 0)  # nothing is kept between blocks of resamples
             assert found(counts, score) == whole
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from datamodules.shapes import ShapesDataModule
 from experiments.benchmark_statistics import write_experiment
-from experiments.callbacks import EXTREMES, SAMPLES
-from experiments.files import write_json
-from experiments.run import Run
-from experiments.stored import BOUNDARY, ERRORS, load
-from experiments.training import train
-from lightning_modules.components.scoring import scores
+from experiments.evidence.experiment import BOUNDARY, ERRORS, load
+from experiments.runs.callbacks import EXTREMES, SAMPLES
+from experiments.runs.run import Run
+from experiments.runs.training import train
+from experiments.shell.files import write_json
+from lightning_modules.components.scores.confusion import scores
 from lightning_modules.unet import UNetModule
 
 LENGTH = 12
@@ -168,7 +168,7 @@ def test_a_missing_cell_is_no_obstacle(folder: Path) -> None:
 
 
 def test_scores_are_those_of_the_whole_matrices_to_the_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.arrays.BLOCK", 2000)  # of several blocks
+    monkeypatch.setattr("experiments.evidence.arrays.BLOCK", 2000)  # of several blocks
     cell = load(folder).cells["nearest"][0]
     with np.load(folder / "nearest" / "seed0" / "per_image.npz") as stored:
         confusion, trimap, segments = (stored[key] for key in ("confusion", "trimap", "segments"))

@@ -14,7 +14,8 @@ import pytest
 from conftest import WandbServer
 
 from datamodules.shapes import ShapesDataModule
-from experiments.run import Run
+from experiments.runs.run import Run
+from experiments.runs.training import train
 from experiments.sync import (
     Cell,
     Fragment,
@@ -27,7 +28,6 @@ from experiments.sync import (
     values,
     write_records,
 )
-from experiments.training import train
 from lightning_modules.unet import UNetModule
 
 ROOT = Path(__file__).parents[2]
@@ -254,8 +254,8 @@ SLOWLY = """
 import json, sys, time
 from pathlib import Path
 from lightning.pytorch import Callback
-from experiments.run import Run
-from experiments.training import train
+from experiments.runs.run import Run
+from experiments.runs.training import train
 
 class Slow(Callback):
     def on_train_start(self, trainer, *args, **kwargs):

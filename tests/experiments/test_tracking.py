@@ -14,12 +14,12 @@ from PIL import Image
 
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.environment import git_commit
-from experiments.loggers import Logging
-from experiments.run import Run
+from experiments.runs.run import Run
+from experiments.runs.training import train
+from experiments.shell.environment import git_commit
 from experiments.sync import read_records, values
-from experiments.tracking import next_step, tracking
-from experiments.training import train
+from experiments.tracking.logger import next_step, tracking
+from experiments.tracking.loggers import Logging
 from lightning_modules.unet import UNetModule
 
 RUN = Run(
@@ -132,7 +132,7 @@ def test_the_one_line_that_uploads_it(logged: Path, monkeypatch: pytest.MonkeyPa
     assert next_step(Logging("wandb"), out) == f"W&B logged offline; upload with: python -m experiments.sync {out}"
     assert next_step(Logging("wandb"), logged / "checkpoints") is None
     assert next_step(Logging(), out) is None
-    monkeypatch.setattr("experiments.loggers.find_spec", lambda name: True)  # the package is an extra
+    monkeypatch.setattr("experiments.tracking.loggers.find_spec", lambda name: True)  # the package is an extra
     assert next_step(Logging("tensorboard"), Path("a b")) == "see the curves with: tensorboard --logdir 'a b'"
 
 
@@ -211,7 +211,7 @@ def test_a_resumed_attempt_keeps_id_and_name_and_stays_offline(
 def test_a_logger_whose_package_is_missing_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("experiments.tracking.loggers.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"'):
         train(RUN, tmp_path / "out", logger="tensorboard")
     with pytest.raises(ValueError, match="one of csv, tensorboard, wandb, none, got 'mlflow'"):

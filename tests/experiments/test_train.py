@@ -21,13 +21,13 @@ from PIL import Image
 
 from datamodules.base import SegmentationDataset
 from datamodules.shapes import ShapesDataModule
-from experiments.callbacks import sample_positions, to_rgb
-from experiments.run import Run
+from experiments.runs.callbacks import sample_positions, to_rgb
+from experiments.runs.run import Run
+from experiments.runs.training import STRATEGIES, _check_strategy, build, train
 from experiments.train import ARCHITECTURES, DATAMODULES, load, main, parse
-from experiments.training import STRATEGIES, _check_strategy, build, train
-from lightning_modules.components.metrics import confusion_matrix, scores
-from lightning_modules.components.segments import segments
-from lightning_modules.components.trimap import trimap
+from lightning_modules.components.scores.confusion import confusion_matrix, scores
+from lightning_modules.components.scores.segments import segments
+from lightning_modules.components.scores.trimap import trimap
 from lightning_modules.unet import UNetModule
 
 TINY = Run(

@@ -16,12 +16,12 @@ import yaml
 from test_tracking import RUN
 from wandb_server import WandbServer
 
-from experiments.environment import git_commit
-from experiments.loggers import Logging
+from experiments.runs.training import train
+from experiments.shell.environment import git_commit
 from experiments.sync import read_records, values
-from experiments.tracking import WandbLogger, histogram, tracking
-from experiments.training import train
-from experiments.wandb_client import GIVEN, Client, agent_settings, given_settings, own_environ
+from experiments.tracking.client import GIVEN, Client, agent_settings, given_settings, own_environ
+from experiments.tracking.logger import WandbLogger, histogram, tracking
+from experiments.tracking.loggers import Logging
 
 ROOT = Path(__file__).parents[2]
 STRANGE = {
@@ -306,7 +306,7 @@ def test_the_sweep_of_the_page_runs(tmp_path: Path, wandb_server: WandbServer, m
 
 
 def test_the_client_drops_what_nobody_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.wandb_client.WAITING", 1000)
+    monkeypatch.setattr("experiments.tracking.client.WAITING", 1000)
     client = Client({"settings": {}}, tmp_path)
     client.send("row", {})  # not started: nobody is to be told
     assert client.sent == 0

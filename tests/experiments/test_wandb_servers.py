@@ -20,11 +20,11 @@ from lightning.pytorch import Callback
 from test_tracking import RUN
 from wandb_server import STATES, WandbServer
 
-from experiments.loggers import Logging
+from experiments.runs.training import train
 from experiments.sync import find_cells, read_records, state, values
-from experiments.tracking import WandbLogger, tracking
-from experiments.training import train
-from experiments.wandb_client import FINISH, Client
+from experiments.tracking.client import FINISH, Client
+from experiments.tracking.logger import WandbLogger, tracking
+from experiments.tracking.loggers import Logging
 
 KEY = "0123456789" * 4
 STAYS_ONLINE = ("slow", "stops", "dies", "hangs")
@@ -205,8 +205,8 @@ def test_nothing_is_left_of_a_training_that_was_killed(name: str, tmp_path: Path
         f"sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}\n"
         "from pathlib import Path\n"
         "from test_tracking import RUN\n"
-        "from experiments.loggers import Logging\n"
-        "from experiments.tracking import tracking\n"
+        "from experiments.tracking.loggers import Logging\n"
+        "from experiments.tracking.logger import tracking\n"
         f"(logger,) = tracking(Logging('wandb'), RUN.resolved(), Path({str(tmp_path / 'e' / 'v' / 'seed0')!r})).loggers\n"
         "logger.start({})\n"
         "while not logger.client.mode:\n    time.sleep(0.1)\n"

@@ -78,7 +78,7 @@ def poisoned(bench: Bench, path: Path, kind: str) -> Path:
 
 def told(function: Callable[[], object]) -> Callable[[], object]:
     """As a command says an error that a person can mend."""
-    from experiments.ending import ending
+    from experiments.shell.ending import ending
 
     def call() -> None:
         with ending():
@@ -166,9 +166,9 @@ def from_the_net(bench: Bench) -> tuple[Ended, str]:
 
 
 def classes(bench: Bench) -> tuple[Ended, str]:
-    """A run.json of a stranger, which `experiments.cell` trains."""
+    """A run.json of a stranger, which `experiments.grids.cell` trains."""
     from datamodules.shapes import ShapesDataModule
-    from experiments.run import Run
+    from experiments.runs.run import Run
     from lightning_modules.unet import UNetModule
 
     config = Run(module=UNetModule, datamodule=ShapesDataModule, trainer={"max_epochs": 1}).config()
@@ -189,7 +189,7 @@ def classes(bench: Bench) -> tuple[Ended, str]:
     bench.out.mkdir(parents=True)
     for other in others:
         (bench.out / "run.json").write_text(json.dumps(config | other))
-        ended = check_ended(bench.run("experiments.cell", bench.out), 2, r"^error: .*(module|datamodule)")
+        ended = check_ended(bench.run("experiments.grids.cell", bench.out), 2, r"^error: .*(module|datamodule)")
     return ended, f"{len(others)} of {len(others)} refused"
 
 
@@ -346,7 +346,7 @@ def png(width: int, height: int) -> bytes:
 
 def bombs(bench: Bench) -> tuple[Ended, str]:
     """Pictures and archives that are small on the disk and large in memory, encrypted, or packed in a way nobody knows."""
-    from experiments.stored import load
+    from experiments.evidence.experiment import load
 
     folder = hostile(bench.here / "experiment")
     path = folder / "base" / "seed0" / "predictions.zip"

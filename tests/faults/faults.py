@@ -152,8 +152,8 @@ def signalled(bench: Bench, signum: int, *flags: object, all_of_them: bool = Fal
 
 def killed_while_writing(bench: Bench, other_device: bool) -> tuple[Ended, str]:
     """Many kills of a process that does nothing but save."""
-    from experiments.checkpoints import CheckpointFiles, checkpoint_to_resume
-    from experiments.files import locked
+    from experiments.runs.checkpoints import CheckpointFiles, checkpoint_to_resume
+    from experiments.shell.files import locked
 
     variables = {}
     if other_device:

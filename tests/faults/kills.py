@@ -28,10 +28,10 @@ import pandas as pd
 import torch
 
 from datamodules.shapes import ShapesDataModule
-from experiments.ablation import Ablation, add_arguments, variants
-from experiments.ablation import main as run_grid
-from experiments.run import Run
-from experiments.training import train
+from experiments.grids.ablation import Ablation, add_arguments, variants
+from experiments.grids.ablation import main as run_grid
+from experiments.runs.run import Run
+from experiments.runs.training import train
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.segnet import SegNetModule
 from tests.faults.harness import GONE, ROOT

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import SegmentationDataModule
-from experiments.run import Run, defaults
+from experiments.runs.run import Run, defaults
 from experiments.train import ARCHITECTURES, DATAMODULES, parse
 from lightning_modules.base import SegmentationModule
 from tests.fuzz.mutate import refused

@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.callbacks import encode_labels, save_npz, save_predictions
-from experiments.deviations import statements
-from experiments.figures import FIGURES
-from experiments.figures.looks import drawing
-from experiments.files import write_atomic, write_json
-from experiments.formats import to_csv, to_latex, to_markdown
-from experiments.join import join
-from experiments.page import Section, _data, _json
-from experiments.record import draft
+from experiments.evidence.deviations import statements
+from experiments.evidence.experiment import Experiment, load
+from experiments.evidence.join import join
 from experiments.report import warnings
-from experiments.reproduce import _of_one, reproduce_script
-from experiments.stored import Experiment, load
-from experiments.tables import make_notes, make_tables
+from experiments.reports.figures import FIGURES
+from experiments.reports.figures.looks import drawing
+from experiments.reports.formats import to_csv, to_latex, to_markdown
+from experiments.reports.page import Section, _data, _json
+from experiments.reports.record import draft
+from experiments.reports.reproduce import _of_one, reproduce_script
+from experiments.reports.tables import make_notes, make_tables
+from experiments.runs.callbacks import encode_labels, save_npz, save_predictions
+from experiments.shell.files import write_atomic, write_json
 from tests.fuzz.mutate import mutated, refused
 
 NAME = "stored"

@@ -10,7 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.shapes import ShapesDataModule
-from experiments.run import defaults
+from experiments.runs.run import defaults
 from experiments.train import ARCHITECTURES, load
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.encoders import NATIVE, Encoder

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.run import defaults
+from experiments.runs.run import defaults
 from lightning_modules.deconvnet import DeconvNet, DeconvNetModule
 
 

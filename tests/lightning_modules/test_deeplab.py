@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.components.receptive_field import receptive_field
+from lightning_modules.analysis.receptive_field import receptive_field
 from lightning_modules.deeplabv1 import FIELDS_OF_VIEW, DeepLabV1, DeepLabV1Module
 from lightning_modules.deeplabv2 import DeepLabV2, DeepLabV2Module
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from experiments.run import defaults
+from experiments.runs.run import defaults
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.unpooling import pool, unpool
 from lightning_modules.segnet import VARIANTS, SegNet, SegNetBasic, SegNetModule

@@ -1,0 +1,227 @@
+"""What a report says of how alike its variants were trained: by plan.json, and where the finished cells deviate from it.
+
+Reads only, so that a report needs neither the networks nor their trainer.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.evidence.experiment import Cell
+
+# What can be matched, in words. Of a training crop, because that is what a step of the budget costs.
+SIZES = {"parameters": "parameters", "gmac": "GMAC of a training crop"}
+NO_BUDGET = ("epochs", "loss", "class_weights")  # epochs follow from the steps; the others say what is optimised
+NONE = "none"
+NEAR = 0.05  # sizes that differ by less need no warning
+
+
+def items(budget: Mapping[str, Any]) -> dict[str, Any]:
+    """The budget of a variant, flat: "steps", "augmentation.crop"; see `fairness.budget`."""
+    flat = {key: value for key, value in budget.items() if key != "augmentation"}
+    return flat | {f"augmentation.{key}": value for key, value in budget.get("augmentation", {}).items()}
+
+
+def planned(plan: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Every setting that the plan names for a variant, as `Run.resolved` has it, but for the seed."""
+    if "differences" not in plan:  # of an earlier version, whose factors are all hyperparameters
+        levels = plan["variants"][variant]["levels"]
+        return {**plan["common"], **{f"hparams.{factor}": level for factor, level in levels.items()}}
+    of_baseline = {key: pair[0] for of_variant in plan["differences"].values() for key, pair in of_variant.items()}
+    own = {key: pair[1] for key, pair in plan["differences"][variant].items()}
+    return {**plan["common"], **of_baseline, **own}
+
+
+def other_settings(plan: Mapping[str, Any], variant: str, run: Mapping[str, Any]) -> list[str]:
+    """Where the run of a cell, as its run.json has it, is not the one that is planned for the variant."""
+    settings, found = planned(plan, variant), []
+    # With its defaults and by the content of its files; of an earlier version only what was given.
+    given = {
+        f"{part}.{name}": value for part in ("hparams", "data", "trainer") for name, value in run.get(part, {}).items()
+    }
+    for key, value in run.get("settings", given).items():
+        # A path is where the data lie, and each cell may start from its own checkpoint.
+        if key in settings and key not in ("data.root", "hparams.init_from", "seed") and settings[key] != value:
+            found.append(f"{key} {_say(value)}, planned {_say(settings[key])}")
+    return found
+
+
+def statements(plan: Mapping[str, Any]) -> list[str]:
+    """The budget, where it is not equal, what was matched and what was not, a sentence each; the unequal ones first."""
+    return [*unequal(plan), *_sizes(plan), *_matches(plan), *_budget(plan)]
+
+
+def unequal(plan: Mapping[str, Any]) -> list[str]:
+    """A sentence for each variant whose declared factors give it another budget than the baseline's."""
+    if "budget" not in plan:
+        return []
+    base, found = items(plan["budget"][plan["baseline"]]), []
+    for variant, budget in plan["budget"].items():
+        own = items(budget)
+        differing = [key for key in base | own if key not in NO_BUDGET and base.get(key) != own.get(key)]
+        if differing:
+            listed = ", ".join(f"{_words(key)} ({_say(own.get(key))}, not {_say(base.get(key))})" for key in differing)
+            found.append(f"Not of equal budget, as declared: {variant} differs from {plan['baseline']} in {listed}.")
+    return found
+
+
+def deviations(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"]]) -> list[str]:
+    """Where the finished cells, by variant and seed, did not do what was planned or not under equal conditions."""
+    found = _uneven(plan, cells)
+    for variant, of_variant in cells.items():
+        for seed, cell in of_variant.items():
+            wrong = _amiss(plan, cell)
+            found += [f"{variant} seed {seed} deviates from the plan: {'; '.join(wrong)}."] if wrong else []
+    return found + _conditions(plan, cells)
+
+
+def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"]]) -> list[str]:
+    """Variants that lack seeds which others have: their means are over other replications."""
+    seeds = sorted({seed for of_variant in cells.values() for seed in of_variant})
+    lacking = {variant: [s for s in seeds if s not in of_variant] for variant, of_variant in cells.items()}
+    listed = "; ".join(f"{variant} lacks {_seeds(without)}" for variant, without in lacking.items() if without)
+    reason = "Differences pair the seeds that both variants have, means of a variant do not."
+    return [f"Not every variant has the seeds {_listed(seeds)}: {listed}. {reason}"] if listed else []
+
+
+def _amiss(plan: Mapping[str, Any], cell: "Cell") -> list[str]:
+    """What of one cell is not as planned."""
+    wrong = []
+    own, parameters = cell.result.get("params"), plan["variants"][cell.variant].get("parameters")
+    if None not in (own, parameters) and own != parameters:
+        wrong.append(f"{own:,} parameters, planned {parameters:,}")
+    budget = plan.get("budget", {}).get(cell.variant, {})
+    if "steps" in cell.result and "steps" in budget:
+        if cell.result["steps"] != budget["steps"]:
+            wrong.append(f"{cell.result['steps']} steps, planned {budget['steps']}")
+        return wrong
+    settings = planned(plan, cell.variant)
+    if "trainer.max_steps" not in settings and cell.result.get("epochs") != settings.get("trainer.max_epochs"):
+        wrong.append(f"{_epochs(cell.result.get('epochs') or 0)}, planned {settings.get('trainer.max_epochs')}")
+    return wrong
+
+
+def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"]]) -> list[str]:
+    """Where code, versions, threads or devices differ between cells, and whether that goes along with the variants."""
+    found = []
+    finished = [cell for of_variant in cells.values() for cell in of_variant.values()]
+    for key in ("commit", "device", "python", "torch_threads", "versions"):
+        groups: dict[str, dict[str, list[int]]] = {}  # value -> variant -> seeds
+        for cell in finished:
+            value = _say(cell.environment.get(key))
+            groups.setdefault(value, {}).setdefault(cell.variant, []).append(cell.seed)
+        if len(groups) < 2:
+            continue
+        trained = [variant for of_value in groups.values() for variant in of_value]
+        listed = "; ".join(
+            f"{_apart(value, groups) if key == 'versions' else value}: {', '.join(f'{v} {_seeds(s)}' for v, s in of_value.items())}"
+            for value, of_value in groups.items()
+        )
+        what = (
+            "no variant was trained under more than one of them, so what looks like a variant's effect may be theirs"
+            if len(trained) == len(set(trained))
+            else "last digits may differ"
+        )
+        found.append(f"Cells were trained with different {key} ({listed}): {what}.")
+    commits = {str(cell.environment.get("commit")) for cell in finished}
+    if len(commits) == 1 and (plan["commit"],) != (*commits,):
+        found.append(f"The cells were trained at commit {commits.pop()}, the plan was written at {plan['commit']}.")
+    return found
+
+
+def _apart(value: str, groups: Mapping[str, Any]) -> str:
+    """Of many versions those in which the groups differ."""
+    parsed = {key: {} if key == NONE else json.loads(key) for key in groups}
+    keys = sorted({name for of_one in parsed.values() for name in of_one})
+    differing = [name for name in keys if len({of_one.get(name) for of_one in parsed.values()}) > 1]
+    return ", ".join(f"{name} {parsed[value].get(name, 'unknown')}" for name in differing)
+
+
+def _budget(plan: Mapping[str, Any]) -> list[str]:
+    """The baseline's budget, which is everybody's where nothing is said to the contrary."""
+    if "budget" not in plan:
+        return []
+    b = plan["budget"][plan["baseline"]]
+    augmentation = ", ".join(
+        f"{key} {_say(value)}" for key, value in b["augmentation"].items() if value or key == "crop"
+    )
+    recipe = ", ".join(
+        f"{_words(key)} {_say(b[key])}" for key in ("optimizer", "lr", "momentum", "weight_decay", "schedule")
+    )
+    extras = [f"{_words(key)} {_say(b[key])}" for key in ("warmup", "gradient_clip_val") if b[key]]
+    adds = f" in {b['accumulation']} accumulated parts" if b["accumulation"] > 1 else ""
+    whose = plan["baseline"] if unequal(plan) else "every variant"
+    seen = f"{b['images']:,} images seen, {_epochs(b['epochs'])} of {b['train_images']:,} training images"
+    lines = (
+        f"{b['steps']:,} optimiser steps of {b['batch']} images{adds} ({seen})",
+        f"augmentation {augmentation}",
+        ", ".join([recipe, *extras]),
+        f"loss {b['loss']}, class weights {_say(b['class_weights'])}",
+        f"precision {b['precision']}",
+        f"from {b['start']}" + (f", which has {b['steps_before']:,} steps behind it" if b["steps_before"] else ""),
+    )
+    return [f"Budget of {whose}: {'; '.join(lines)}."]
+
+
+def _sizes(plan: Mapping[str, Any]) -> list[str]:
+    """How unequal the variants are in size and compute, which no budget evens out."""
+    baseline, parts, far = plan["variants"][plan["baseline"]], list[str](), False
+    for key, title, form in (("parameters", "parameters", ",d"), ("gmac", "GMAC of a test image", ".3g")):
+        values = [variant[key] for variant in plan["variants"].values()]
+        if None in values or not baseline[key]:
+            continue
+        low, high = min(values) / baseline[key] - 1, max(values) / baseline[key] - 1
+        far = far or max(-low, high) > NEAR
+        span = f"{min(values):{form}} to {max(values):{form}} ({_percent(low)} to {_percent(high)})"
+        parts.append(f"{title} {span}" if min(values) < max(values) else f"{title} {values[0]:{form}} in every variant")
+    warning = " Between variants of unequal size, a difference in score can be one of size." if far else ""
+    return parts and [f"Sizes, and how far from those of {plan['baseline']}: {'; '.join(parts)}.{warning}"]
+
+
+def _matches(plan: Mapping[str, Any]) -> list[str]:
+    """Which arms were made as large as which, by what, and how near they came."""
+    found = []
+    for of in dict.fromkeys(one["of"] for one in plan.get("matched", {}).values()):
+        arms = {name: one for name, one in plan["matched"].items() if one["of"] == of}
+        listed = []
+        for name, one in arms.items():
+            by = f", by {one['by']} from {_say(one['values'][0])} to {_say(one['values'][1])}" if one["by"] else ""
+            listed.append(f"{name} with {one['like']} (ratio {one['ratio']:.3f}{by})")
+        most = max(one["tolerance"] for one in arms.values())
+        found.append(f"Matched in {SIZES[of]}, within {100 * most:.0f} %: {'; '.join(listed)}.")
+    return found
+
+
+def _percent(share: float) -> str:
+    digits = 0 if abs(share) >= 0.01 else 1
+    return f"{100 * share:+.{digits}f} %" if round(100 * share, digits) else "0 %"
+
+
+def _words(item: str) -> str:
+    """An item of the budget as a sentence has it."""
+    words = {"gradient_clip_val": "gradient clipping at", "start": "what it starts from"}
+    words |= {"rates": "the factor of lr and the weight decay of each group of parameters"}
+    return words.get(item, item.replace("_", " ").replace("augmentation.", "the augmentation's "))
+
+
+def _say(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_say(one) for one in value)}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: NONE}[value]
+    if isinstance(value, int) and value > 999:
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))

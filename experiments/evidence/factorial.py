@@ -1,0 +1,106 @@
+"""Effects of crossed factors: what each changes on average over the others, and what two change only together.
+
+Every effect is a weighted sum of variants, paired by seed, so its interval is of the kinds of `experiments.evidence.intervals`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice, product
+from typing import Any
+
+import numpy as np
+
+from experiments.evidence.intervals import RESAMPLES, Cells, Contrast, Test, adjust, make_contrasts
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One factor (main effect) or two (interaction), each at a level that is compared with its reference level.
+
+    Main effect: the score with the level minus that with the reference, averaged over all levels of the others.
+    Interaction of a and b: how much more a's level changes the score with b's level than with b's reference,
+    (a b - a' b) - (a b' - a' b'), averaged likewise; zero where the effects add. Not halved.
+    """
+
+    levels: dict[str, str]  # factor -> level
+    references: dict[str, str]
+    contrast: Contrast
+    test: Test  # over seeds and images; adjusted over all main effects, or over all interactions
+
+    @property
+    def title(self) -> str:
+        parts = [f"{factor} {level} - {self.references[factor]}" for factor, level in self.levels.items()]
+        return " x ".join(parts)
+
+
+def refuse_crossing(levels: Mapping[str, Mapping[str, str]]) -> str:
+    """Why the variants (name -> factor -> level) are no crossed design; empty where each combination is there once."""
+    factors = list(next(iter(levels.values()), {}))
+    if not factors or any(list(own) != factors for own in levels.values()):
+        return "not crossed: the variants do not have the same factors"
+    known = [tuple(own[factor] for factor in factors) for own in levels.values()]
+    if len(set(known)) < len(known):
+        return "not crossed: two variants have the same levels"
+    # Counted, not listed: a stranger's plan of 40 factors has a million million combinations.
+    pools, present = list(_of_factors(levels).values()), set(known)
+    absent = math.prod(map(len, pools)) - len(present)
+    named = islice((one for one in product(*pools) if one not in present), 3)
+    listed = ", ".join(" + ".join(one) for one in named) + (f" and {absent - 3} more" if absent > 3 else "")
+    return f"not fully crossed: there is no variant with {listed}" if absent else ""
+
+
+def factorial_effects(
+    cells: Cells,
+    levels: Mapping[str, Mapping[str, str]],
+    reference: Mapping[str, str],
+    score: str = "miou",
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    class_names: Sequence[str] = (),
+) -> list[Effect]:
+    """Main effect of every level against its factor's reference level, then every interaction of two factors.
+
+    `levels` gives each variant its levels. Over the seeds that all variants of an effect have. ValueError for a design
+    that is not fully crossed, where an average over the other factors would compare different things.
+    """
+    reason = refuse_crossing(levels)
+    if reason:
+        raise ValueError(reason)
+    of_factors = _of_factors(levels)
+    weights = dict[tuple[tuple[str, str], ...], dict[str, float]]()
+    for order in (1, 2):
+        for factors in combinations(of_factors, order):
+            for chosen in product(*([one for one in of_factors[f] if one != reference[f]] for f in factors)):
+                key = tuple(zip(factors, chosen, strict=True))
+                weights[key] = _weigh(levels, dict(key), reference)
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed, "class_names": class_names}
+    contrasts = make_contrasts(cells, weights, score, **options)
+    found = []
+    for order in (1, 2):
+        family = [key for key in weights if len(key) == order]
+        tests = adjust([contrasts[key].test("both") for key in family])
+        for key, test in zip(family, tests, strict=True):
+            references = {factor: reference[factor] for factor, _ in key}
+            found.append(Effect(dict(key), references, contrasts[key], test))
+    return found
+
+
+def _of_factors(levels: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    """Each factor's levels, in the order in which they appear."""
+    factors = next(iter(levels.values()))
+    return {factor: list(dict.fromkeys(own[factor] for own in levels.values())) for factor in factors}
+
+
+def _weigh(
+    levels: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str], reference: Mapping[str, str]
+) -> dict[str, float]:
+    """+1 for the level, -1 for the reference, their product over the factors; shared out over the others' levels."""
+    signs = dict[str, int]()
+    for variant, own in levels.items():
+        each = [(own[factor] == level) - (own[factor] == reference[factor]) for factor, level in wanted.items()]
+        if all(each):
+            signs[variant] = int(np.prod(each))
+    others = len(signs) / 2 ** len(wanted)
+    return {variant: sign / others for variant, sign in signs.items()}

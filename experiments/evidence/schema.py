@@ -1,0 +1,359 @@
+"""What the files of a stored experiment hold, field by field. All that reads them, reads them through here.
+
+A folder may come from anybody and may be damaged. Each file is read and validated as a whole, sizes before contents, and
+refused in one line that names the file, the field, what was expected and what came. Fields that this version does not
+know are let pass: those of later versions. What earlier versions did not store is optional.
+"""
+
+import csv
+import math
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from experiments.evidence.arrays import Array, DamagedError, Npz, unreadable
+from experiments.shell.files import read_json
+from lightning_modules.components.scores.calibration import BINS
+from lightning_modules.components.scores.trimap import WIDTH
+
+MOST_JSON = 2**24  # bytes of a JSON file
+MOST_CSV = 2**28  # bytes of a metrics.csv, which is read line by line
+MOST_DEPTH = 40  # of objects and lists in one another
+MOST_CELLS = 10_000  # variants times seeds
+MOST_CLASSES = 255  # labels are bytes, and one of them is for ignored pixels
+MOST_IMAGES = 200_000  # of a test split
+MOST_PIXELS = 2**28  # of an image
+MOST_SAMPLES = 100  # images in samples.npz, of which this version stores up to 18
+LARGEST = 3.5e38  # of a number in metrics.csv: that of float32
+
+
+def folder_name(name: str) -> str:
+    """The name, if it makes a folder that does not leave the one it is made in; ValueError with the reason if not."""
+    parts = name.split("/")
+    if {"", ".", ".."} & {*parts} or name != printable(name) or any(len(part.encode()) > 255 for part in parts):
+        raise PydanticCustomError(
+            "folder",
+            "must make the name of a folder that lies in this one: no absolute path, no .., no control characters, up to "
+            "255 bytes",
+        )
+    return name
+
+
+def printable(text: str) -> str:
+    """Without characters that steer a terminal or that UTF-8 cannot write: escapes such as \\x1b in their places."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
+        else char
+        for char in text
+    )
+
+
+def _unique(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("unique", "must differ from one another")
+    return values
+
+
+def _times(seconds: dict[str, float]) -> dict[str, float]:
+    if not {"network", "crf"} <= seconds.keys() or not seconds["network"]:
+        raise PydanticCustomError("times", "must hold the seconds of network, above 0, and of crf")
+    return seconds
+
+
+Count = Annotated[int, Field(ge=0, le=2**53)]  # beyond, a float64 misses numbers
+Measure = Annotated[float, Field(ge=0, le=1e15)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Folder = Annotated[str, AfterValidator(folder_name)]
+Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
+Pair = Annotated[list[Any], Field(min_length=2, max_length=2)]
+Settings = dict[str, Any]
+
+
+class _Stored(BaseModel):
+    """No type is turned into another ("1" is no number), and numbers are finite."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class Variant(_Stored):
+    """What plan.json says of a variant. Without measurements where none was made."""
+
+    levels: Settings
+    parameters: Count | None = None
+    gmac: Measure | None = None
+    step_seconds: Measure | None = None
+    step_ratio: Measure | None = None
+    peak_memory_mb: Measure | None = None
+    image_seconds: Annotated[dict[str, Measure], AfterValidator(_times)] = Field(default_factory=dict)
+
+
+class Budget(_Stored):
+    """What a variant is trained with, as `fairness.budget` has it."""
+
+    steps: Count
+    batch: Count
+    accumulation: Count
+    images: Count
+    epochs: Count
+    train_images: Count
+    steps_before: Count
+    augmentation: Settings
+    start: str
+    optimizer: Any
+    lr: Any
+    momentum: Any
+    weight_decay: Any
+    schedule: Any
+    warmup: Any
+    gradient_clip_val: Any
+    loss: Any
+    class_weights: Any
+    precision: Any
+
+
+class Match(_Stored):
+    """How an arm was matched to another one."""
+
+    of: Annotated[str, Field(pattern="^(parameters|gmac)$")]
+    like: str
+    by: str | None
+    tolerance: Measure
+    ratio: Measure
+    values: Pair | None
+
+
+class Plan(_Stored):
+    """plan.json"""
+
+    experiment: str
+    question: str
+    baseline: str
+    factors: dict[str, list[Any]]
+    variants: dict[Folder, Variant]
+    seeds: Annotated[list[Seed], AfterValidator(_unique)]
+    data: str
+    data_note: str
+    scale_note: str
+    common: Settings
+    class_names: Annotated[list[str], Field(min_length=1, max_length=MOST_CLASSES), AfterValidator(_unique)]
+    palette: Annotated[list[Colour], Field(min_length=1, max_length=256)]
+    command: str
+    device: str
+    commit: str
+    notes: list[str] = Field(default_factory=list)
+    not_compared: list[str] = Field(default_factory=list)
+    hashes: Settings = Field(default_factory=dict)
+    budget: dict[str, Budget] = Field(default_factory=dict)
+    differences: dict[str, dict[str, Pair]] = Field(default_factory=dict)
+    matched: dict[str, Match] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "Plan":
+        names = set(self.variants)
+        if self.baseline not in names:
+            _refuse(f"names no variant {self.baseline!r}, its baseline")
+        if len(names) * len(self.seeds) > MOST_CELLS:
+            _refuse(f"must plan up to {MOST_CELLS:,} cells, got {len(names)} variants and {len(self.seeds)} seeds")
+        crossed = math.prod(len(levels) for levels in self.factors.values()) == len(names)
+        for name, variant in self.variants.items():
+            if variant.levels.keys() != self.factors.keys():
+                _refuse(f"variants.{name}.levels must have a level of each factor, got {_got(variant.levels)}")
+            for factor, level in variant.levels.items() if crossed else ():
+                if level not in self.factors[factor]:
+                    _refuse(f"variants.{name}.levels.{factor} must be one of {_got(self.factors[factor])}")
+        for field in ("budget", "differences"):
+            of_field = getattr(self, field)
+            if field in self.model_fields_set and of_field.keys() != names:
+                _refuse(f"{field} must have an entry for each variant and no other, got {_got(list(of_field))}")
+        if not self.matched.keys() <= names:
+            _refuse(f"matched must name variants, got {_got(list(self.matched))}")
+        return self
+
+
+class RunRecord(_Stored):
+    """run.json of a cell: what was asked for, and from some version on all settings with their defaults."""
+
+    hparams: Settings = Field(default_factory=dict)
+    data: Settings = Field(default_factory=dict)
+    trainer: Settings = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=dict)
+
+
+class Result(_Stored):
+    """result.json"""
+
+    status: str
+    seconds: Measure | None = None
+    epochs: Count | None = None
+    steps: Count = 0
+    params: Count | None = None
+    test: dict[str, float | None] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Result":
+        for field in ("seconds", "epochs"):
+            if self.status == "done" and getattr(self, field) is None:
+                _refuse(f"lacks {field}")
+        return self
+
+
+class Environment(_Stored):
+    """environment.json of a cell."""
+
+    command: str = ""
+    commit: str = ""
+    device: str = ""
+    python: str = ""
+    platform: str = ""
+    cpus: Count | None = None
+    torch_threads: Count = 0
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+# Letters in a shape are sizes that are the same wherever they stand: n images, C classes.
+PER_IMAGE = {
+    "names": Array("U", ("n",)),
+    "confusion": Array("iu", ("n", "C", "C"), high=MOST_PIXELS),  # rows are the truth
+    "boundary_f1": Array("f", ("n", "C"), high=1 + 1e-6, nan=True),  # NaN for a class absent from the truth
+    "checkerboard": Array("f", ("n",), high=1 + 1e-6, nan=True),  # NaN for an image too small for it
+    # Of components.scores.trimap, .calibration and .segments: not in files of earlier versions, and the first not of more
+    # than base.MOST_TRIMAP_CLASSES.
+    "trimap": Array("iu", ("n", WIDTH, "C", "C"), high=MOST_PIXELS, optional=True),
+    "calibration": Array("f", ("n", BINS, 3), high=MOST_PIXELS, optional=True),
+    "segments": Array("iu", ("n", "C", 4), high=MOST_PIXELS, optional=True),
+}
+
+
+SAMPLED = {"names": Array("U", ("k",)), "kinds": Array("U", ("k",), optional=True)}  # k images
+KIND_WORDS = {"fixed", "worst", "best"}
+
+
+def _samples(count: int) -> dict[str, Array]:
+    """Of samples.npz with `count` images; see `callbacks.sampled`. Each image is as large as its mask and prediction."""
+    found = dict(SAMPLED)
+    for key in ("logits", "initial_logits"):  # not of a cell that was not trained from the start; may be infinite
+        found[key] = Array("f", ("C", f"{key} H", f"{key} W"), optional=True, any_value=True)
+    for i in range(count):
+        size = (f"H{i}", f"W{i}")
+        found |= {f"image_{i}": Array("u", (*size, 3), high=255)}
+        found |= {f"{key}_{i}": Array("u", size, high=255) for key in ("mask", "prediction")}
+    return found
+
+
+def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
+    """The object in a JSON file, as it stands there but for `printable`; an optional field that is absent has its default
+    in a plan's variants, and stays absent elsewhere.
+
+    Raises ValueError, which names file and field.
+    """
+    check_file(path, MOST_JSON)
+    content = _clean(read_json(path), path)
+    try:
+        found = model.model_validate(content)
+    except ValidationError as error:
+        raise DamagedError(f"{path} {_said(error.errors()[0])}: {_way_out(path)}") from None
+    if isinstance(found, Plan):
+        for name, variant in content["variants"].items():
+            content["variants"][name] = {key: None for key in MEASURED if key not in variant} | variant
+    return content
+
+
+MEASURED = ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb")
+
+
+def read_curve(path: Path, column: str) -> dict[int, float]:
+    """A column of a metrics.csv by epoch; epochs without a value are left out. Raises ValueError, which names the file."""
+    check_file(path, MOST_CSV)
+    found: dict[int, float] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for line, row in enumerate(csv.DictReader(file), start=2):
+                epoch, value = row.get("epoch"), row.get(column)
+                if not epoch or not value:
+                    continue
+                when, what = float(epoch), float(value)
+                if not (when.is_integer() and 0 <= when <= 2**31):
+                    raise ValueError(f"line {line}: epoch must be a whole number, got {epoch[:40]!r}")
+                if not abs(what) <= LARGEST:
+                    raise ValueError(f"line {line}: {column} must be a finite number, got {value[:40]!r}")
+                found[int(when)] = what
+    except (OSError, ValueError, csv.Error) as error:
+        raise unreadable(path, error) from error
+    return found
+
+
+def read_samples(path: Path, classes: int) -> Npz:
+    """The arrays of a samples.npz, each read when it is asked for. Raises ValueError, which names file and field."""
+    words = Npz(path, SAMPLED, {}, MOST_SAMPLES)
+    names, kinds = words.texts("names"), words.texts("kinds") if "kinds" in words else []
+    if len(set(names)) < len(names):
+        raise DamagedError(f"{path}: names must differ, got {_got(names)}: {_way_out(path)}")
+    if not {word for kind in kinds for word in kind.split()} <= KIND_WORDS:
+        raise DamagedError(
+            f"{path}: kinds must be of {', '.join(sorted(KIND_WORDS))}, got {_got(kinds)}: {_way_out(path)}"
+        )
+    found = Npz(path, _samples(len(names)), {"k": len(names), "C": classes}, MOST_PIXELS)
+    found.check_total(("image_", "mask_", "prediction_"))
+    return found
+
+
+def check_file(path: Path, most: int) -> None:
+    """Raises ValueError for a file that is too large, or none that could be read: a pipe would be waited for."""
+    try:
+        if not path.exists():
+            raise FileNotFoundError("no such file")
+        if not path.is_file():
+            raise ValueError("no regular file")
+        if path.stat().st_size > most:
+            raise ValueError(f"expected up to {most:,} bytes, got {path.stat().st_size:,}")
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def _clean(value: Any, path: Path, depth: int = 0) -> Any:
+    if depth > MOST_DEPTH:
+        raise DamagedError(f"{path} holds objects within objects, more than {MOST_DEPTH} deep: {_way_out(path)}")
+    if isinstance(value, dict):
+        return {printable(key): _clean(one, path, depth + 1) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_clean(one, path, depth + 1) for one in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def _refuse(reason: str) -> None:
+    raise PydanticCustomError("agree", "{reason}", {"reason": reason})
+
+
+def _said(error: ErrorDetails) -> str:
+    """pydantic's first error, in the words of this project."""
+    field = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "missing":
+        return f"lacks {field}"
+    if not field:  # of a whole object: says itself what it means
+        return error["msg"]
+    wanted = error["msg"].removeprefix("Input should ")
+    wanted = wanted if wanted.startswith("must ") else f"must {wanted[0].lower()}{wanted[1:]}"
+    return f"{_short(field)} {wanted}, got {_got(error['input'])}"
+
+
+def _got(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"an object with {_short(', '.join(map(str, value)))}" if value else "an empty object"
+    return _short(repr(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _way_out(path: Path) -> str:
+    if path.name == "plan.json":  # whose folder holds every finished cell
+        return "start the experiment again, which writes it anew and keeps its finished cells"
+    return f"delete {path.parent} and run the experiment again"

@@ -1,0 +1,61 @@
+"""One cell of a grid, in a process of its own that ends with its grid.
+
+python -m experiments.grids.cell FOLDER trains the run.json in FOLDER, as experiments/grids/cells.py asks for each of its cells.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from experiments.shell.flags import forgiving_output, positive
+from experiments.tracking.loggers import Logging, add_logging
+
+
+def main() -> None:
+    forgiving_output()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    add_logging(parser, positive)
+    parser.add_argument("--devices", default="auto")
+    parser.add_argument("--save-every", type=float, help="minutes between checkpoints within an epoch")
+    parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
+    parser.add_argument("--parent", type=int, help="process to end with")
+    args = parser.parse_args()
+    if args.parent is not None:
+        end_with_parent(args.parent)
+
+    # Only now, because it takes seconds, in which the grid may be killed.
+    from experiments.runs.checkpoints import SAVE_EVERY
+    from experiments.runs.run import Run
+    from experiments.runs.training import train
+    from experiments.shell.ending import ending
+    from experiments.shell.files import read_json
+
+    with ending():
+        run = Run.from_config(read_json(args.folder / "run.json"))
+        train(
+            run,
+            args.folder,
+            resume=True,
+            logger=Logging.of(args),
+            save_every=args.save_every or SAVE_EVERY,
+            command=args.command,
+            devices=args.devices,
+        )
+
+
+def end_with_parent(parent: int) -> None:
+    """Has the system send SIGTERM to this process when the one that started it ends, however it ends (Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    # The other processes of a cell on several devices are started by its first.
+    if "LOCAL_RANK" not in os.environ and os.getppid() != parent:
+        sys.exit("the grid that started this cell is gone")
+
+
+if __name__ == "__main__":
+    main()

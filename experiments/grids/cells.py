@@ -1,0 +1,194 @@
+"""Cells of a grid, one process each: started, watched, stopped, and continued by what they left on disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from experiments.runs.run import Run, changes
+from experiments.shell.files import read_json, write_json
+from experiments.tracking.loggers import Logging
+
+STOP_SECONDS = 30  # for a cell to finish its step and save
+
+
+@dataclass
+class Cell:
+    """One variant with one seed, and what became of it."""
+
+    variant: str
+    run: Run
+    folder: Path
+    epochs: int
+    process: "subprocess.Popen[bytes] | None" = None
+    slot: int = 0
+    started: float = 0.0
+    error: str = ""
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What the finished cell wrote, if it is a result of this very run."""
+        try:
+            stored = read_json(self.folder / "result.json")
+        except ValueError:
+            return None
+        is_whole = isinstance(stored.get("test"), dict) and "miou" in stored["test"]
+        return stored if is_whole and stored.get("hash") in self.run.hashes else None
+
+    def epochs_done(self) -> int:
+        if self.result:
+            return self.epochs
+        try:
+            return len((self.folder / "metrics.csv").read_text(encoding="utf-8").splitlines()) - 1
+        except OSError:
+            return 0
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    console: Console,
+    *,
+    jobs: int,
+    threads: int,
+    devices: str,
+    logging: Logging,
+    save_every: float,
+    command: str,
+    seconds: Callable[[Cell], float],
+) -> list[Cell]:
+    """Runs what is not done yet, `jobs` processes at a time; returns the cells that failed.
+
+    `command` is what a person typed to get these cells; `seconds` estimates the time of one.
+    """
+    waiting = deque(cell for cell in cells if cell.result is None)
+    free = list(range(jobs))
+    running: list[Cell] = []
+    failed: list[Cell] = []
+    started, before = time.monotonic(), sum(seconds(c) for c in cells if c.result)
+    shown = 0.0
+    try:
+        while waiting or running:
+            while waiting and free:
+                cell = waiting.popleft()
+                cell.slot = free.pop(0)
+                if said := make_room(cell):
+                    console.print(said, soft_wrap=True, markup=False)
+                _start(cell, threads, logging, devices, save_every, command)
+                running.append(cell)
+            time.sleep(0.2)
+            for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
+                running.remove(cell)
+                free.append(cell.slot)
+                result = cell.result
+                took = time.monotonic() - cell.started
+                if result:
+                    console.print(
+                        f"{cell.folder}: test/miou {result['test']['miou']:.4f} ({clock(took)})", soft_wrap=True
+                    )
+                else:
+                    cell.error = _last_line(cell.folder / "log.txt")
+                    if cell.process is not None and cell.process.returncode < 0:
+                        name = signal.Signals(-cell.process.returncode).name
+                        memory = ", most likely because the memory ran out" if name == "SIGKILL" else ""
+                        cell.error = f"killed by {name}{memory}; its last line: {cell.error}"
+                    failed.append(cell)
+                    console.print(
+                        f"[red]{cell.folder} failed[/red] after {clock(took)}: {escape(cell.error)}", soft_wrap=True
+                    )
+            # A line every now and then, not a bar: it reads the same in a terminal, a log file and a Slurm log.
+            if time.monotonic() - shown > 30 and running:
+                shown = time.monotonic()
+                done = sum(seconds(c) * c.epochs_done() / max(c.epochs, 1) for c in cells)
+                total = sum(seconds(c) for c in cells)
+                spent = shown - started
+                left = spent * (total - done) / (done - before) if done > before else (total - done) / jobs
+                console.print(
+                    f"{sum(c.result is not None for c in cells)} of {len(cells)} cells done, "
+                    f"{done / total:.0%} of the work, {clock(spent)} so far, about {clock(left)} to go"
+                )
+    finally:
+        for cell in running:
+            _stop(cell)
+    return failed
+
+
+def make_room(cell: Cell) -> str:
+    """Writes the cell's run.json, and sets aside what another run has left there; what is to be said of that."""
+    stored, said = cell.folder / "run.json", ""
+    if stored.exists() and (why := _of_another(stored, cell.run)):
+        aside = _set_aside(cell.folder)
+        said = f"{cell.folder} held another run ({why}), which is now {aside}; it is trained from the start"
+    write_json(stored, cell.run.record())
+    return said
+
+
+def _start(cell: Cell, threads: int, logging: Logging, devices: str, save_every: float, command: str) -> None:
+    # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
+    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    # Keeps freed memory for the next step instead of giving it back to the system at each.
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+    if torch.cuda.device_count() > 1 and devices == "auto":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        device = cell.slot % torch.cuda.device_count()
+        environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
+    arguments = [sys.executable, "-m", "experiments.grids.cell", str(cell.folder), "--devices", devices]
+    arguments += ["--parent", str(os.getpid()), "--command", command, *logging.flags()]
+    arguments += ["--save-every", str(save_every)]
+    with (cell.folder / "log.txt").open("ab") as log:
+        cell.process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    cell.started = time.monotonic()
+
+
+def _of_another(stored: Path, run: Run) -> str:
+    """What a run.json says otherwise than `run`, or why it cannot be read; empty where it is the same."""
+    try:
+        return "; ".join(changes(read_json(stored), run))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _set_aside(folder: Path) -> Path:
+    """Keeps what another configuration left: seed0 -> seed0.old1. Nothing of the user's is deleted."""
+    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
+    return folder.rename(folder.with_name(f"{folder.name}.old{number}"))
+
+
+def _stop(cell: Cell) -> None:
+    if cell.process is None or cell.process.poll() is not None:
+        return
+    cell.process.terminate()  # it alone: it saves, and ends the processes that it has started
+    try:
+        cell.process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        if hasattr(os, "killpg"):
+            os.killpg(cell.process.pid, signal.SIGKILL)
+        else:  # Windows
+            cell.process.kill()
+        cell.process.wait()
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

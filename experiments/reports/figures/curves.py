@@ -1,0 +1,90 @@
+"""Scores along an axis: the epochs of training, and the distance from a true boundary."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from experiments.evidence.experiment import PERCENT, Experiment
+from experiments.reports.figures.looks import WIDTH, Drawn, looks, short, variant_legend
+from lightning_modules.components.scores.trimap import WIDTH as TRIMAP_WIDTH
+
+
+def curves(experiment: Experiment) -> Drawn:
+    """Validation mIoU and training loss by epoch, mean and range over seeds."""
+    look = looks(experiment.plan)
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    for axis, column, factor in ((left, "val/miou", 100.0), (right, "train/loss", 1.0)):
+        for number, (name, cells) in enumerate(experiment.cells.items()):
+            of_seeds = [cell.curve(column) for cell in cells.values()]
+            epochs = sorted(set[int]().union(*of_seeds))
+            values = np.array([[curve.get(epoch, math.nan) for epoch in epochs] for curve in of_seeds]) * factor
+            if not values.size:
+                continue
+            trained = [epoch + 1 for epoch in epochs]  # metrics.csv counts from 0
+            mean, low, high = (f(values, axis=0) for f in (np.nanmean, np.nanmin, np.nanmax))
+            if len(trained) > 1:
+                axis.plot(trained, mean, linewidth=1.5, markersize=3, **look[name].style)
+                axis.fill_between(trained, low, high, color=look[name].colour, alpha=0.13, linewidth=0)
+            else:  # a band of one epoch has no width; side by side, or the variants hide one another
+                aside = trained[0] + 0.04 * (number - (len(look) - 1) / 2)
+                axis.plot([aside, aside], [low[0], high[0]], color=look[name].colour, linewidth=1.5)
+                axis.plot([aside], mean, look[name].marker, color=look[name].colour, markersize=5)
+        axis.set_xlabel("epochs trained")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_ylabel("validation mIoU (%)")
+    right.set(ylabel="training loss (log scale)", yscale="log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    right.yaxis.set_minor_formatter(NullFormatter())
+    variant_legend(figure, experiment.plan, look)
+    return figure, (
+        "Training curves: mean over seeds (line) and smallest to largest seed (band; an upright line where there is one "
+        "epoch alone). A band as wide as the gap between two lines means that the seed matters as much as the variant. "
+        "Curves that still rise at the end would order the variants differently in longer training, perhaps."
+    )
+
+
+def trimap(experiment: Experiment) -> Drawn:
+    """mIoU near true boundaries against the width of the band, and the difference to the baseline."""
+    look, plan = looks(experiment.plan), experiment.plan
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    widths, drawn = range(1, TRIMAP_WIDTH + 1), set[str]()
+    for name in look:
+        for axis, other in ((left, None), (right, plan["baseline"])):
+            if other == name:
+                axis.axhline(0, color=look[name].colour, linewidth=1.0)
+                continue
+            curve = [
+                experiment.estimate(name, f"trimap/{width}")
+                if other is None
+                else experiment.difference(name, other, f"trimap/{width}")
+                for width in widths
+            ]
+            if not curve[0].n:
+                continue
+            drawn.add(name)
+            mean, std = (PERCENT[1] * np.array([getattr(e, key) for e in curve]) for key in ("mean", "std"))
+            axis.plot(widths, mean, linewidth=1.5, markersize=3, **look[name].style)
+            if curve[0].n > 1:
+                axis.fill_between(widths, mean - std, mean + std, color=look[name].colour, alpha=0.13, linewidth=0)
+    for axis in (left, right):
+        axis.set_xlabel("distance to a true boundary, at most (pixels)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_ylabel("mIoU within it (%)")
+    right.set_ylabel(f"difference to {short(plan['baseline'])}\n(percentage points)")
+    variant_legend(figure, plan, drawn)
+    return figure, (
+        "mIoU of the pixels within 1 to 20 pixels of a true boundary alone (the trimap of Kohli et al. 2009). Line: mean "
+        "over seeds; band: ± one sample standard deviation, of the scores on the left and of the differences paired by "
+        "seed on the right. What sharpens outlines gains most at the left end; what helps everywhere gains all along."
+    )
+
+
+def refuse_trimap(experiment: Experiment) -> str:
+    """Why there is no trimap; empty where there is one."""
+    lacking = any(cell.trimap is None for cell in experiment.finished())
+    return "not all cells stored a trimap (of many classes, or of an earlier version)" if lacking else ""

@@ -1,0 +1,289 @@
+"""How predictions err: which classes they mix up, where the errors lie, and whether the network knows of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from experiments.evidence.confusions import confusion_shares, frequent_confusions
+from experiments.evidence.experiment import BOUNDARY, PERCENT, Experiment
+from experiments.reports.figures.looks import (
+    FALL_AND_RISE,
+    SHARE,
+    WIDTH,
+    Drawn,
+    Look,
+    draw_mean,
+    label_rows,
+    lay_rows,
+    limits,
+    looks,
+    matrix,
+    short,
+    variant_legend,
+)
+
+MOST_CONFUSED = 24  # classes of a confusion matrix that stay readable at half the width of a page
+WITH_NUMBERS = 13
+RARE = 1 / 1000  # of the pixels: bins with fewer are left out of a reliability curve
+
+
+def confusion(experiment: Experiment) -> Drawn:
+    """Confusion matrix of the baseline, and beside it what the variant of most different mIoU changes."""
+    plan, factor = experiment.plan, PERCENT[1]
+    baseline = plan["baseline"]
+    own, names = _normalised(experiment, baseline), plan["class_names"]
+    apart = {name: experiment.difference(name, baseline, "miou") for name in plan["variants"] if name != baseline}
+    ranked = sorted((name for name in apart if apart[name].n), key=lambda name: -abs(apart[name].mean))
+    shown = list(range(len(names)))
+    cut = ""
+    if len(names) > MOST_CONFUSED:
+        pixels = _pixels(experiment, baseline)
+        wrong = pixels - np.diag(np.diag(pixels))
+        order = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")
+        shown = sorted(int(index) for index in order[:MOST_CONFUSED])
+        cut = (
+            f" Shown are the {MOST_CONFUSED} of {len(names)} classes with the most wrong pixels of the baseline; shares "
+            "are of all pixels of a class, so that rows do not add up to 100 % here."
+        )
+    rows = np.ix_(shown, shown)
+    digits = 0 if len(shown) <= WITH_NUMBERS else None
+    count = 2 if ranked else 1
+    labels = [short(names[k], 24) for k in shown]
+    longest = 0.07 * max(map(len, labels))  # inches, about
+    upright = len(shown) * longest > WIDTH / 2 - 0.8 - longest
+    height = 1.9 + 0.32 * min(len(shown), 14) + (longest if upright else 0.2)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(1, 2)
+    drawn = matrix(axes[0], own[rows], SHARE, PowerNorm(0.5, 0, 100), digits)
+    figure.colorbar(drawn, ax=axes[0], location="bottom", aspect=40, fraction=0.05).set_label(
+        f"{short(baseline)}:\nshare of the true class's pixels (%)"
+    )
+    caption = ""
+    if ranked:
+        other = ranked[0]
+        change = (_normalised(experiment, other) - own)[rows]
+        largest = max(float(np.nanmax(np.abs(change), initial=0)), 1e-9)
+        finer = None if digits is None else 1
+        drawn = matrix(axes[1], change, FALL_AND_RISE, Normalize(-largest, largest), finer)
+        figure.colorbar(drawn, ax=axes[1], location="bottom", aspect=40, fraction=0.05).set_label(
+            f"{short(other)}\nminus {short(baseline)} (percentage points)"
+        )
+        signed = f"{factor * apart[other].mean:+.2f}"
+        caption = (
+            f" Right: the same matrix of {other} minus it, in percentage points (blue: more, orange: fewer pixels). Of all "
+            f"variants it is the one whose mean mIoU differs most from the baseline's ({signed} points, "
+            f"{apart[other].n} seed{'s' if apart[other].n > 1 else ''}). Better is blue on the diagonal and orange off it."
+        )
+    else:
+        axes[1].set_axis_off()
+    for axis in axes[:count]:
+        size = 7 if len(shown) > WITH_NUMBERS else 8
+        axis.set_xticks(range(len(shown)), labels, fontsize=size, rotation=90 if upright else 0)
+        axis.set_yticks(range(len(shown)), labels, fontsize=size)
+        axis.set(xlabel="predicted", ylabel="true")
+    return figure, (
+        f"Left: confusion matrix of the baseline, {baseline}: of the pixels of a true class (row), the share that was given "
+        "each class (column), mean over seeds; the diagonal is the class's accuracy (the colours follow the square root, so "
+        f"that small shares show). A grey row is a class that is in no test image.{caption}{cut} No uncertainty is drawn: "
+        "look for what is mixed up, not for small differences."
+    )
+
+
+def errors(experiment: Experiment) -> Drawn:
+    """Wrong pixels by where they lie, segments that are missed or made up, and the most frequent confusions."""
+    plan, look, rows = experiment.plan, looks(experiment.plan), lay_rows(experiment.plan)
+    shares = confusion_shares(experiment)
+    pairs = list(frequent_confusions(shares))
+    with_segments = any(cell.segments is not None for cell in experiment.finished())
+    tall = 0.8 + 0.34 * rows.count, 0.7 + 0.36 * len(pairs)
+    figure = Figure(figsize=(WIDTH, sum(tall) + 0.7), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=tall, squeeze=False)[:, 0]
+    axes = top.subplots(1, 1 + with_segments, sharey=True, squeeze=False)[0]
+    known = _wrong_pixels(axes[0], experiment, rows.heights, look)
+    if with_segments:
+        _segments(axes[1], experiment, rows.heights, look)
+    label_rows(axes[0], rows, experiment)
+    for axis in axes:
+        axis.grid(axis="y", visible=False)
+    caption = [
+        "Error anatomy, mean over seeds; lines: its 95 % interval over seeds (Student's t; one that meets the border goes "
+        "on); strokes: the seeds. Wrong pixels in percent of all labelled ones"
+        + (f", full colour: within {BOUNDARY} pixels of a true boundary; pale: inside." if known else ".")
+    ]
+    if not known:
+        caption.append("Where they lie is not stored in these cells.")
+    if with_segments:
+        caption.append(
+            "Segments are connected pixels of one class (8 neighbours). Missed, filled mark: true segments of which no pixel "
+            "got the class, in percent of all true ones. Hallucinated, hollow mark: predicted segments without a single "
+            "pixel of the class, in percent of all predicted ones. Small segments count like large ones."
+        )
+    else:
+        caption.append("Segments are not stored in these cells.")
+    if pairs:
+        _confusions(bottom.subplots(), experiment, pairs, {name: shares.get(name) for name in rows.heights}, look)
+        caption.append(
+            f"Below: the {len(pairs)} most frequent confusions (true → predicted class), by the mean over variants, in percent "
+            "of the wrong pixels of each variant, mean over seeds: one to the right errs in this way more than in "
+            "others, though not more often in all."
+        )
+    variant_legend(figure, plan, [name for name in look if experiment.cells[name]])
+    return figure, " ".join(caption)
+
+
+def calibration(experiment: Experiment) -> Drawn:
+    """Accuracy against confidence, how often each confidence occurs, and the calibration error of every seed."""
+    plan, look, rows = experiment.plan, looks(experiment.plan), lay_rows(experiment.plan)
+    figure = Figure(figsize=(WIDTH, max(5.4, 1.4 + 0.34 * rows.count)), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1), height_ratios=(3, 1))
+    curve = figure.add_subplot(grid[0, 0])
+    counts = figure.add_subplot(grid[1, 0], sharex=curve)
+    error = figure.add_subplot(grid[:, 1])
+    curve.plot([0, 100], [0, 100], color="#888888", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    lowest = 100.0
+    for name in rows.heights:
+        pooled = _pooled(experiment, name)
+        if pooled is None:
+            continue
+        pixels, confident, right = pooled.T
+        enough = pixels >= max(RARE * pixels.sum(), 1)
+        x, y = 100 * confident[enough] / pixels[enough], 100 * right[enough] / pixels[enough]
+        curve.plot(x, y, linewidth=1.4, markersize=4, **look[name].style)
+        edges = np.linspace(0, 100, len(pixels) + 1)
+        line = {"color": look[name].colour, "linestyle": look[name].line, "linewidth": 1.3}
+        counts.stairs(100 * pixels / pixels.sum(), edges, **line)
+        lowest = min(lowest, float(edges[np.flatnonzero(enough)[0]]))
+    curve.set(ylabel="accuracy of these pixels (%)", ylim=(-2, 102), xlim=(lowest - 2, 102))
+    curve.tick_params(labelbottom=False)
+    counts.set(xlabel="confidence: the largest probability of a pixel (%)", ylabel="pixels (%)", ylim=(0, None))
+    for name, height in rows.heights.items():
+        values = [100 * value for value in experiment.values(name, "ece").values()]
+        below = height + np.linspace(0.24, 0.4, len(values))
+        error.scatter(values, below, s=13, color=look[name].colour, alpha=0.6, linewidths=0, zorder=3)
+        if values:
+            draw_mean(error, height, experiment.estimate(name, "ece").times(100), look[name])
+    error.set_xlim(left=0)
+    error.set_xlabel("expected calibration error (percentage points)")
+    error.grid(axis="y", visible=False)
+    label_rows(error, rows, experiment)
+    variant_legend(figure, plan, [name for name in look if _pooled(experiment, name) is not None])
+    bins = len(next(cell.calibration for cell in experiment.finished() if cell.calibration is not None))
+    return figure, (
+        f"Calibration. Left: the test pixels in {bins} bins by confidence; accuracy against mean confidence of a bin, all seeds "
+        "and images together (a curve without an interval). On the diagonal the network is right as often as it says; below "
+        f"it is overconfident. Bins with fewer than {100 * RARE:g} % of a variant's pixels are left out of the curves. Below: the share of pixels "
+        "in each bin. Right: expected calibration error (Guo et al. 2017), the mean over pixels of |accuracy - confidence| "
+        "of their bin: every seed (dots), the mean and its 95 % interval over seeds (Student's t). Lower is better."
+    )
+
+
+def refuse_confusion(experiment: Experiment) -> str:
+    """Why there is no confusion matrix; empty where there is one."""
+    baseline = experiment.plan["baseline"]
+    return "" if experiment.cells[baseline] else f"the baseline, {baseline}, has no finished seed"
+
+
+def refuse_calibration(experiment: Experiment) -> str:
+    """Why there is no calibration; empty where there is one."""
+    stored = any(cell.calibration is not None for cell in experiment.finished())
+    return "" if stored else "not stored in these cells, which are of an earlier version"
+
+
+def _pixels(experiment: Experiment, name: str) -> NDArray[np.int64]:
+    """The confusion matrix of all images and seeds of a variant (C, C)."""
+    total: NDArray[np.int64] = np.sum([cell.confusion for cell in experiment.cells[name].values()], axis=0)
+    return total
+
+
+def _normalised(experiment: Experiment, name: str) -> NDArray[np.float64]:
+    """In percent of the row, mean over seeds (C, C); NaN for a class without a pixel."""
+    of_seeds = np.stack([cell.confusion for cell in experiment.cells[name].values()]).astype(np.float64)
+    true = of_seeds.sum(axis=2, keepdims=True)
+    shares = np.divide(100 * of_seeds, true, out=np.full_like(of_seeds, math.nan), where=true > 0)
+    mean: NDArray[np.float64] = shares.mean(axis=0)
+    return mean
+
+
+def _wrong_pixels(axis: Axes, experiment: Experiment, heights: Mapping[str, int], look: Mapping[str, Look]) -> bool:
+    """Bars of the wrong pixels, cut where they lie; whether that is known of any."""
+    split = False
+    for name, height in heights.items():
+        wrong, near = experiment.values(name, "wrong"), experiment.values(name, "boundary_errors")
+        if not wrong:
+            continue
+        mean = 100 * float(np.mean(list(wrong.values())))
+        at_boundary = 100 * float(np.mean([wrong[seed] * near[seed] for seed in wrong]))
+        known = not math.isnan(at_boundary)
+        split |= known
+        bar: dict[str, Any] = {"height": 0.56, "color": look[name].colour, "linewidth": 0}
+        axis.barh(height, mean, alpha=0.35 if known else 0.7, **bar)
+        if known:
+            axis.barh(height, at_boundary, **bar)
+        interval = experiment.estimate(name, "wrong").times(100)
+        if not math.isnan(interval.low):
+            axis.plot([max(interval.low, 0), interval.high], [height, height], color="black", linewidth=1.1)
+        axis.plot(100 * np.array(list(wrong.values())), [height] * len(wrong), "|", color="black", markersize=6)
+    axis.set_xlabel("wrong pixels (% of labelled pixels)")
+    patches = [
+        Patch(color="#444444", label=f"within {BOUNDARY} px of a boundary"),
+        Patch(color="#c4c4c4", label="inside"),
+    ]
+    if split:
+        axis.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
+    return split
+
+
+def _segments(axis: Axes, experiment: Experiment, heights: Mapping[str, int], look: Mapping[str, Look]) -> None:
+    every = list[float]()
+    for name, height in heights.items():
+        for score, aside, hollow in (("missed", -0.18, False), ("hallucinated", 0.18, True)):
+            values = [100 * value for value in experiment.values(name, score).values()]
+            every += values
+            draw_mean(axis, height + aside, experiment.estimate(name, score).times(100), look[name], hollow=hollow)
+            axis.plot(values, [height + aside] * len(values), "|", color="black", markersize=6)
+    axis.set_xlim(*limits(every, axis.get_xlim(), 0, 100))
+    axis.set_xlabel("missed (% of true segments), hallucinated (% of predicted ones)")
+    common: dict[str, Any] = {"color": "#444444", "linestyle": "none", "marker": "o", "markersize": 7}
+    handles = [
+        Line2D([], [], label="missed", **common),
+        Line2D([], [], label="hallucinated", markerfacecolor="white", **common),
+    ]
+    axis.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
+
+
+def _confusions(
+    axis: Axes,
+    experiment: Experiment,
+    pairs: Sequence[tuple[int, int]],
+    shares: Mapping[str, NDArray[np.float64] | None],
+    look: Mapping[str, Look],
+) -> None:
+    """A row a pair, with a mark of each variant, a little lower than that of the one before it."""
+    for place, (name, share) in zip(np.linspace(-0.33, 0.33, len(shares) + 2)[1:-1], shares.items(), strict=True):
+        if share is not None:
+            marks: dict[str, Any] = {"color": look[name].colour, "markersize": 5, "linestyle": "none", "alpha": 0.9}
+            percents = [PERCENT[1] * share[pair] for pair in pairs]
+            axis.plot(percents, place + np.arange(len(pairs)), look[name].marker, **marks)
+    names = experiment.plan["class_names"]
+    axis.set_yticks(
+        range(len(pairs)), [f"{short(names[true], 24)} → {short(names[given], 24)}" for true, given in pairs]
+    )
+    axis.set(ylim=(len(pairs) - 0.5, -0.5), xlabel="share of all wrong pixels of the variant (%)")
+    axis.set_xlim(left=0)
+    for edge in range(1, len(pairs)):
+        axis.axhline(edge - 0.5, color="#dddddd", linewidth=0.6)
+    axis.grid(axis="y", visible=False)
+
+
+def _pooled(experiment: Experiment, name: str) -> NDArray[np.float64] | None:
+    """Pixels, sum of confidence and right pixels of each bin, of all images and seeds (bins, 3); None where not stored."""
+    stored = [cell.calibration for cell in experiment.cells[name].values() if cell.calibration is not None]
+    return np.sum(stored, axis=0) if stored else None

@@ -1,0 +1,256 @@
+"""How variants look, the same in every figure: their colour, line and marker, and the rows they are drawn in."""
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from experiments.evidence.experiment import Experiment
+from experiments.evidence.intervals import Contrast, Estimate
+from experiments.shell.files import write_atomic
+
+# Okabe & Ito's palette, told apart by colour-blind readers; without its yellow, which is lost on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (6, 1.2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # no multiple of the lines, so that the pairs repeat late
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: text stays text, as venues ask
+    "text.parse_math": False,  # a dollar in a class name is a dollar
+}
+DPI = 160
+WIDTH = 11.0  # inches, of every figure
+IGNORED = (150, 150, 150)
+ABSENT = "#e6e6e6"  # where a matrix has no number
+FALL_AND_RISE = LinearSegmentedColormap.from_list("fall and rise", [COLOURS[1], "#ffffff", COLOURS[0]])
+SHARE = LinearSegmentedColormap.from_list("share", ["#ffffff", "#8fc4e6", COLOURS[0], "#00304d"])
+
+Drawn = tuple[Figure, str]  # with its caption
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Where every figure is made and saved: matplotlib's own settings with `STYLE`, whatever the user's are.
+
+    No matplotlibrc, style sheet or backend changes a figure, so that the same cells give the same bytes anywhere.
+    """
+    plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context(plain | STYLE):  # not `rcdefaults`, after which the user's backend would be lost
+        yield
+
+
+def colormap(name: str) -> Colormap:
+    """One of matplotlib's, of 256 colours: a matplotlibrc with `image.lut` changes their number at the import."""
+    return matplotlib.colormaps[name].resampled(256)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a variant is drawn, the same in every figure: colour by the main factor, line and marker by the others."""
+
+    label: str
+    colour: str
+    line: Any
+    marker: str
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """For `Axes.plot`."""
+        return {"color": self.colour, "linestyle": self.line, "marker": self.marker}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Variants that differ in the main factor alone; without a crossed design, all variants."""
+
+    title: str
+    variants: list[str]
+
+
+def groups(plan: Mapping[str, Any]) -> list[Group]:
+    """Variants of a crossed design by the levels of all factors but the main one, which has the most levels."""
+    factors, variants = plan["factors"], plan["variants"]
+    if not factors or math.prod(len(levels) for levels in factors.values()) != len(variants):
+        return [Group("", list(variants))]
+    main = max(factors, key=lambda factor: len(factors[factor]))
+    by_rest: dict[str, list[str]] = {}
+    for name, variant in variants.items():
+        rest = ", ".join(f"{factor}: {variant['levels'][factor]}" for factor in factors if factor != main)
+        by_rest.setdefault(rest, []).append(name)
+    order = list(factors[main])
+    return [
+        Group(rest, sorted(names, key=lambda name: order.index(variants[name]["levels"][main])))
+        for rest, names in by_rest.items()
+    ]
+
+
+def looks(plan: Mapping[str, Any]) -> dict[str, Look]:
+    main = max(plan["factors"], key=lambda factor: len(plan["factors"][factor]), default="")
+    found, style = dict[str, Look](), 0
+    for group in groups(plan):
+        for rank, name in enumerate(group.variants):
+            label = str(plan["variants"][name]["levels"][main]) if group.title else name
+            now = style + rank // len(COLOURS)  # beyond the palette, the next line with the same colours
+            found[name] = Look(
+                label, COLOURS[rank % len(COLOURS)], LINES[now % len(LINES)], MARKERS[now % len(MARKERS)]
+            )
+        style = now + 1
+    return found
+
+
+def short(name: str, letters: int = 40) -> str:
+    """The name on one line, without its middle where it has more letters."""
+    name = " ".join(name.split())
+    half = (letters - 1) // 2
+    return name if len(name) <= letters else f"{name[:half]}…{name[-half:]}"
+
+
+def legend_columns(labels: Iterable[str], most: int) -> int:
+    """How many columns of a legend of such labels fit side by side."""
+    letters = max(map(len, labels), default=0) + 7  # with the line or patch
+    return max(1, min(most, int(WIDTH * 72 / (5.1 * letters))))
+
+
+def full_labels(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Of each variant, in the order of the groups: its label with the title of its group, cut where long."""
+    look = looks(plan)
+    return {
+        name: short(f"{look[name].label}, {group.title}" if group.title else name)
+        for group in groups(plan)
+        for name in group.variants
+    }
+
+
+def variant_legend(figure: Figure, plan: Mapping[str, Any], shown: Iterable[str]) -> None:
+    """Below the figure, a group a column in a crossed design."""
+    look, names, found = looks(plan), set(shown), groups(plan)
+    handles = [
+        Line2D([], [], **look[name].style, label=label) for name, label in full_labels(plan).items() if name in names
+    ]
+    columns = len(found) if len(found) > 1 and len(handles) == len(look) else 4
+    columns = legend_columns([str(handle.get_label()) for handle in handles], columns)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3, markerscale=0.6)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where a variant's row lies, from 0 at the top, and where the titles of the groups."""
+
+    heights: dict[str, int]
+    titles: dict[int, str]
+
+    @property
+    def count(self) -> int:
+        return len(self.heights) + len(self.titles)
+
+
+def lay_rows(plan: Mapping[str, Any]) -> Rows:
+    rows, count = Rows({}, {}), 0
+    for group in groups(plan):
+        if group.title:
+            rows.titles[count] = group.title
+            count += 1
+        for name in group.variants:
+            rows.heights[name] = count
+            count += 1
+    return rows
+
+
+def label_rows(axis: Axes, rows: Rows, experiment: Experiment) -> None:
+    """Names the rows at the left of `axis`: the baseline with a star, and how many seeds of a variant are missing."""
+    look, plan = looks(experiment.plan), experiment.plan
+    labels = []
+    for name in rows.heights:
+        done, planned = len(experiment.cells[name]), len(plan["seeds"])
+        few = "" if done == planned else f" ({done} of {planned})"
+        labels.append(f"{short(look[name].label)}{' *' if name == plan['baseline'] else ''}{few}")
+    axis.set_yticks(list(rows.heights.values()), labels)
+    axis.set_ylim(rows.count - 0.4, -0.6)
+    place = axis.get_yaxis_transform()
+    for height, title in rows.titles.items():
+        axis.text(0.015, height + 0.15, short(title), transform=place, fontweight="bold", va="center")
+
+
+def shown_kind(contrasts: Iterable[Contrast]) -> str:
+    """What the intervals of a figure allow for, the same for all: seeds and images where any has it; "" for none."""
+    found = list(contrasts)
+    return next((kind for kind in ("both", "images", "seeds") if any(not one.refuse(kind) for one in found)), "")
+
+
+def draw_mean(axis: Axes, height: float, found: Estimate, look: Look, *, hollow: bool = False) -> None:
+    """The mean and its interval, where there is one, in a row."""
+    face = "white" if hollow else look.colour
+    edge = look.colour if hollow else "white"
+    if not math.isnan(found.low):
+        axis.plot([found.low, found.high], [height, height], color=look.colour, linewidth=1.6, zorder=2)
+    axis.plot([found.mean], [height], look.marker, color=face, markersize=7, markeredgecolor=edge, zorder=4)
+
+
+def limits(
+    values: Iterable[float], wanted: tuple[float, float], lowest: float = -math.inf, highest: float = math.inf
+) -> tuple[float, float]:
+    """The wanted limits, but no more than the range of the values to either side: an interval of two seeds can be a
+    hundred times as long, and would squeeze all dots into one. Nor do they go far beyond what a score can be."""
+    low, high = wanted
+    known = [value for value in values if not math.isnan(value)]
+    if len(set(known)) > 1:
+        low, high = max(low, 2 * min(known) - max(known)), min(high, 2 * max(known) - min(known))
+    margin = 0.02 * (high - low)
+    return max(low, lowest - margin), min(high, highest + margin)
+
+
+def ink(colour: Any) -> str:
+    """Black or white, whichever is read better on the colour."""
+    red, green, blue, _ = to_rgba(colour)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.52 else "white"
+
+
+def matrix(
+    axis: Axes, values: NDArray[np.float64], colours: LinearSegmentedColormap, norm: Normalize, digits: int | None
+) -> AxesImage:
+    """A map of numbers (rows, columns), grey where NaN; `digits` after the point of what is written in the cells, with
+    a sign where they can be negative."""
+    drawn = axis.imshow(values, cmap=colours.with_extremes(bad=ABSENT), norm=norm, aspect="auto")
+    axis.grid(visible=False)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(values):
+        if digits is not None and not math.isnan(value):
+            sign = "+" if (norm.vmin or 0) < 0 and round(value, digits) > 0 else ""
+            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "color": ink(colours(norm(value)))}
+            axis.text(column, row, f"{sign}{value:z.{digits}f}", **style)
+    return drawn
+
+
+def label_colours(palette: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
+    """The colour of each label (256, 3): those of the classes, grey for the others."""
+    colours = np.full((256, 3), IGNORED, dtype=np.uint8)
+    colours[: len(palette)] = palette
+    return colours
+
+
+def save_figure(figure: Figure, path: Path, metadata: dict[str, Any]) -> bytes:
+    """Without a date, so that the same cells give the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()

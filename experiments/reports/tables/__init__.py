@@ -1,0 +1,30 @@
+"""The tables of a report, as text, and the notes that say what each number is."""
+
+from experiments.evidence.experiment import Experiment
+from experiments.reports.tables.errors import confusion_table, error_table
+from experiments.reports.tables.evidence import evidence_table, factorial_table, marked_test, needed_table
+from experiments.reports.tables.fairness import fairness_table
+from experiments.reports.tables.notes import make_notes
+from experiments.reports.tables.scores import (
+    class_table,
+    comparison_table,
+    cost_table,
+    score_table,
+    seed_table,
+    speed_table,
+    trimap_table,
+)
+from experiments.reports.tables.summary import make_summary
+from experiments.reports.tables.text import Table
+
+__all__ = ["Table", "make_notes", "make_summary", "make_tables", "marked_test"]
+
+TABLES = (
+    *(score_table, evidence_table, factorial_table, needed_table, cost_table, fairness_table, comparison_table),
+    *(error_table, confusion_table, trimap_table, speed_table, class_table, seed_table),
+)
+
+
+def make_tables(experiment: Experiment) -> list[Table]:
+    """The tables of every form of the report, in their order; those without rows are not shown."""
+    return [make(experiment) for make in TABLES]

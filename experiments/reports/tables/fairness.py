@@ -1,0 +1,35 @@
+"""The table of what the variants were given: how they differ, how long they were trained, how large they are."""
+
+from experiments.evidence.deviations import statements
+from experiments.evidence.experiment import Experiment
+from experiments.reports.tables.text import Table, number
+
+
+def fairness_table(experiment: Experiment) -> Table:
+    """Plans of earlier versions have no budgets: steps and images are then dashes."""
+    plan = experiment.plan
+    baseline, budgets = plan["variants"][plan["baseline"]], plan.get("budget", {})
+    rows = []
+    for name, variant in plan["variants"].items():
+        budget = budgets.get(name, {})
+        row = [name, "-" if name == plan["baseline"] else _difference(experiment, name)]
+        row += [f"{budget[key]:,}" if key in budget else "-" for key in ("steps", "images")]
+        for key in ("parameters", "gmac"):
+            row.append(number(variant[key] / baseline[key], 2) if baseline[key] and variant[key] is not None else "-")
+        rows.append(row)
+    columns = ["variant", f"differs from {plan['baseline']} in", "optimiser steps", "images seen"]
+    columns += ["parameters, ratio", "GMAC, ratio"]
+    notes = statements(plan)
+    if not budgets:
+        notes.append("The plan is of an earlier version, which stored no budgets: steps and images are not known (-).")
+    return Table("fairness", "What each variant was given", columns, rows, texts=2, notes=notes)
+
+
+def _difference(experiment: Experiment, variant: str) -> str:
+    plan = experiment.plan
+    if "differences" in plan:
+        pairs = {key.removeprefix("hparams."): pair for key, pair in plan["differences"][variant].items()}
+    else:
+        own, base = (plan["variants"][name]["levels"] for name in (variant, plan["baseline"]))
+        pairs = {factor: (base[factor], level) for factor, level in own.items() if base[factor] != level}
+    return "; ".join(f"{key}: {before} to {after}" for key, (before, after) in pairs.items())

@@ -1,0 +1,157 @@
+"""Tables of what was measured: scores, cost, one factor at a time, near boundaries, time, classes, seeds."""
+
+import math
+from collections import Counter
+
+from experiments.evidence.experiment import PERCENT, SCORES, Comparison, Experiment, comparisons
+from experiments.reports.tables.evidence import footnote, marked_test
+from experiments.reports.tables.text import Table, mean_std, millions, number, seeds_done, seeds_interval, signed
+
+CLASSES_WITH_STD = 6  # with more, a page has room for the means only
+TRIMAPS = (1, 3, 5, 10, 20)  # pixels
+LOWER_IS_BETTER = ("checkerboard",)
+
+
+def score_table(experiment: Experiment) -> Table:
+    plan, rows, digits = experiment.plan, [], decimals(experiment)
+    differences = experiment.compared.differences if experiment.compared else {}
+    columns = [
+        "variant",
+        "seeds",
+        "mIoU (%)",
+        "95 % interval (seeds)",
+        "difference (points)",
+        "its 95 % interval (seeds)",
+    ]
+    columns += titles()[1:]
+    places = {score: columns.index(title) for score, title in zip(SCORES, titles(), strict=True)}
+    means: dict[str, list[float]] = {score: [] for score in SCORES}
+    for name in plan["variants"]:
+        found = {score: experiment.estimate(name, score).times(factor) for score, (_, (_, factor)) in SCORES.items()}
+        change = experiment.difference(name, plan["baseline"], "miou").times(PERCENT[1])
+        row = [name, seeds_done(experiment, name), mean_std(found["miou"], 2), seeds_interval(found["miou"], 2)]
+        if name == plan["baseline"]:
+            row += ["baseline", "-"]
+        else:
+            mark = differences[name].tests[marked_test(experiment)].mark if name in differences else ""
+            row += [signed(change.mean, 2) + mark, seeds_interval(change, 2)]
+        rows.append([*row, *(mean_std(found[score], digits[score]) for score in SCORES if score != "miou")])
+        for score, one in found.items():
+            means[score].append(round(one.mean, digits[score]))
+    best = []
+    for score, of_score in means.items():
+        known = [value for value in of_score if not math.isnan(value)]
+        top = (min if score in LOWER_IS_BETTER else max)(known, default=math.nan)
+        best += [(row, places[score]) for row, value in enumerate(of_score) if value == top]
+    notes = [
+        "Bold: the highest mean of a column, for checkerboard energy the lowest, whether or not it is significant."
+    ]
+    title = f"Test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
+    return Table(
+        "scores", title, columns, rows, best=best, notes=[*([footnote(experiment)] if differences else []), *notes]
+    )
+
+
+def cost_table(experiment: Experiment) -> Table:
+    rows = []
+    for name, variant in experiment.plan["variants"].items():
+        seconds = variant["step_seconds"]
+        row = [name, number(millions(variant), 3), number(variant["gmac"], 3)]
+        row += [number(None if seconds is None else 1000 * seconds, 1), number(variant["step_ratio"], 2)]
+        rows.append([*row, number(variant["peak_memory_mb"], 0)])
+    columns = ["variant", "parameters (M)", "GMAC", "step (ms)", "ratio", "peak memory (MB)"]
+    return Table("cost", f"Cost, measured on {experiment.plan['device']}", columns, rows)
+
+
+def comparison_table(experiment: Experiment) -> Table:
+    """The effect of a factor at every level of the others; empty where no two variants differ in one factor alone."""
+    shown, digits = ("miou", "boundary_f1", "checkerboard"), decimals(experiment)
+    twins = Counter(str(variant["levels"]) for variant in experiment.plan["variants"].values())
+
+    def row(one: Comparison) -> list[str]:
+        at = ", ".join(f"{factor}: {level}" for factor, level in one.at.items()) or "-"
+        levels = [experiment.plan["variants"][name]["levels"][one.factor] for name in (one.reference, one.variant)]
+        # Two variants of the same levels differ in what was chosen for them, say a width that makes sizes equal.
+        name = f" ({one.variant})" if twins[str(experiment.plan["variants"][one.variant]["levels"])] > 1 else ""
+        cells = [f"{one.factor}: {levels[0]} to {levels[1]}{name}", at]
+        cells.append(str(experiment.difference(one.variant, one.reference, "miou").n))
+        for score in shown:
+            change = experiment.difference(one.variant, one.reference, score).times(SCORES[score][1][1])
+            bounds = "(one seed)" if change.n == 1 else seeds_interval(change, digits[score])
+            cells.append(f"{signed(change.mean, digits[score])} {bounds}" if change.n else "-")
+        return cells
+
+    rows = [row(one) for one in comparisons(experiment.plan)]
+    title = (
+        "One factor at a time: difference paired by seed, in percentage points (energy in ppm), with its 95 % interval "
+        "over seeds"
+    )
+    return Table("factors", title, ["change", "at", "seeds", *titles()[:3]], rows, texts=2)
+
+
+def trimap_table(experiment: Experiment) -> Table:
+    """Empty where a cell has no trimaps."""
+    plan, rows = experiment.plan, []
+    for name in plan["variants"] if all(cell.trimap is not None for cell in experiment.finished()) else ():
+        row = [name]
+        for width in TRIMAPS:
+            found = experiment.estimate(name, f"trimap/{width}").times(PERCENT[1])
+            change = experiment.difference(name, plan["baseline"], f"trimap/{width}").times(PERCENT[1])
+            own = name == plan["baseline"] or not change.n
+            row.append(mean_std(found, 2) + ("" if own else f" ({signed(change.mean, 2)})"))
+        rows.append(row)
+    title = (
+        "mIoU in percent of the pixels near a true boundary, by the width of the band to either side: mean ± standard "
+        f"deviation over seeds (difference to {plan['baseline']} in percentage points, paired by seed)"
+    )
+    return Table("trimap", title, ["variant", *(f"{width} px" for width in TRIMAPS)], rows)
+
+
+def speed_table(experiment: Experiment) -> Table:
+    """Empty where the time of an image was not measured."""
+    rows = []
+    for name, variant in experiment.plan["variants"].items():
+        if seconds := variant.get("image_seconds"):
+            network, crf = seconds["network"], seconds["crf"]
+            rows.append([name, *(number(1000 * value, 1) for value in (network, crf, network + crf))])
+            rows[-1].append(number((network + crf) / network, 2))
+    title = "Milliseconds to predict one test image, medians on one thread"
+    return Table("speed", title, ["variant", "network", "CRF", "together", "ratio to the network"], rows)
+
+
+def class_table(experiment: Experiment) -> Table:
+    names = experiment.plan["class_names"]
+    with_std = len(names) <= CLASSES_WITH_STD
+    rows = []
+    for variant in experiment.plan["variants"]:
+        found = [experiment.estimate(variant, f"iou/{name}").times(PERCENT[1]) for name in names]
+        rows.append([variant, *(mean_std(one, 2) if with_std else number(one.mean, 2) for one in found)])
+    title = f"IoU by class in percent, mean {'± standard deviation ' if with_std else ''}over seeds"
+    return Table("classes", title, ["variant", *names], rows)
+
+
+def seed_table(experiment: Experiment) -> Table:
+    digits, rows = decimals(experiment), []
+    for name, cells in experiment.cells.items():
+        for seed in experiment.plan["seeds"]:
+            row = [name, str(seed), *["-"] * (len(SCORES) + 2)]
+            if seed in cells:
+                result, scores = cells[seed].result, cells[seed].scores
+                row[2:-2] = [number(factor * scores[s], digits[s]) for s, (_, (_, factor)) in SCORES.items()]
+                row[-2:] = [str(result["epochs"]), number(result["seconds"], 0)]
+            rows.append(row)
+    return Table("seeds", "Every seed", ["variant", "seed", *titles(), "epochs", "seconds"], rows)
+
+
+def titles() -> list[str]:
+    return [f"{title} ({unit})" for title, (unit, _) in SCORES.values()]
+
+
+def decimals(experiment: Experiment) -> dict[str, int]:
+    """Decimals of each score: two for percent, otherwise what leaves three digits to the largest value."""
+    found = {}
+    for score, (_, (unit, factor)) in SCORES.items():
+        largest = max(factor * abs(cell.scores[score]) for cell in experiment.finished())
+        known = unit != PERCENT[0] and largest > 0  # NaN is not
+        found[score] = min(2, max(0, 2 - math.floor(math.log10(largest)))) if known else 2
+    return found

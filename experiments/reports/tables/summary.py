@@ -1,0 +1,117 @@
+"""The table on top of several experiments: the same effects on several data sets, or the effects of several studies."""
+
+import math
+from collections.abc import Sequence
+
+from experiments.evidence.experiment import PERCENT, Experiment
+from experiments.evidence.intervals import Estimate, Test
+from experiments.reports.tables.evidence import footnote, marked_test
+from experiments.reports.tables.text import Table, interval_of, mean_std, millions, number, seeds_done, signed
+
+SCORED, COST = ("mIoU (%)", "difference (points) [95 % interval]"), ("GMAC", "parameters (M)")
+
+
+def make_summary(experiments: Sequence[Experiment]) -> Table:
+    """Every variant of every experiment; experiments with the same variants stand side by side."""
+    first, *others = (experiment.plan for experiment in experiments)
+    alike = all(
+        set(plan["variants"]) == set(first["variants"]) and plan["baseline"] == first["baseline"] for plan in others
+    )
+    columns, rows = _beside(experiments) if alike else _below(experiments)
+    rule = (
+        "Difference: to the baseline of the same experiment, paired by seed. Nothing is pooled over data sets or "
+        "experiments, and no interval is corrected for their number."
+    )
+    sign = "Sign: of the difference on each, with the star that it has there (? where it is not known)."
+    notes = [rule, *([sign] if alike else [])]
+    for experiment in experiments:
+        kind = interval_kind(experiment)
+        compared = experiment.compared.differences.values() if experiment.compared else ()
+        found = [one.contrast.estimate(kind) for one in compared if not one.contrast.refuse(kind)]
+        name = experiment.plan["experiment"]
+        if found:
+            meanings = " or ".join(dict.fromkeys(one.meaning for one in found))
+            notes.append(f"{name}: {meanings}. {footnote(experiment)}")
+        elif experiment.compared is None:
+            notes.append(
+                f"{name}: 95 % interval over seeds (Student's t). Nothing is tested, as the cells were not scored on the "
+                "same test images, and the interval does not allow for that."
+            )
+        elif compared:
+            notes.append(f"{name}: no interval. {footnote(experiment)}")
+    title = (
+        f"{'The same variants' if alike else 'The variants'} of {len(experiments)} experiments: mIoU, mean ± standard "
+    )
+    title += "deviation over seeds"
+    return Table("summary", title, columns, rows, texts=2 if alike else 3, notes=notes)
+
+
+def interval_kind(experiment: Experiment) -> str:
+    """What the interval that goes with the star allows for: seeds and images, or images where the seeds are too few."""
+    return "both" if marked_test(experiment) == "both" else "images"
+
+
+def known_difference(experiment: Experiment, variant: str) -> Estimate:
+    """Of the mIoU to the baseline, in points, with the interval that goes with the star; over seeds alone where images
+    cannot be paired. An interval that the design cannot give is NaN, and `reason` says why."""
+    if experiment.compared is None:
+        return experiment.difference(variant, experiment.plan["baseline"], "miou").times(PERCENT[1])
+    return experiment.compared.differences[variant].contrast.estimate(interval_kind(experiment)).times(PERCENT[1])
+
+
+def known_test(experiment: Experiment, variant: str) -> Test | None:
+    """The test whose star a difference has; None where images cannot be paired."""
+    return experiment.compared.differences[variant].tests[marked_test(experiment)] if experiment.compared else None
+
+
+def _mark(experiment: Experiment, variant: str) -> str:
+    test = known_test(experiment, variant)
+    return test.mark if test else ""
+
+
+def _below(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
+    columns = ["experiment", "data", "variant", "seeds", *SCORED, *COST]
+    rows = []
+    for experiment in experiments:
+        plan = experiment.plan
+        for name in plan["variants"]:
+            row = [plan["experiment"], plan["data"], name, seeds_done(experiment, name)]
+            rows.append([*row, *_scored(experiment, name), *_cost(experiment, name)])
+    return columns, rows
+
+
+def _beside(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
+    data = [experiment.plan["data"] for experiment in experiments]
+    names = data if len(set(data)) == len(data) else [experiment.plan["experiment"] for experiment in experiments]
+    columns = ["variant", f"sign ({' / '.join(names)})"]
+    columns += [f"{title}, {name}" for titles in (SCORED, COST) for name in names for title in titles]
+    rows = []
+    for variant in experiments[0].plan["variants"]:
+        own = variant == experiments[0].plan["baseline"]
+        row = [variant, "baseline" if own else " / ".join(_sign(experiment, variant) for experiment in experiments)]
+        row += [cell for experiment in experiments for cell in _scored(experiment, variant, few=True)]
+        rows.append([*row, *(cell for experiment in experiments for cell in _cost(experiment, variant))])
+    return columns, rows
+
+
+def _sign(experiment: Experiment, variant: str) -> str:
+    """Of the difference, with its star."""
+    mean = known_difference(experiment, variant).mean
+    return "?" if math.isnan(mean) else ("+" if mean > 0 else "-" if mean < 0 else "0") + _mark(experiment, variant)
+
+
+def _scored(experiment: Experiment, name: str, *, few: bool = False) -> list[str]:
+    """Score and difference; `few`: says, where seeds are lacking, how many there are."""
+    found = mean_std(experiment.estimate(name, "miou").times(PERCENT[1]), 2)
+    if few and len(experiment.cells[name]) < len(experiment.plan["seeds"]):
+        found += f" ({seeds_done(experiment, name)} seeds)"
+    if name == experiment.plan["baseline"]:
+        return [found, "baseline"]
+    change = known_difference(experiment, name)
+    interval = "" if math.isnan(change.low) else f" {interval_of(change, 2)}"
+    return [found, signed(change.mean, 2) + interval + _mark(experiment, name)]
+
+
+def _cost(experiment: Experiment, name: str) -> list[str]:
+    variant = experiment.plan["variants"][name]
+    return [number(variant["gmac"], 3), number(millions(variant), 3)]

@@ -1,0 +1,64 @@
+"""A table as text, and how its numbers are written."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.evidence.experiment import Experiment
+from experiments.evidence.intervals import Estimate, Test
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows; the first `texts` columns are words, the others numbers, a significant one with a star behind it.
+
+    `best` holds the places, row and column, of the best value of a column; `notes` are printed below.
+    """
+
+    key: str
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    texts: int = 1
+    best: Sequence[tuple[int, int]] = ()
+    notes: Sequence[str] = ()
+
+
+def mean_std(found: Estimate, digits: int) -> str:
+    return f"{number(found.mean, digits)} ± {number(found.std, digits)}" if found.n else "-"
+
+
+def seeds_interval(found: Estimate, digits: int) -> str:
+    return "-" if found.n < 2 else interval_of(found, digits)
+
+
+def interval_of(found: Estimate, digits: int) -> str:
+    return f"[{number(found.low, digits)}, {number(found.high, digits)}]"
+
+
+def p_value(test: Test) -> str:
+    if math.isnan(test.adjusted):
+        return "-"
+    return "< 0.001" if test.adjusted < 0.001 else f"{test.adjusted:.3f}"
+
+
+def signed(value: float, digits: int) -> str:
+    text = number(value, digits)
+    return text if text.startswith("-") or float(text) == 0 else f"+{text}"
+
+
+def number(value: float | None, digits: int) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:z.{digits}f}"  # z: what rounds to zero has no sign
+
+
+def millions(variant: Mapping[str, Any]) -> float | None:
+    """Of a variant's parameters, where they were counted."""
+    return None if variant["parameters"] is None else variant["parameters"] / 1e6
+
+
+def seeds_done(experiment: Experiment, variant: str) -> str:
+    done, planned = len(experiment.cells[variant]), len(experiment.plan["seeds"])
+    return str(done) if done == planned else f"{done} of {planned}"

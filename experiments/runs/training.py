@@ -1,0 +1,279 @@
+"""`train`, the one code path that trains, and what it checks before and stores after."""
+
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch.nn import SyncBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from datamodules.base import SegmentationDataModule
+from experiments.runs.callbacks import MetricsFile, PerImage, Predictions, Samples, SeedSteps
+from experiments.runs.checkpoints import (
+    LAST,
+    PREVIOUS,
+    SAVE_EVERY,
+    CheckpointFiles,
+    SafePoints,
+    Signals,
+    checkpoint_to_resume,
+)
+from experiments.runs.loops import make_resumable
+from experiments.runs.run import Run, changes
+from experiments.shell.ending import Interrupted, WorkerError, first_process
+from experiments.shell.environment import environment
+from experiments.shell.files import locked, read_json, write_json
+from experiments.tracking.logger import Tracking, tracking
+from experiments.tracking.loggers import Logging
+from lightning_modules.base import SegmentationModule
+from lightning_modules.components.losses import median_frequency_weights
+from lightning_modules.recipe import MEDIAN_FREQUENCY
+
+# Of Lightning's, those in which this process, which reports, trains too: see `_check_strategy`.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+
+
+def build(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
+    """The module and the data module of `run`: where the two meet."""
+    datamodule = run.datamodule(**run.data)
+    datamodule.seed = run.seed
+    hparams = {"in_channels": datamodule.in_channels, **run.hparams}
+    module = run.module(datamodule.num_classes, datamodule.ignore_index, **hparams)
+    module.describe(datamodule.class_names, datamodule.palette)
+    return module, datamodule
+
+
+def train(
+    run: Run,
+    out: Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+    logger: str | Logging = "csv",
+    save_every: float = SAVE_EVERY,
+    command: str | None = None,
+    **where: Any,
+) -> dict[str, Any]:
+    """Trains `run` into the folder `out` on the hardware `where` and scores the test split with the last weights.
+
+    Returns what result.json holds. The last epoch is reported, not the best: choosing by validation mIoU and reporting it
+    flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced. A checkpoint is written
+    after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise `Interrupted`.
+
+    Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`; NonFiniteError
+    for numbers that are none, NoSpaceError for a full disk, WorkerError for a process that was killed while it loaded data.
+    """
+    out = Path(out)
+    logging = logger if isinstance(logger, Logging) else Logging(logger)
+    _check_length(run.trainer)
+    _check_strategy({**run.trainer, **where}.get("strategy", "auto"))
+    if not save_every > 0:
+        raise ValueError(f"--save-every must be more than 0 minutes, got {save_every}")
+    with Signals() as signals:
+        seed_everything(run.seed, workers=True, verbose=False)
+        module, datamodule = build(run)
+        datamodule.verify()
+        run = run.identified()
+        with locked(out) if first_process() else nullcontext():
+            if first_process() and (finished := _check_folder(run, out, resume)):
+                return finished
+            last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
+            settings = run.resolved() | {"hash": run.hash}
+            settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
+            tracked = tracking(logging, settings, out)
+            own = [SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
+            trainer = _trainer(run, out, [*callbacks, *own], tracked.loggers, where)
+            _check_strategy(trainer.strategy)  # what "auto" has become
+            _synchronise_batch_norm(trainer, module)
+            if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
+                module.set_class_weights(count_class_weights(datamodule))
+            made = environment(command) | {"device": device_name(trainer)}
+            if trainer.is_global_zero:
+                write_json(out / "run.json", run.record())
+                write_json(out / "environment.json", made)
+            with _tracked(tracked, made) if trainer.is_global_zero else nullcontext():
+                signals.waiting = True
+                with _of_workers(datamodule, signals):
+                    trainer.fit(module, datamodule, ckpt_path=str(last) if last else None, weights_only=True)
+                    fitted = time.monotonic()
+                    trainer.test(module, datamodule, verbose=False)
+                test = {name: float(value) for name, value in trainer.callback_metrics.items()}
+                validated, seconds = MetricsFile(out).summary()
+                result = {
+                    "hash": run.hash,
+                    "status": "done",
+                    "val": {name.removeprefix("val/"): value for name, value in validated.items()},
+                    "test": {n.removeprefix("test/"): value for n, value in test.items() if n.startswith("test/")},
+                    "seconds": seconds + time.monotonic() - fitted,
+                    "epochs": trainer.current_epoch,
+                    "steps": trainer.global_step,
+                    "params": sum(p.numel() for p in module.parameters()),
+                }
+                if trainer.is_global_zero:
+                    write_json(out / "result.json", result)
+        return result
+
+
+@contextmanager
+def _tracked(tracked: Tracking, made: Mapping[str, Any]) -> Iterator[None]:
+    """Logs what is trained in this context; its result is stored before a logger is given time to take the rest."""
+    tracked.start({name: made[name] for name in ("commit", "device")})
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        tracked.finish(exit_code)
+
+
+@contextmanager
+def _of_workers(datamodule: SegmentationDataModule, signals: Signals) -> Iterator[None]:
+    """Says in a line what went wrong in a process that loads data, where torch gives its traceback or a number."""
+    try:
+        yield
+    except Exception as error:
+        told = str(error)
+        if signals.received and "DataLoader worker" in told:  # the signal reached one that had just started, too
+            raise Interrupted(signals.received) from error
+        if told.startswith("Caught ") and "DataLoader worker" in told.splitlines()[0]:
+            # The last line of the worker's traceback, which names the file: "ValueError: images/a.png is damaged".
+            raise type(error)(told.rstrip().rpartition(f"\n{type(error).__name__}: ")[2]) from error
+        if killed := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", told):
+            shared = " or --data.num_workers 0, as /dev/shm is full" if "us error" in told else ""
+            raise WorkerError(
+                f"a process that loads data ({killed[1]}) {killed[2].rstrip('.')}: most likely the memory ran out; lower "
+                f"--data.num_workers (now {datamodule.num_workers}){shared}, --data.batch_size (now {datamodule.batch_size}) or "
+                "--data.crop, and continue with --resume"
+            ) from error
+        raise
+
+
+def count_class_weights(datamodule: SegmentationDataModule) -> torch.Tensor:
+    """The median-frequency weights (C,) of the training masks as they are on the disk, without augmentation."""
+    dataset, classes = datamodule.dataset("train"), datamodule.num_classes
+    masks = (dataset[index][1] for index in range(len(dataset)))
+    pixels = torch.stack([torch.bincount(m[m != datamodule.ignore_index], minlength=classes) for m in masks])
+    of_images = (pixels > 0) * pixels.sum(1, keepdim=True)  # (images, C): the labelled pixels of an image that holds it
+    return median_frequency_weights(pixels.sum(0), of_images.sum(0))
+
+
+def _check_length(arguments: Mapping[str, Any]) -> None:
+    if arguments.get("max_epochs") is None and arguments.get("max_steps", -1) < 1:
+        raise ValueError("state how long to train: --trainer.max_epochs or --trainer.max_steps")
+    for name in ("max_epochs", "max_steps", "accumulate_grad_batches", "check_val_every_n_epoch"):
+        value = arguments.get(name)
+        if value is not None and value < 1:
+            raise ValueError(f"--trainer.{name} must be at least 1, got {value}")
+    every = arguments.get("val_check_interval")
+    if every is not None and not isinstance(every, int | float):
+        raise ValueError(
+            f"--trainer.val_check_interval must be a number of batches or a share of an epoch, got {every!r}: validations by "
+            "the clock come at other steps each time"
+        )
+    for name in ("limit_train_batches", "gradient_clip_val"):
+        value = arguments.get(name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--trainer.{name} must be more than 0, got {value}")
+
+
+def _check_strategy(strategy: str | Strategy) -> None:
+    """Refuses what would train elsewhere than it reports.
+
+    Processes that are spawned or forked anew for training and for the test take their steps, epochs and samples with
+    them when they end. FSDP, DeepSpeed and XLA hold or write weights in forms that nothing here reads back.
+    """
+    if isinstance(strategy, str):
+        fits, got = strategy in STRATEGIES, repr(strategy)
+    else:
+        start = getattr(strategy, "_start_method", "popen")
+        fits, got = type(strategy) in (SingleDeviceStrategy, DDPStrategy) and start == "popen", type(strategy).__name__
+        if start != "popen":
+            got += f" with processes started by {start}, which is also what a notebook with several devices has"
+    if not fits:
+        raise ValueError(
+            f"--trainer.strategy must be one of {', '.join(STRATEGIES)}, got {got}: leave it out, as ddp, which several "
+            "devices have by default, starts the processes itself; in a notebook use --trainer.devices 1, or train with "
+            "python -m experiments.train in a terminal"
+        )
+
+
+def _trainer(
+    run: Run, out: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger], where: Mapping[str, Any]
+) -> Trainer:
+    own = [SeedSteps(run.seed), MetricsFile(out), PerImage(out), Predictions(out), Samples(out)]
+    try:
+        trainer = Trainer(
+            **{"log_every_n_steps": 10, "enable_progress_bar": sys.stderr.isatty(), **run.trainer, **where},
+            default_root_dir=out,
+            enable_model_summary=False,
+            logger=list(loggers),
+            plugins=[CheckpointFiles()],
+            callbacks=[*own, *callbacks],
+            use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
+            enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
+            inference_mode=False,  # a metric updated in inference mode cannot be trained beside
+        )
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(f"Lightning refuses these --trainer flags: {error}") from error
+    make_resumable(trainer)
+    return trainer
+
+
+def _synchronise_batch_norm(trainer: Trainer, module: SegmentationModule) -> None:
+    """Batch statistics over all devices, so that their number does not change what is normalised."""
+    if trainer.world_size == 1 or not any(isinstance(m, _BatchNorm) for m in module.modules()):
+        return
+    if trainer.strategy.root_device.type == "cuda":
+        module.network = SyncBatchNorm.convert_sync_batchnorm(module.network)  # type: ignore[no-untyped-call]
+    else:
+        warnings.warn(
+            "batch norm cannot be synchronised over CPU processes: each normalises its own share of the batch, so the "
+            "result depends on --trainer.devices; use one device, or --model.norm group",
+            stacklevel=2,
+        )
+
+
+def device_name(trainer: Trainer) -> str:
+    root = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(root) if root.type == "cuda" else "CPU"
+    return f"{trainer.world_size} x {name}"
+
+
+def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
+    """Refuses a folder that holds something else; returns the result of this very run if it is there already."""
+    stored, result = out / "run.json", out / "result.json"
+    begun = resume and stored.exists()  # perhaps ended before its first checkpoint
+    if (
+        not begun
+        and not result.exists()
+        and not any(os.path.lexists(out / "checkpoints" / name) for name in (LAST, PREVIOUS))
+    ):
+        return None
+    if not stored.exists():
+        raise ValueError(f"{out} holds results but no run.json: choose another folder with --out")
+    if changed := changes(read_json(stored), run):
+        raise ValueError(f"{out} holds another run ({'; '.join(changed)}): choose another folder with --out")
+    if not resume:
+        raise ValueError(f"{out} already holds this run: continue it with --resume, or choose another --out")
+    if not result.exists():
+        return None
+    finished = read_json(result)
+    if not isinstance(finished.get("test"), dict) or "miou" not in finished["test"] or "seconds" not in finished:
+        raise ValueError(f"{result} is damaged (it holds no scores): delete this file alone, and --resume tests again")
+    if finished.get("hash") not in run.hashes:
+        raise ValueError(
+            f"{result} is the result of another run ({finished.get('hash')}, and this is {run.hash}), from before a default was "
+            "changed or from another folder: choose another folder with --out"
+        )
+    return finished
