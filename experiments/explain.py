@@ -31,6 +31,7 @@ from experiments.shell.flags import refuse
 from lightning_modules.analysis.receptive_field import ReceptiveField, evaluating, receptive_fields, watched
 from lightning_modules.analysis.tracer import Tracer
 from lightning_modules.base import SegmentationModule
+from lightning_modules.settings import as_function
 
 MOST_CLASSES = 2**20  # a module keeps a name for each
 LINES = 60  # of a table whose depth nobody chose
@@ -223,7 +224,7 @@ def parse_architecture(argv: list[str]) -> tuple[type[SegmentationModule], argpa
     )
     parser.add_argument("--no-fields", action="store_true", help="leave out strides and receptive fields")
     parser.add_argument("--count", action="store_true", help="print the number of parameters, nothing else")
-    parser.add_class(architecture, "model", skip={"num_classes", "ignore_index", "in_channels"})
+    parser.add_class(as_function(architecture), "model", skip={"num_classes", "ignore_index", "in_channels"})
     args = parser.parse_args(argv[1:], defaults=True)
     if args.num_classes is None:
         refuse(f"say how many classes there are: --num-classes N (usage: {usage})")

@@ -37,10 +37,10 @@ from experiments.shell.command import command
 from experiments.shell.environment import command_line, package_version
 from experiments.shell.files import locked, read_json, write_json, write_whole
 from experiments.shell.flags import Parser, natural, positive, refuse
-from lightning_modules.base import IMAGENET_MEAN, IMAGENET_STD
 from lightning_modules.components.blocks import pad_to_multiple
 from lightning_modules.components.encoders import Encoder, build_encoder
 from lightning_modules.components.finite import naming
+from lightning_modules.recipe import IMAGENET_MEAN, IMAGENET_STD
 from lightning_modules.refinement.soft_segmentation import SoftSegmentation, check_size, soft_segmentation
 from lightning_modules.smp import SmpModule
 

@@ -24,6 +24,7 @@ from experiments.shell.flags import refuse
 from experiments.tracking.client import agent_settings
 from experiments.tracking.logger import tracker
 from experiments.tracking.loggers import Logging, add_logging
+from lightning_modules.settings import as_function
 
 # Arguments of Lightning's Trainer that say where a run computes; the hash of a `Run` leaves them out.
 WHERE = {
@@ -92,7 +93,9 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     )
     add_logging(parser, jsonargparse.typing.PositiveInt)
     listed_above = "one of those listed above"
-    parser.add_class(module, "model", skip={"num_classes", "ignore_index", "in_channels"}, help=listed_above)
+    parser.add_class(
+        as_function(module), "model", skip={"num_classes", "ignore_index", "in_channels"}, help=listed_above
+    )
     parser.add_class(datamodule, "data", help=listed_above)
     parser.add_class(Trainer, "trainer", skip={*NOT_FLAGS, *NAMED})
     for name, help_text in NAMED.items():

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.runs.run import Run
 from experiments.runs.training import build
 from experiments.shell.memory import peak_mb, resident_mb
-from lightning_modules.base import MEDIAN_FREQUENCY
+from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 STEPS = 4  # timed in each round, after WARMUP that are not: the first steps allocate and choose algorithms
 WARMUP = 2

@@ -219,7 +219,7 @@ def setting(name: str) -> str:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """The default of every keyword argument of `cls` and of the project's bases that its **recipe goes to."""
+    """The default of every keyword argument of `cls`."""
     return {name: p.default for name, p in _parameters(cls).items() if p.default is not inspect.Parameter.empty}
 
 
@@ -234,6 +234,8 @@ def neutral_values(cls: type) -> dict[str, Any]:
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    if issubclass(cls, SegmentationModule):
+        return dict(inspect.signature(cls).parameters)
     found: dict[str, inspect.Parameter] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base) and base.__module__.split(".")[0] in ("lightning_modules", "datamodules"):

@@ -35,8 +35,9 @@ from experiments.runs.run import Run, changes
 from experiments.shell.ending import Interrupted, WorkerError, first_process
 from experiments.shell.environment import environment
 from experiments.shell.files import locked, read_json, write_json
-from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
+from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
+from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 # Of Lightning's, those in which this process, which reports, trains too: see `_check_strategy`.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")

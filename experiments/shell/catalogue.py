@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,8 +16,6 @@ from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.errors import NonFiniteError
 from lightning_modules.components.finite import not_finite
-from lightning_modules.components.losses import LOSSES
-from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES
 from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.deconvnet import DeconvNetModule
 from lightning_modules.deeplabv1 import DeepLabV1Module
@@ -60,13 +58,10 @@ DATAMODULES: dict[str, type[SegmentationDataModule]] = {
 
 
 def documentation(module: type[SegmentationModule], *others: type) -> str:
-    """What the docstrings of a module, of its network and its base say of their arguments, for the help."""
-    network = get_type_hints(module).get("network", torch.nn.Module)
-    classes = [module, *([network] if network.__module__.startswith("lightning_modules") else [])]
-    classes += [SegmentationModule, *others]
-    choices = (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES))
-    named = "; ".join(f"{name}: {', '.join(table)}" for name, table in choices)
-    return "\n\n".join([*(f"{cls.__name__}: {inspect.getdoc(cls)}" for cls in classes), named])
+    """The first paragraph of the docstrings of a module, of its network and of `others`, for the help."""
+    classes = [module, *([module.network_class] if module.network_class is not torch.nn.Module else []), *others]
+    paragraphs = [" ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split()) for cls in classes]
+    return "\n".join(f"{cls.__name__}: {text}" for cls, text in zip(classes, paragraphs, strict=True))
 
 
 def load(checkpoint: Path) -> SegmentationModule:

@@ -1,11 +1,11 @@
 """Flags that are the arguments of classes, and commands whose first words decide which classes those are."""
 
 import argparse
+import difflib
 import re
 import sys
-from collections.abc import Collection, Sequence
-from typing import NoReturn
-
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NoReturn
 import jsonargparse
 
 from experiments.shell.flags import refuse, with_nearest
@@ -31,12 +31,15 @@ class ClassParser(jsonargparse.ArgumentParser):
         )
         self.chosen = chosen
 
-    def add_class(self, cls: type, key: str, *, skip: Collection[str] = (), help: str | None = None) -> None:
-        """The flags --key.NAME of the arguments of `cls`; `help` is that of --key, which was read before, or None to hide it.
+    def add_class(
+        self, cls: Callable[..., Any], key: str, *, skip: Collection[str] = (), help: str | None = None
+    ) -> None:
+        """The flags --key.NAME of the arguments of `cls`, or of a function; `help` is that of --key, which was read before, or None to hide it.
 
         jsonargparse reads a file where --key stands, which no command here does.
         """
-        self.add_class_arguments(cls, key, skip=set(skip))
+        add = self.add_class_arguments if isinstance(cls, type) else self.add_function_arguments
+        add(cls, key, skip=set(skip))
         (action,) = [action for action in self._actions if action.option_strings == [f"--{key}"]]
         action.metavar, action.help = "NAME", argparse.SUPPRESS if help is None else help
 
@@ -64,11 +67,15 @@ class ClassParser(jsonargparse.ArgumentParser):
             kinds.append('a list such as "[2, 4]"')
         if "dict" in message:
             kinds.append('a dictionary such as {"width": 4}')
-        for values in re.findall(r"Literal\[([^\]]*)\]", message):
-            kinds += [value.strip(" '") for value in values.split(",")]
+        choices = [v.strip(" '") for values in re.findall(r"Literal\[([^\]]*)\]", message) for v in values.split(",")]
+        kinds += choices
         names = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
         names |= {"PositiveInt": "a whole number of at least 1", "NonNegativeInt": "a whole number of at least 0"}
         kinds += [words for name, words in names.items() if re.search(rf"\b{name}\b", message.split("Given")[0])]
+        if kinds and kinds == choices:
+            near = difflib.get_close_matches(given[1], choices, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"{flag} must be one of {', '.join(choices)}, got {given[1]!r}{hint}"
         return f"{flag} expects {', '.join(dict.fromkeys(kinds)) or 'another value'}, got {given[1]!r}"
 
 
