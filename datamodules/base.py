@@ -12,9 +12,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -182,15 +182,16 @@ class SegmentationDataModule(LightningDataModule):
     in_channels: int = 3
     ignore_index: int = JointTransform.ignore_index
     loading: Loading = Loading()
+    hidden: ClassVar[tuple[str, ...]] = ()  # arguments of `Loading` that the data set does not take
     seed: int = 0  # of the order and the augmentation; set it before the first training batch
 
-    def __init_subclass__(cls, *, hides: Collection[str] = ()) -> None:
-        """Composes the signature of `cls`: its own arguments, then those of its `loading` but what it `hides`."""
+    def __init_subclass__(cls) -> None:
+        """Composes the signature of `cls`: its own arguments, then those of its `loading` but the `hidden` ones."""
         super().__init_subclass__()
         own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.name != "self"]
         named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
         for field in fields(Loading):
-            if field.name not in hides:
+            if field.name not in cls.hidden:
                 default = getattr(cls.loading, field.name)
                 keyword = inspect.Parameter(
                     field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type

@@ -30,7 +30,7 @@ class Shapes(SegmentationDataset):
         return image, mask
 
 
-class ShapesDataModule(SegmentationDataModule, hides=("scale",)):
+class ShapesDataModule(SegmentationDataModule):
     """Discs and squares on noise, in three classes with the background.
 
     Args:
@@ -41,6 +41,7 @@ class ShapesDataModule(SegmentationDataModule, hides=("scale",)):
 
     num_classes = 3
     loading = Loading(batch_size=4)
+    hidden = ("scale",)  # its `size` is that
 
     def __init__(
         self, *, size: int = 64, length: int = 16, crop: int | tuple[int, int] | None = None, **loading: Any

@@ -1,79 +1,72 @@
 """What every architecture shares: steps, scores, logged names, normalisation, optimiser, self-describing checkpoint."""
 
-import math
+import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_modules.components.encoders.base import Encoder
 from lightning_modules.components.finite import finite_losses, labelled_logits, naming
 from lightning_modules.components.float64 import for_float64
 from lightning_modules.components.losses import LOSSES
-from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, schedule
-from lightning_modules.components.scores.boundary import boundary_f1
-from lightning_modules.components.scores.calibration import calibration
-from lightning_modules.components.scores.checkerboard import checkerboard_energy
-from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
-from lightning_modules.components.scores.metrics import ConfusionMatrix, ImageMean, LossMean
-from lightning_modules.components.scores.segments import segments
-from lightning_modules.components.scores.trimap import trimap
+from lightning_modules.components.schedules import OPTIMIZERS, schedule
+from lightning_modules.components.scores.metrics import LossMean, Scores
+from lightning_modules.components.scores.reductions import scores
+from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
+from lightning_modules.settings import composed
 
 Refinement = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) probabilities, (N, in_channels, H, W) images in [0, 1]
 Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long
-
-# Of ImageNet, which most encoders were trained on; a grey image takes their mean over the channels.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-MOST_TRIMAP_CLASSES = 40  # of an image with more, the matrices of all bands would fill 256 kB and more
-MEDIAN_FREQUENCY = "median-frequency"  # class_weights that are counted: components.losses.median_frequency_weights
 
 
 class SegmentationModule(LightningModule):
     """Trains and scores `self.network`, which maps images (N, in_channels, H, W) to logits (N, num_classes, H, W).
 
-    A subclass assigns `self.network`, hands the keyword arguments it does not use to this class, and overrides only
-    what its paper does differently: defaults of the recipe, `loss` for auxiliary heads. Logs train/loss, train/lr and, for
-    val and test, loss, miou, pixel_acc, macc, fwiou, boundary_f1, checkerboard and iou/<class>.
+    A subclass is the file of a paper. It annotates `network` with the class that is built, states the `recipe`, and
+    overrides only what its paper does differently, such as `loss` for auxiliary heads. Its arguments are its own, those
+    of the network but for the `hidden` ones, and the fields of `Recipe`, each with the recipe's value as default.
 
-    `optimizer`, `lr`, `momentum`, `weight_decay`: see `components.schedules`; `schedule` falls over all steps after a
-    linear rise over the share `warmup` of them. `loss` and `class_weights`: see `components.losses`; the weights are
-    one number a class, or "median-frequency" for what `experiments.runs.training` counts in the training masks and the checkpoint
-    then carries. `mean` and `std`, one value a channel for images in [0, 1], belong to the weights, so the checkpoint
-    carries them.
+    Logs train/loss and train/lr, and for val and test loss, miou, pixel_acc, macc, fwiou, boundary_f1, checkerboard and
+    iou/<class>.
 
     `refine` is what follows the network, such as the fully connected CRF of DeepLab (v1, Sec. 3): None until someone
     assigns a function of class probabilities and images that returns probabilities. It works in evaluation only.
+
+    Args:
+        num_classes: classes of the data set, which are the channels of the logits
+        ignore_index: the label of pixels that no score and no loss counts
+        in_channels: channels of the images
     """
 
-    network: nn.Module
+    network: nn.Module  # a subclass names its class here; of a union, the first one's arguments are the module's
+    network_class: ClassVar[type[nn.Module]] = nn.Module  # what that annotation names
+    recipe: ClassVar[Recipe] = Recipe()
+    hidden: ClassVar[tuple[str, ...]] = ()  # arguments of the network that the module works out
+    __signature__: ClassVar[inspect.Signature]
     refine: Refinement | None
     mean: Tensor
     std: Tensor
     weight_of_class: Tensor | None
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        in_channels: int = 3,
-        loss: str = "ce",
-        class_weights: Sequence[float] | str | None = None,
-        optimizer: str = "sgd",
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        schedule: str = "poly",
-        warmup: float = 0.0,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        network = inspect.get_annotations(cls).get("network")
+        if network is not None:
+            cls.network_class = (get_args(network) or (network,))[0]
+        cls.__signature__ = composed(cls, SegmentationModule, cls.network_class, cls.recipe, cls.hidden)
+
+    def __init__(self, num_classes: int, ignore_index: int, *, in_channels: int = 3, **settings: Any) -> None:
         super().__init__()
+        signature = inspect.signature(type(self))
+        signature.bind_partial(num_classes, ignore_index, **settings)  # TypeError for a name that it does not have
         for key, count in (("num_classes", num_classes), ("in_channels", in_channels)):
             if count < 1:
                 raise ValueError(f"{key} must be at least 1, got {count}")
@@ -81,33 +74,43 @@ class SegmentationModule(LightningModule):
             raise ValueError(
                 f"ignore_index must be a label that none of the {num_classes} classes has, got {ignore_index}"
             )
-        for name, value, table in (("loss", loss, LOSSES), ("optimizer", optimizer, OPTIMIZERS)):
-            if value not in table:
-                raise ValueError(f"{name} must be one of {', '.join(table)}, got {value!r}")
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-        weight_of_class = _weight_of_class(class_weights, num_classes)
-        for key, number in (("lr", lr), ("weight_decay", weight_decay)):
-            if not 0 <= number < math.inf:
-                raise ValueError(f"{key} must be at least 0 and finite, got {number}")
-        for key, share in (("momentum", momentum), ("warmup", warmup)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{key} must be at least 0 and less than 1, got {share}")
         self.save_hyperparameters()  # the subclass's too: a checkpoint rebuilds itself, the logger records them
+        for name, parameter in signature.parameters.items():
+            self.hparams.setdefault(name, parameter.default)
+        if self.hparams["lr"] is None:
+            self.hparams["lr"] = self.published_lr(self.hparams)
+        self._hparams_initial = copy.deepcopy(self.hparams)  # what a logger records
+        recipe = Recipe(**{field.name: self.hparams[field.name] for field in fields(Recipe)})
+        weight_of_class = recipe.weight_of_class(num_classes)
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.class_names = [str(index) for index in range(num_classes)]
         self.palette: list[tuple[int, int, int]] = []
         self.last_confusion: dict[str, np.ndarray] = {}  # of "val" and "test", rows the truth, for callbacks
-        self.register_buffer("mean", _per_channel("mean", mean, IMAGENET_MEAN, in_channels))
-        self.register_buffer("std", _per_channel("std", std, IMAGENET_STD, in_channels))
-        self._weighed = class_weights != MEDIAN_FREQUENCY  # whether weight_of_class is known to hold numbers
+        self.register_buffer("mean", recipe.per_channel("mean", in_channels))
+        self.register_buffer("std", recipe.per_channel("std", in_channels))
+        counted = recipe.class_weights == MEDIAN_FREQUENCY
+        self._weighed = not counted  # whether weight_of_class is known to hold numbers
         # In the checkpoint where they were counted; given ones are hyperparameters and rebuilt from those.
-        self.register_buffer("weight_of_class", weight_of_class, persistent=class_weights == MEDIAN_FREQUENCY)
-        self.loss_function = LOSSES[loss]
+        self.register_buffer("weight_of_class", weight_of_class, persistent=counted)
+        self.loss_function = LOSSES[recipe.loss]
         self.refine = None
         self.epoch_loss = LossMean()
         self.val_scores = Scores(num_classes, ignore_index)
         self.test_scores = Scores(num_classes, ignore_index, detailed=True)
+        options = {name: value for name, value in settings.items() if name not in vars(recipe)}
+        self.network = self.build(num_classes, in_channels, **options)
+        encoder = next((part for part in self.network.modules() if isinstance(part, Encoder)), None)
+        if encoder is not None:
+            self.normalise_like(encoder.mean, encoder.std)
+
+    def build(self, num_classes: int, in_channels: int, **options: Any) -> Any:
+        """The network with its arguments; overridden where some of them follow from arguments of the module."""
+        return self.network_class(num_classes, in_channels, **options)
+
+    @classmethod
+    def published_lr(cls, hparams: Mapping[str, Any]) -> float:
+        """The rate of a paper in which it depends on other hyperparameters: its recipe has `lr=None`."""
+        raise ValueError(f"lr must be a number, got None: {cls.__name__} has one rate, {cls.recipe.lr}")
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
@@ -206,7 +209,7 @@ class SegmentationModule(LightningModule):
         schedules = schedule(optimizer, h["schedule"], steps, h["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
 
-    def _score(self, batch: Batch, split: str, split_scores: "Scores") -> dict[str, Tensor]:
+    def _score(self, batch: Batch, split: str, split_scores: Scores) -> dict[str, Tensor]:
         """Scores of each image, which callbacks store; a padding image of distributed evaluation counts nowhere.
 
         Raises NonFiniteError, naming the image, for a logit at a labelled pixel or a loss that is NaN or infinite.
@@ -230,7 +233,7 @@ class SegmentationModule(LightningModule):
         names = dataset(split).names
         return [f"{names[max(position, 0)]} ({split})" for position in positions]  # -1: padding, of the first image
 
-    def _log_scores(self, name: str, split: "Scores") -> None:
+    def _log_scores(self, name: str, split: Scores) -> None:
         self.last_confusion[name] = split.confusion.compute().cpu().numpy()
         values = scores(self.last_confusion[name])
         logged = {key: float(values[key]) for key in ("miou", "pixel_acc", "macc", "fwiou")}
@@ -253,53 +256,6 @@ class SegmentationModule(LightningModule):
         self.describe(described["class_names"], described["palette"])
         if self._trainer is not None and self.trainer.is_global_zero:  # the sum over all devices
             self.epoch_loss.update(*described.get("epoch_loss", (0.0, 0)))
-
-
-class Scores(nn.Module):
-    """What one split is scored by: a confusion matrix over all its pixels, and means over its images.
-
-    `detailed`: of each image, its logits too, and where and how it errs: `scores.calibration`, `scores.segments`
-    and, of up to MOST_TRIMAP_CLASSES classes, `scores.trimap`.
-    """
-
-    def __init__(self, num_classes: int, ignore_index: int, *, detailed: bool = False) -> None:
-        super().__init__()
-        self.detailed = detailed
-        self.confusion = ConfusionMatrix(num_classes, ignore_index)
-        self.loss, self.boundary_f1, self.checkerboard = ImageMean(), ImageMean(), ImageMean()
-
-    @property
-    def means(self) -> dict[str, ImageMean]:
-        return {"loss": self.loss, "boundary_f1": self.boundary_f1, "checkerboard": self.checkerboard}
-
-    def update(self, logits: Tensor, masks: Tensor, losses: Tensor) -> dict[str, Tensor]:
-        """Logits (N, C, H, W), masks (N, H, W) and losses (N,) -> each image's labels, confusion matrix and scores.
-
-        Where a mask has no label the logits may be NaN or infinite; such an image has no checkerboard energy.
-        """
-        num_classes, ignore_index = self.confusion.num_classes, self.confusion.ignore_index
-        labels = predict_labels(logits)
-        confusion = confusion_matrix(labels, masks, num_classes, ignore_index)
-        per_class = boundary_f1(labels, masks, num_classes, ignore_index)
-        energy = checkerboard_energy(logits)
-        unlabelled = (masks == ignore_index).flatten(1).all(1)
-        self.confusion.update(labels, masks)
-        unlabelled = for_float64(unlabelled)  # as the energy is
-        self.loss.update(for_float64(losses).to(energy).masked_fill(unlabelled, torch.nan))
-        self.boundary_f1.update(per_class.nanmean(1))
-        self.checkerboard.update(energy.masked_fill(unlabelled, torch.nan))
-        of_images = {"labels": labels, "confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}
-        if self.detailed:
-            of_images["logits"] = logits
-            of_images["calibration"] = calibration(logits, masks, ignore_index)
-            of_images["segments"] = segments(labels, masks, num_classes, ignore_index)
-            if num_classes <= MOST_TRIMAP_CLASSES:
-                of_images["trimap"] = trimap(labels, masks, num_classes, ignore_index)
-        return of_images
-
-    def reset(self) -> None:
-        for metric in (self.confusion, *self.means.values()):
-            metric.reset()
 
 
 def plain(value: Any, name: str) -> Any:
@@ -341,27 +297,4 @@ def _without_files(hparams: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _weight_of_class(class_weights: Sequence[float] | str | None, num_classes: int) -> Tensor | None:
-    """(C,) float32; NaN where the training masks have to be counted first."""
-    if class_weights is None:
-        return None
-    if class_weights == MEDIAN_FREQUENCY:
-        return torch.full((num_classes,), torch.nan)
-    if not isinstance(class_weights, Sequence) or isinstance(class_weights, str) or len(class_weights) != num_classes:
-        raise ValueError(
-            f"class_weights must hold one weight for each of the {num_classes} classes, or be {MEDIAN_FREQUENCY!r}, "
-            f"got {class_weights!r}"
-        )
-    if not (all(0 <= weight < math.inf for weight in class_weights) and max(class_weights) > 0):
-        raise ValueError(f"class_weights must be at least 0, finite, and one of them more, got {list(class_weights)}")
-    return torch.tensor(class_weights, dtype=torch.float32)
-
-
-def _per_channel(name: str, values: Sequence[float] | None, imagenet: Sequence[float], in_channels: int) -> Tensor:
-    if values is None:
-        values = imagenet if in_channels == 3 else [sum(imagenet) / 3] * in_channels
-    if len(values) != in_channels:
-        raise ValueError(f"{name} must hold one value for each of the {in_channels} channels, got {list(values)}")
-    if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
-        raise ValueError(f"{name} must be finite{' and more than 0' * (name == 'std')}, got {list(values)}")
-    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+SegmentationModule.__signature__ = composed(SegmentationModule, SegmentationModule, nn.Module, Recipe(), ())

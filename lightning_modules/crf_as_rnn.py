@@ -6,13 +6,14 @@ differentiable and share their parameters, a weight for each kernel and class an
 
 Departs from the paper in that the CRF's parameters do not decay: the decay of the authors' solver pulls the weights of
 the kernels to zero where rates are higher than theirs (github.com/torrvision/crfasrnn, issue 115); in that a kernel has
-a weight for each class, as in Sec. 4.2, where the authors' code has a matrix; and in that the CRF sees whole grey levels.
+a weight for each class, as in Sec. 4.2, where the authors' code has a matrix; and in that the CRF sees whole grey
+levels.
 """
 
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 from lightning_modules import fcn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
-from lightning_modules.components.encoders import Encoder
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.pointrend import NETWORKS
+from lightning_modules.recipe import Recipe
 from lightning_modules.refinement.conv_crf import ConvCRF
 from lightning_modules.refinement.dense_crf import DenseCRF
 
-CRFS: dict[str, type[nn.Module] | None] = {"dense": DenseCRF, "conv": ConvCRF, "none": None}
+CRFName = Literal["dense", "conv", "none"]
+CRFS: dict[CRFName, type[nn.Module] | None] = {"dense": DenseCRF, "conv": ConvCRF, "none": None}
 # Where the CRF starts: TVG_CRFRNN_new_deploy.prototxt of the authors, normalised as in their multi_stage_meanfield.cpp.
 PUBLISHED: dict[str, Any] = {
     "w_appearance": 5.0,
@@ -44,9 +47,14 @@ TRAINING_ONLY = ("weights", "dropout", "batch_norm_decay", "freeze_batch_norm")
 class CRFasRNN(nn.Module):
     """Images (N, in_channels, H, W), normalised for the network, and the same in 0..255 -> (N, num_classes, H, W).
 
-    `network` is one of `pointrend.NETWORKS`, built with `network_options`. `crf` is "dense", "conv" or "none", which
-    leaves the network alone; `crf_options` go before `PUBLISHED` and the defaults of `DenseCRF` or `ConvCRF`. What comes
-    out are the logarithms of the marginals, which are logits: float32, whatever the precision of the network.
+    What comes out are the logarithms of the marginals, which are logits: float32, whatever the precision of the
+    network.
+
+    Args:
+        network: the architecture below
+        network_options: arguments of that network
+        crf: fully connected as in the paper, convolutional, or "none", which leaves the network alone
+        crf_options: arguments of the CRF, before those of `PUBLISHED` and its defaults
     """
 
     def __init__(
@@ -55,14 +63,13 @@ class CRFasRNN(nn.Module):
         in_channels: int = 3,
         *,
         network: str = "fcn",
-        network_options: Mapping[str, Any] | None = None,
-        crf: str = "dense",
-        crf_options: Mapping[str, Any] | None = None,
+        network_options: dict[str, Any] | None = None,
+        crf: CRFName = "dense",
+        crf_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, table in (("network", network, NETWORKS), ("crf", crf, CRFS)):
-            if value not in table:
-                raise ValueError(f"{name} must be one of {', '.join(table)}, got {value!r}")
+        one_of("network", network, NETWORKS)
+        one_of("crf", crf, CRFS)
         kind = CRFS[crf]
         if kind is None and crf_options:
             raise ValueError(f"crf_options belong to a CRF, and crf='none' is none, got {dict(crf_options)}")
@@ -102,60 +109,34 @@ def check_options(argument: str, options: Mapping[str, Any], kind: type[nn.Modul
 class CRFasRNNModule(SegmentationModule):
     """Trains `CRFasRNN` end to end as published, Sec. 6: unnormalised loss, rate 1e-13, momentum 0.99.
 
-    The published batch is one whole image, and the network starts trained: `init_from` is a checkpoint of the network's
-    own module, with the same `network_options`. The fully connected CRF runs 5 iterations in training, 10 in testing.
-    The weights of the CRF's kernels learn `crf_lr_factor` times as fast as the network, the compatibility a tenth of
-    that. The published rate belongs to a loss summed over images of about 500 x 500: with `loss="ce"`, their mean, the
-    same steps have lr=2.5e-8. A network that is to learn still wants a higher rate and a lower factor, so that the
-    CRF's rate stays near 2.5e-4, or 2.5e-3 with momentum 0.9. `crf="none"` trains the network alone by the same recipe,
-    to compare with. `recipe` are the keyword arguments of `SegmentationModule`.
+    The published batch is one whole image, and the network starts trained. The fully connected CRF runs 5 iterations in
+    training, 10 in testing. The published rate belongs to a loss summed over images of about 500 x 500: with
+    `loss="ce"`, their mean, the same steps have lr=2.5e-8. A network that is to learn still wants a higher rate and a
+    lower `crf_lr_factor`, so that the CRF's rate stays near 2.5e-4, or 2.5e-3 with momentum 0.9. `crf="none"` trains
+    the network alone by the same recipe, to compare with.
+
+    Args:
+        init_from: checkpoint of the network's own module, trained with the same `network_options`
+        crf_lr_factor: how many times as fast as the network the weights of the CRF's kernels learn; the compatibility
+            learns at a tenth of their rate
     """
 
     network: CRFasRNN
+    recipe = Recipe(loss="ce_sum", lr=1e-13, momentum=0.99, weight_decay=5e-4, schedule="constant")
 
     def __init__(
         self,
         num_classes: int,
         ignore_index: int,
         *,
-        network: str = "fcn",
-        network_options: dict[str, Any] | None = None,
         init_from: str | None = None,
-        crf: str = "dense",
-        crf_options: dict[str, Any] | None = None,
         crf_lr_factor: float = 1e4,
-        in_channels: int = 3,
-        loss: str = "ce_sum",
-        lr: float = 1e-13,
-        momentum: float = 0.99,
-        weight_decay: float = 5e-4,
-        schedule: str = "constant",
-        **recipe: Any,
+        **settings: Any,
     ) -> None:
         if not 0 <= crf_lr_factor < math.inf:
             raise ValueError(f"crf_lr_factor must be at least 0 and finite, got {crf_lr_factor}")
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            loss=loss,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = CRFasRNN(
-            num_classes,
-            in_channels,
-            network=network,
-            network_options=network_options,
-            crf=crf,
-            crf_options=crf_options,
-        )
+        super().__init__(num_classes, ignore_index, **settings)
         self.crf_lr_factor = crf_lr_factor
-        if isinstance(encoder := getattr(self.network.network, "encoder", None), Encoder):
-            self.normalise_like(encoder.mean, encoder.std)
         if init_from is not None:
             self._start_from(init_from)
 

@@ -3,10 +3,10 @@
 The network of Fig. 2, 251,805,653 parameters with 21 classes, as the authors' stage_2_train.prototxt spells it out,
 https://github.com/HyeonwooNoh/DeconvNet.
 
-Departs from the paper in what it sees: whole images of any size in one stage, where the paper crops boxes around objects
-and object proposals to 224 x 224, in two stages, and joins their scores with FCN's and a CRF (Sec. 4 and 5). Where 224
-pixels make one window of 7x7 for fc6, larger images make several, which overlap and add up; a map smaller than the window
-gets zeros around it, and loses them after the layer that mirrors fc6.
+Departs from the paper in what it sees: whole images of any size in one stage, where the paper crops boxes around
+objects and object proposals to 224 x 224, in two stages, and joins their scores with FCN's and a CRF (Sec. 4 and 5).
+Where 224 pixels make one window of 7x7 for fc6, larger images make several, which overlap and add up; a map smaller
+than the window gets zeros around it, and loses them after the layer that mirrors fc6.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.components.unpooling import pool, unpool
+from lightning_modules.recipe import Recipe
 
 WINDOW = 7  # of fc6, in pixels of pool5: 224 / 32
 
@@ -36,9 +37,11 @@ def deconv(in_channels: int, out_channels: int) -> nn.Sequential:
 class DeconvNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
 
-    `width` is the number of maps at full resolution, of which the encoder's and decoder's others are multiples;
-    `fc_width` that of fc6 and fc7. `weights` are the encoder's, VGG16 with batch norm; "imagenet" and the file of the
-    whole classifier give fc6 and fc7 theirs too, which need fc_width=4096.
+    Args:
+        width: maps at full resolution, of which the other maps of encoder and decoder are multiples
+        fc_width: channels of fc6 and fc7; 4096 for the weights of a whole VGG16
+        weights: of VGG16 with batch norm: null, "imagenet" (downloaded), a file or a folder with one; of the whole
+            classifier, fc6 and fc7 get theirs too
     """
 
     def __init__(
@@ -88,38 +91,11 @@ class DeconvNetModule(SegmentationModule):
     """Trains `DeconvNet` by the authors' solvers: SGD at 0.01 in steps, a bias at twice that and without decay.
 
     The rate falls to a tenth after each third of the steps; theirs does after 9,000 of 20,000 and after each 10,000 of
-    40,000. The published batch is 64 images. `recipe` are the keyword arguments of `SegmentationModule`.
+    40,000. The published batch is 64 images.
     """
 
     network: DeconvNet
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        width: int = 64,
-        fc_width: int = 4096,
-        weights: str | None = None,
-        in_channels: int = 3,
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        schedule: str = "step",
-        **recipe: Any,
-    ) -> None:
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = DeconvNet(num_classes, in_channels, width=width, fc_width=fc_width, weights=weights)
-        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+    recipe = Recipe(weight_decay=5e-4, schedule="step")
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:

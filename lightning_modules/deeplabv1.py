@@ -4,24 +4,28 @@ VGG16 at output stride 8, with fc6 and fc7 as atrous convolutions of a wide fiel
 20,505,429 parameters (7x7, 4x4 and 3x3 kernel of fc6) with 21 classes. Any other encoder takes VGG16's place.
 
 Departs from the paper in that the loss compares the logits, resized, with the mask at full resolution (Sec. 3.1: with a
-mask at an eighth of it), in resizing with align_corners=False (the authors' Caffe code: True), in that fc6 and fc7 start
-from random weights, not from those of a classifier (Sec. 3.2), and in that the multi-scale features are trained together
-with the rest, not after it (Sec. 4.3). The LargeFOV network that the authors released also averages pool5 over 3x3
-before fc6; neither the paper nor this network does.
+mask at an eighth of it), in resizing with align_corners=False (the authors' Caffe code: True), in that fc6 and fc7
+start from random weights, not from those of a classifier (Sec. 3.2), and in that the multi-scale features are trained
+together with the rest, not after it (Sec. 4.3). The LargeFOV network that the authors released also averages pool5 over
+3x3 before fc6; neither the paper nor this network does.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, he_, resize
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
+from lightning_modules.recipe import Recipe
 
-# Kernel, rate ("input stride") and filters of fc6, Table 2. From end to end it spans 25 positions, 13 in the second row.
-FIELDS_OF_VIEW: dict[str, tuple[int, int, int]] = {
+# Kernel, rate ("input stride") and filters of fc6, Table 2. From end to end it spans 25 positions, 13 in the second
+# row.
+FieldOfView = Literal["7x7-rate4", "4x4-rate4", "4x4-rate8", "3x3-rate12"]
+FIELDS_OF_VIEW: dict[FieldOfView, tuple[int, int, int]] = {
     "7x7-rate4": (7, 4, 4096),
     "4x4-rate4": (4, 4, 4096),
     "4x4-rate8": (4, 8, 4096),
@@ -55,9 +59,17 @@ def small_(classifier: nn.Conv2d) -> nn.Conv2d:
 class DeepLabV1(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), resized from output stride 8 (Sec. 3.1).
 
-    `field_of_view` names a row of Table 2, whose number of filters `fc_width` replaces. With `multi_scale_features`
-    (Sec. 4.3) the image and the first four pooled maps each go through two convolutions of `branch_width` filters beside
-    the main path, and the last layer classifies all of them together, at full resolution as the authors do in testing.
+    Args:
+        encoder: "vgg16" as in the paper, another native one, or one of smp ("mobilenet_v2") or timm
+            ("tu-convnext_atto")
+        weights: weights of the encoder: null, "imagenet" (downloaded), "package" (of pip), a file or a folder with one
+        field_of_view: kernel and rate of fc6, a row of Table 2
+        multi_scale_features: the image and the first four pooled maps go through two convolutions each beside the main
+            path; the last layer classifies all together, at full resolution as the authors do in testing (Sec. 4.3)
+        dropout: share of values dropped behind fc6 and fc7
+        fc_width: channels of fc6 and fc7; null takes those of Table 2
+        branch_width: channels of the convolutions of `multi_scale_features`
+        encoder_width: factor of the channels of a native encoder
     """
 
     def __init__(
@@ -67,7 +79,7 @@ class DeepLabV1(nn.Module):
         *,
         encoder: str = "vgg16",
         weights: str | None = None,
-        field_of_view: str = "3x3-rate12",
+        field_of_view: FieldOfView = "3x3-rate12",
         multi_scale_features: bool = False,
         dropout: float = 0.5,
         fc_width: int | None = None,
@@ -75,8 +87,7 @@ class DeepLabV1(nn.Module):
         encoder_width: float = 1.0,
     ) -> None:
         super().__init__()
-        if field_of_view not in FIELDS_OF_VIEW:
-            raise ValueError(f"field_of_view must be one of {', '.join(FIELDS_OF_VIEW)}, got {field_of_view!r}")
+        one_of("field_of_view", field_of_view, FIELDS_OF_VIEW)
         kernel_size, rate, filters = FIELDS_OF_VIEW[field_of_view]
         filters = filters if fc_width is None else fc_width
         at_least_one(fc_width=filters, branch_width=branch_width)
@@ -116,54 +127,11 @@ class DeepLabV1Module(SegmentationModule):
     """Trains `DeepLabV1` by the paper's recipe, Sec. 5: the last layer at ten times the rate; 6,000 batches of 20.
 
     The fully connected CRF that follows the network in the paper (Sec. 4.2) goes to `refine` of the trained module: the
-    paper trains the two one after the other. `recipe` are the keyword arguments of `SegmentationModule`.
+    paper trains the two one after the other.
     """
 
     network: DeepLabV1
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        encoder: str = "vgg16",
-        weights: str | None = None,
-        field_of_view: str = "3x3-rate12",
-        multi_scale_features: bool = False,
-        dropout: float = 0.5,
-        fc_width: int | None = None,
-        branch_width: int = 128,
-        encoder_width: float = 1.0,
-        in_channels: int = 3,
-        lr: float = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        schedule: str = "step",
-        **recipe: Any,
-    ) -> None:
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = DeepLabV1(
-            num_classes,
-            in_channels,
-            encoder=encoder,
-            weights=weights,
-            field_of_view=field_of_view,
-            multi_scale_features=multi_scale_features,
-            dropout=dropout,
-            fc_width=fc_width,
-            branch_width=branch_width,
-            encoder_width=encoder_width,
-        )
-        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+    recipe = Recipe(lr=1e-3, weight_decay=5e-4, schedule="step")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         factors = {"fc8": 10, "branch_fc8": 10}

@@ -22,6 +22,7 @@ from lightning_modules.components.blocks import at_least_one, he_, resize, whole
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.deeplabv1 import fully_connected, small_
+from lightning_modules.recipe import Recipe
 
 SCALES = (1.0, 0.75, 0.5)  # of the image, Sec. 4.1.2; 1 first, as hooks and receptive fields see the first call
 
@@ -29,13 +30,21 @@ SCALES = (1.0, 0.75, 0.5)  # of the image, Sec. 4.1.2; 1 first, as hooks and rec
 class DeepLabV2(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), resized from output stride 8 (Sec. 3.1).
 
-    Atrous spatial pyramid pooling (Sec. 3.2): one branch for each of `rates`, and the sum of their logits. The rates of
-    ASPP-L are 6, 12, 18, 24, those of ASPP-S 2, 4, 8, 12, and LargeFOV has 12 alone (Table 3). A branch is fc6, fc7 and
-    fc8, as Fig. 7 draws it for VGG16, with `fc_width` filters and `dropout`; or with `fc_width=0` one 3x3 convolution to
-    the classes, as on ResNet-101. None means 1024 on VGG16 and 0 on any other encoder.
+    Atrous spatial pyramid pooling (Sec. 3.2): the sum of the logits of several branches. A branch is fc6, fc7 and fc8,
+    as Fig. 7 draws it for VGG16; or one 3x3 convolution to the classes, as on ResNet-101. LargeFOV has rate 12 alone
+    (Table 3).
 
-    With `multi_scale` the image goes through the network at three scales, 1, 0.75 and 0.5, which costs 1.8 times as
-    much as one, in training and in testing; at each position the largest logit of each class counts (Sec. 4.1.2).
+    Args:
+        encoder: "resnet101" or "vgg16" as in the paper, another native one, or one of smp ("mobilenet_v2") or timm
+            ("tu-convnext_atto")
+        weights: weights of the encoder: null, "imagenet" (downloaded), "package" (of pip), a file or a folder with one
+        rates: atrous rate of each branch: 6, 12, 18, 24 of ASPP-L, or 2, 4, 8, 12 of ASPP-S
+        multi_scale: the image goes through the network at scales 1, 0.75 and 0.5, and at each position the largest
+            logit of each class counts (Sec. 4.1.2), at 1.8 times the cost in training and testing
+        dropout: share of values dropped behind fc6 and fc7
+        fc_width: channels of fc6 and fc7, 0 for branches of one convolution; null: 1024 on VGG16, 0 on any other
+            encoder
+        encoder_width: factor of the channels of a native encoder
     """
 
     def __init__(
@@ -100,52 +109,11 @@ class DeepLabV2Module(SegmentationModule):
 
     The rate, 2.5e-4, is what reimplementations on ResNet-101 take; VGG16 takes lr=1e-3 (Sec. 4.1.1). With several
     scales the loss adds up that of the fused logits and that of each scale, as reimplementations do. `refine` is for
-    the CRF of Sec. 3.3. `recipe` are the keyword arguments of `SegmentationModule`.
+    the CRF of Sec. 3.3.
     """
 
     network: DeepLabV2
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        encoder: str = "resnet101",
-        weights: str | None = None,
-        rates: Sequence[int] = (6, 12, 18, 24),
-        multi_scale: bool = True,
-        dropout: float = 0.5,
-        fc_width: int | None = None,
-        encoder_width: float = 1.0,
-        in_channels: int = 3,
-        lr: float = 2.5e-4,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        schedule: str = "poly",
-        **recipe: Any,
-    ) -> None:
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = DeepLabV2(
-            num_classes,
-            in_channels,
-            encoder=encoder,
-            weights=weights,
-            rates=rates,
-            multi_scale=multi_scale,
-            dropout=dropout,
-            fc_width=fc_width,
-            encoder_width=encoder_width,
-        )
-        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+    recipe = Recipe(lr=2.5e-4, weight_decay=5e-4)
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         scales = self.network.with_scales(self.normalise(images))

@@ -1,38 +1,52 @@
 """DeepLab v3, Chen, Papandreou, Schroff, Adam 2017, https://arxiv.org/abs/1706.05587
 
-The network of Fig. 5, ResNet-101 with ASPP: 58,040,661 parameters with 21 classes. The cascade of Fig. 3 (b), blocks 5 to
-7 behind block 4: `DeepLabV3(21, cascade=7, context="none")`.
-Departs from the paper in that maps are resized with align_corners=False (the authors' TensorFlow code: True) and that
-an output stride beyond 32 (Table 1) is not offered. `form="torchvision"` is torchvision's `deeplabv3_resnet50` and `101`,
-whose weights it takes: they have one more 3x3 convolution before the classifier, no multi-grid, and an atrous stage
-whose first block keeps the rate of the stage before.
+The network of Fig. 5, ResNet-101 with ASPP: 58,040,661 parameters with 21 classes. The cascade of Fig. 3 (b), blocks 5
+to 7 behind block 4: `DeepLabV3(21, cascade=7, context="none")`. Departs from the paper in that maps are resized with
+align_corners=False (the authors' TensorFlow code: True) and that an output stride beyond 32 (Table 1) is not offered.
+`form="torchvision"` is torchvision's `deeplabv3_resnet50` and `101`, whose weights it takes: they have one more 3x3
+convolution before the classifier, no multi-grid, and an atrous stage whose first block keeps the rate of the stage
+before.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize, set_batch_norms
 from lightning_modules.components.checkpoints import read_checkpoint
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders import NATIVE, build_encoder
-from lightning_modules.components.encoders.resnet import ResNet, stage
+from lightning_modules.components.encoders.resnet import FORMS, Form, ResNet, stage
 from lightning_modules.components.pyramid import ASPP, PyramidPooling, atrous_rates
+from lightning_modules.recipe import Recipe
 
-CONTEXTS = ("aspp", "pyramid", "none")
-FORMS = ("paper", "torchvision")
+Context = Literal["aspp", "pyramid", "none"]
+CONTEXTS = get_args(Context)
 
 
 class DeepLabV3(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W).
 
-    `context` is what gathers context before the classifier: ASPP with `rates` (by default 6, 12, 18 at output stride 16)
-    and `image_pooling`; the pyramid pooling of PSPNet, brought to the same `decoder_width` channels; or nothing.
-    `cascade` is the number of the last ResNet block, 4 to 7. `multi_grid` multiplies the rates inside each of the
-    blocks 4 to 7, by default (1, 2, 4) for ResNets of the paper's form. `freeze_batch_norm` is for the second half of
-    the recipe, at output stride 8. `batch_norm_decay` 0.9997 wants tens of thousands of steps, or pretrained statistics:
-    after 1,000 steps, 74 % of the running statistics are still the initial ones.
+    Args:
+        encoder: "resnet101" as in the paper, another native one, or one of smp ("mobilenet_v2") or timm
+            ("tu-convnext_atto")
+        encoder_width: factor of the channels of a native encoder
+        weights: weights of the encoder: null, "imagenet" (downloaded), "package" (of pip), a file or a folder with one
+        output_stride: stride of the encoder's last map: 8, 16 or 32
+        multi_grid: what multiplies the rates inside each of the blocks 4 to 7; null: 1, 2, 4 for ResNets of the paper's
+            form
+        cascade: number of the last ResNet block, 4 to 7
+        context: what gathers context before the classifier: ASPP, the pyramid pooling of PSPNet, or nothing
+        rates: atrous rates of ASPP; null: 6, 12, 18 at output stride 16, more at 8
+        image_pooling: ASPP also sees the mean of the whole map
+        decoder_width: channels of the context
+        dropout: share of values dropped before the classifier
+        form: the network of the paper, or torchvision's, for its weights
+        batch_norm_decay: share of the running statistics that a step keeps. 0.9997 wants tens of thousands of steps, or
+            pretrained statistics: after 1,000 steps 74 % are still the initial ones
+        freeze_batch_norm: batch norms stay as they are, for the second half of the recipe, at output stride 8
     """
 
     def __init__(
@@ -46,20 +60,18 @@ class DeepLabV3(nn.Module):
         output_stride: int = 16,
         multi_grid: Sequence[int] | None = None,
         cascade: int = 4,
-        context: str = "aspp",
+        context: Context = "aspp",
         rates: Sequence[int] | None = None,
         image_pooling: bool = True,
         decoder_width: int = 256,
         dropout: float = 0.1,
-        form: str = "paper",
+        form: Form = "paper",
         batch_norm_decay: float = 0.9997,
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        if context not in CONTEXTS:
-            raise ValueError(f"context must be one of {', '.join(CONTEXTS)}, got {context!r}")
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        one_of("context", context, CONTEXTS)
+        one_of("form", form, FORMS)
         if not 4 <= cascade <= 7:
             raise ValueError(f"cascade must be the last ResNet block, 4 to 7, got {cascade}")
         at_least_one(decoder_width=decoder_width)
@@ -111,7 +123,7 @@ class DeepLabV3(nn.Module):
 
 
 def _context(
-    kind: str, in_channels: int, width: int, rates: Sequence[int], image_pooling: bool, dropout: float
+    kind: Context, in_channels: int, width: int, rates: Sequence[int], image_pooling: bool, dropout: float
 ) -> nn.Module:
     if kind == "none":
         return nn.Identity()
@@ -156,66 +168,17 @@ def start_from(module: SegmentationModule, checkpoint: str) -> None:
 class DeepLabV3Module(SegmentationModule):
     """Trains `DeepLabV3` by the recipe of Sec. 4.1: batches of 16 crops of 513 pixels, poly schedule from 0.007.
 
-    Weight decay 1e-4 is what the authors' code gives for ResNets (`deeplab/train.py`); the paper states none. The second
-    half of the recipe is another run: `init_from` a checkpoint of the first, with output_stride=8,
-    freeze_batch_norm=True and lr=0.001.
+    Weight decay 1e-4 is what the authors' code gives for ResNets (`deeplab/train.py`); the paper states none. The
+    second half of the recipe is another run, with `init_from`, output_stride=8, freeze_batch_norm=True and lr=0.001.
+
+    Args:
+        init_from: checkpoint of the same network at any output stride, such as that of the first half of the recipe
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        encoder: str = "resnet101",
-        encoder_width: float = 1.0,
-        weights: str | None = None,
-        output_stride: int = 16,
-        multi_grid: Sequence[int] | None = None,
-        cascade: int = 4,
-        context: str = "aspp",
-        rates: Sequence[int] | None = None,
-        image_pooling: bool = True,
-        decoder_width: int = 256,
-        dropout: float = 0.1,
-        form: str = "paper",
-        batch_norm_decay: float = 0.9997,
-        freeze_batch_norm: bool = False,
-        init_from: str | None = None,
-        in_channels: int = 3,
-        lr: float = 0.007,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        schedule: str = "poly",
-        **recipe: Any,
-    ) -> None:
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = DeepLabV3(
-            num_classes,
-            in_channels,
-            encoder=encoder,
-            encoder_width=encoder_width,
-            weights=weights,
-            output_stride=output_stride,
-            multi_grid=multi_grid,
-            cascade=cascade,
-            context=context,
-            rates=rates,
-            image_pooling=image_pooling,
-            decoder_width=decoder_width,
-            dropout=dropout,
-            form=form,
-            batch_norm_decay=batch_norm_decay,
-            freeze_batch_norm=freeze_batch_norm,
-        )
-        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+    network: DeepLabV3
+    recipe = Recipe(lr=0.007)
+
+    def __init__(self, num_classes: int, ignore_index: int, *, init_from: str | None = None, **settings: Any) -> None:
+        super().__init__(num_classes, ignore_index, **settings)
         if init_from is not None:
             start_from(self, init_from)

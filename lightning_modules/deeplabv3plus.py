@@ -4,8 +4,8 @@ The network of Fig. 2 on the aligned Xception-65 with atrous separable convoluti
 parameters with 21 classes; 45,688,261 on ResNet-101.
 Departs from the authors' TensorFlow code:
 - maps are resized with align_corners=False, theirs with True;
-- the low-level features of Xception, of which the paper gives only the stride, 4, are the 128 channels of its first block. The
-  code takes 256 channels inside the second block, before its stride: 6,144 parameters more;
+- the low-level features of Xception, of which the paper gives only the stride, 4, are the 128 channels of its first
+  block. The code takes 256 channels inside the second block, before its stride: 6,144 parameters more;
 - all weights decay, by 4e-5. The code regularises neither the 68 depthwise convolutions nor the 146 batch norms.
 """
 
@@ -20,15 +20,28 @@ from lightning_modules.components.blocks import at_least_one, conv_norm_relu, re
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.pyramid import ASPP, atrous_rates
 from lightning_modules.deeplabv3 import freeze_batch_norms, set_batch_norm_decay, start_from
+from lightning_modules.recipe import Recipe
 
 
 class DeepLabV3Plus(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W).
 
-    `separable` splits the 3x3 convolutions of ASPP and decoder into a depthwise and a pointwise one (Sec. 3.1).
-    Without `decoder` the output of ASPP is classified and resized from `output_stride` straight to the image, as in
-    DeepLab v3. `low_level_width` is how many channels of the encoder's map at stride 4 the decoder sees (Table 1).
-    `rates`, `image_pooling`, `batch_norm_decay` and `freeze_batch_norm` are those of DeepLab v3.
+    Args:
+        encoder: "xception65" or "resnet101" as in the paper, another native one, or one of smp ("mobilenet_v2") or timm
+            ("tu-convnext_atto")
+        encoder_width: factor of the channels of a native encoder
+        weights: weights of the encoder: null, "imagenet" (downloaded), "package" (of pip), a file or a folder with one
+        output_stride: stride of the encoder's last map: 8, 16 or 32
+        separable: the 3x3 convolutions of ASPP and decoder are split into a depthwise and a pointwise one (Sec. 3.1)
+        decoder: without it the output of ASPP is classified and resized straight to the image, as in DeepLab v3
+        rates: atrous rates of ASPP; null: 6, 12, 18 at output stride 16, more at 8
+        image_pooling: ASPP also sees the mean of the whole map
+        decoder_width: channels of ASPP and decoder
+        low_level_width: channels of the encoder's map at stride 4 that the decoder sees (Table 1)
+        dropout: share of values dropped behind ASPP
+        batch_norm_decay: share of the running statistics that a step keeps. 0.9997 wants tens of thousands of steps, or
+            pretrained statistics: after 1,000 steps 74 % are still the initial ones
+        freeze_batch_norm: batch norms stay as they are, for the second half of the recipe, at output stride 8
     """
 
     def __init__(
@@ -99,61 +112,15 @@ class DeepLabV3PlusModule(SegmentationModule):
 
     Weight decay 4e-5 is what the authors' code gives for Xception (`deeplab/train.py`), and 1e-4 for ResNets; the paper
     states none.
+
+    Args:
+        init_from: checkpoint of the same network at any output stride, such as that of the first half of the recipe
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        encoder: str = "xception65",
-        encoder_width: float = 1.0,
-        weights: str | None = None,
-        output_stride: int = 16,
-        separable: bool = True,
-        decoder: bool = True,
-        rates: Sequence[int] | None = None,
-        image_pooling: bool = True,
-        decoder_width: int = 256,
-        low_level_width: int = 48,
-        dropout: float = 0.1,
-        batch_norm_decay: float = 0.9997,
-        freeze_batch_norm: bool = False,
-        init_from: str | None = None,
-        in_channels: int = 3,
-        lr: float = 0.007,
-        momentum: float = 0.9,
-        weight_decay: float = 4e-5,
-        schedule: str = "poly",
-        **recipe: Any,
-    ) -> None:
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = DeepLabV3Plus(
-            num_classes,
-            in_channels,
-            encoder=encoder,
-            encoder_width=encoder_width,
-            weights=weights,
-            output_stride=output_stride,
-            separable=separable,
-            decoder=decoder,
-            rates=rates,
-            image_pooling=image_pooling,
-            decoder_width=decoder_width,
-            low_level_width=low_level_width,
-            dropout=dropout,
-            batch_norm_decay=batch_norm_decay,
-            freeze_batch_norm=freeze_batch_norm,
-        )
-        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+    network: DeepLabV3Plus
+    recipe = Recipe(lr=0.007, weight_decay=4e-5)
+
+    def __init__(self, num_classes: int, ignore_index: int, *, init_from: str | None = None, **settings: Any) -> None:
+        super().__init__(num_classes, ignore_index, **settings)
         if init_from is not None:
             start_from(self, init_from)

@@ -7,15 +7,15 @@ parameter: 136,152,917, 134,815,994 and 134,489,759 with 21 classes, of which th
 Departs from the paper in what the released networks changed:
 - every bilinear kernel is frozen (Sec. 4.3 learns all but the last: `upsampling="inner"`);
 - the loss is summed over the pixels of one image;
-- skips are trained all at once unless `init_from` names the next coarser network (Sec. 4.2 trains in stages).
-With another encoder than "vgg16" it is an extension: features of the encoder itself at strides 32, 16 and 8, without fc6,
+- skips are trained all at once unless `init_from` names the next coarser network (Sec. 4.2 trains in stages). With
+another encoder than "vgg16" it is an extension: features of the encoder itself at strides 32, 16 and 8, without fc6,
 fc7 and the padding of 100.
 """
 
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,21 +24,25 @@ from torch import Tensor, nn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, he_
 from lightning_modules.components.checkpoints import read_checkpoint
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.convolutionalise import load_fully_connected_
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.components.upsampling import bilinear_kernel
+from lightning_modules.recipe import Recipe
 
-STRIDES = (32, 16, 8)
-UPSAMPLINGS = ("frozen", "inner", "learned")
+Stride = Literal[32, 16, 8]
+Upsampling = Literal["frozen", "inner", "learned"]
+STRIDES, UPSAMPLINGS = get_args(Stride), get_args(Upsampling)
 PIXELS = 500 * 500  # of an image of PASCAL VOC, nearly
 LEARNING_RATES = {32: 1e-10, 16: 1e-12, 8: 1e-14}  # of each stage, for the unnormalised loss: voc-fcn*/solver.prototxt
 
-# Where the first pixel of a map lies in the map it is cropped from: Caffe's `crop` layers, derived from the positions of
-# pixels in the image. With 100 pixels of padding, pixel i of pool3 is centred on pixel 8i - 95.5 of the image, of pool4 on
-# 16i - 91.5, of fc7 on 32i + 12.5 (7x7 without padding). Pixel o of a transposed convolution of stride s and kernel 2s is
-# centred on (o - s + 0.5) / s of what it upsamples: o of upscore2 on 16o - 11.5, where pool4 is at i = o + 5; o of
-# upscore_pool4 on 8o - 23.5, where pool3 is at i = o + 9; o of the last layer on o - 31 (o - 27 in 16s, o - 19 in 32s).
+# Where the first pixel of a map lies in the map it is cropped from: Caffe's `crop` layers, derived from the positions
+# of pixels in the image. With 100 pixels of padding, pixel i of pool3 is centred on pixel 8i - 95.5 of the image, of
+# pool4 on 16i - 91.5, of fc7 on 32i + 12.5 (7x7 without padding). Pixel o of a transposed convolution of stride s and
+# kernel 2s is centred on (o - s + 0.5) / s of what it upsamples: o of upscore2 on 16o - 11.5, where pool4 is at i = o +
+# 5; o of upscore_pool4 on 8o - 23.5, where pool3 is at i = o + 9; o of the last layer on o - 31 (o - 27 in 16s, o - 19
+# in 32s).
 POOL_OFFSETS = (5, 9)
 IMAGE_OFFSETS = {32: 19, 16: 27, 8: 31}
 UNSCALED = (1.0, 1.0)  # pool4 and pool3 as they are
@@ -48,14 +52,20 @@ PUBLISHED_SCALES = (0.01, 0.0001)  # voc-fcn8s-atonce/net.py, for weights of Caf
 class FCN(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
 
-    `stride` is that of the finest map that is scored: 32, 16 or 8. `upsampling`: bilinear kernels are "frozen", "inner"
-    ones learned but the last, or all "learned". `weights` are the encoder's; "imagenet" and the file of a whole VGG16 give
-    fc6 and fc7 theirs too, as published.
+    `pool_scales` are to even out what is scored, as a stream whose map is s times as large learns s^2 times as fast.
+    Images divided by their standard deviation give maps of equal size. The published .01 and .0001 are for Caffe's
+    VGG16 alone, which sees images in 0..255: give them together with its weights and std=[1/255, 1/255, 1/255].
 
-    `pool_scales` multiply VGG16's pool4 and pool3 where all streams are trained `at_once`, and are to even out what is
-    scored, as a stream whose map is s times as large learns s^2 times as fast. Images divided by their standard deviation
-    give maps of equal size. The published .01 and .0001 are for Caffe's VGG16 alone, which sees images in 0..255: give
-    them together with its weights and std=[1/255, 1/255, 1/255].
+    Args:
+        stride: stride of the finest map that is scored
+        encoder: "vgg16" with fc6 and fc7, or another one, whose own maps are scored
+        weights: weights of the encoder: null, "imagenet" (downloaded), "package" (of pip), a file or a folder with one;
+            of a whole VGG16, fc6 and fc7 get theirs too
+        encoder_width: factor of the channels of a native encoder
+        fc_width: channels of fc6 and fc7
+        upsampling: bilinear kernels are "frozen", learned but for the last one ("inner"), or all "learned"
+        at_once: all streams are trained together, not in stages
+        pool_scales: what multiplies VGG16's pool4 and pool3 where all streams are trained at once
     """
 
     scales: Tensor
@@ -65,20 +75,18 @@ class FCN(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         *,
-        stride: int = 8,
+        stride: Stride = 8,
         encoder: str = "vgg16",
         weights: str | None = None,
         encoder_width: float = 1.0,
         fc_width: int = 4096,
-        upsampling: str = "frozen",
+        upsampling: Upsampling = "frozen",
         at_once: bool = True,
-        pool_scales: tuple[float, float] = UNSCALED,
+        pool_scales: Annotated[tuple[float, float], ("neutral", UNSCALED)] = UNSCALED,
     ) -> None:
         super().__init__()
-        if stride not in STRIDES:
-            raise ValueError(f"stride must be one of {', '.join(map(str, STRIDES))}, got {stride}")
-        if upsampling not in UPSAMPLINGS:
-            raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLINGS)}, got {upsampling!r}")
+        one_of("stride", stride, STRIDES)
+        one_of("upsampling", upsampling, UPSAMPLINGS)
         at_least_one(fc_width=fc_width)
         self.published, self.at_once = encoder == "vgg16", at_once
         _check_scales(pool_scales, self.published and at_once)
@@ -105,7 +113,8 @@ class FCN(nn.Module):
         self.upscore = self._upsampling(num_classes, stride, upsampling == "learned")
 
     def _upsampling(self, channels: int, stride: int, learned: bool) -> nn.ConvTranspose2d:
-        """Sec. 3.3. (N, C, h, w) -> (N, C, stride * h, stride * w); as published it keeps a border of stride / 2 more."""
+        """Sec. 3.3. (N, C, h, w) -> (N, C, stride * h, stride * w); as published it keeps a border of stride / 2
+        more."""
         padding = 0 if self.published else stride // 2
         up = nn.ConvTranspose2d(channels, channels, 2 * stride, stride, padding, bias=False)
         up.weight = nn.Parameter(bilinear_kernel(channels, stride), requires_grad=learned)
@@ -136,7 +145,8 @@ class FCN(nn.Module):
         return logits[..., self.image_offset :, self.image_offset :][..., :height, :width]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Weights that were stored without scales were trained `at_once` with the published ones: the scores take them in."""
+        """Weights that were stored without scales were trained `at_once` with the published ones: the scores take them
+        in."""
         if f"{prefix}scales" not in state_dict:
             state_dict[f"{prefix}scales"] = self.scales
             scales = PUBLISHED_SCALES if self.published and self.at_once else UNSCALED
@@ -173,65 +183,27 @@ def corrections(options: Mapping[str, Any]) -> dict[str, str]:
 class FCNModule(SegmentationModule):
     """Trains `FCN` as released: unnormalised loss, momentum 0.99, a bias at twice the rate and without decay.
 
-    The published batch is one image. `lr` defaults to 1e-10 `at_once`, and else to 1e-10, 1e-12 and 1e-14 at stride 32, 16
-    and 8; it belongs to a sum over images of about `PIXELS`, so smaller images need more. The rates of the later stages
-    are for Caffe's weights too, whose pool4 and pool3 are large (`pool_scales`): maps of about 1 learn as slowly as those
-    rates are low. `init_from` is a checkpoint of the same network at twice the stride, for training in stages
-    (`at_once=False`). `recipe` are the keyword arguments of `SegmentationModule`.
+    The published batch is one image. The rates belong to a sum over images of about `PIXELS`, so smaller images need
+    more. Those of the later stages are for Caffe's weights too, whose pool4 and pool3 are large: maps of about 1 learn
+    as slowly as those rates are low.
+
+    Args:
+        lr: learning rate; null takes 1e-10 `at_once`, and else 1e-10, 1e-12 and 1e-14 at stride 32, 16 and 8
+        init_from: checkpoint of the same network at twice the stride, for training in stages (at_once=False)
     """
 
     network: FCN
+    recipe = Recipe(loss="ce_sum", lr=None, momentum=0.99, weight_decay=5e-4, schedule="constant")
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        stride: int = 8,
-        encoder: str = "vgg16",
-        weights: str | None = None,
-        encoder_width: float = 1.0,
-        fc_width: int = 4096,
-        upsampling: str = "frozen",
-        at_once: bool = True,
-        pool_scales: Annotated[tuple[float, float], ("neutral", UNSCALED)] = UNSCALED,
-        init_from: str | None = None,
-        in_channels: int = 3,
-        loss: str = "ce_sum",
-        lr: float | None = None,
-        momentum: float = 0.99,
-        weight_decay: float = 5e-4,
-        schedule: str = "constant",
-        **recipe: Any,
-    ) -> None:
-        if lr is None:
-            lr = LEARNING_RATES[32] if at_once else LEARNING_RATES.get(stride, 0.0)  # FCN refuses other strides
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            loss=loss,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = FCN(
-            num_classes,
-            in_channels,
-            stride=stride,
-            encoder=encoder,
-            weights=weights,
-            encoder_width=encoder_width,
-            fc_width=fc_width,
-            upsampling=upsampling,
-            at_once=at_once,
-            pool_scales=pool_scales,
-        )
-        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+    def __init__(self, num_classes: int, ignore_index: int, *, init_from: str | None = None, **settings: Any) -> None:
+        super().__init__(num_classes, ignore_index, **settings)
         if init_from is not None:
             self._start_from(init_from)
+
+    @classmethod
+    def published_lr(cls, hparams: Mapping[str, Any]) -> float:
+        # FCN refuses other strides.
+        return LEARNING_RATES[32] if hparams["at_once"] else LEARNING_RATES.get(hparams["stride"], 0.0)
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:

@@ -5,9 +5,9 @@ A hypercolumn is what all layers of interest say of one pixel: their maps, upsam
 categories. `Hypercolumn` classifies every pixel of a whole image: an adaptation, which the paper does not have.
 
 The box form is the network of the code that the authors released, which classifies the maps of the whole image once for
-all its boxes; the paper's first system runs VGG16 on each box. It starts from the maps of an encoder, given to it.
-The whole-image form departs from both in a softmax over all classes, in no grid of classifiers (a position in an image
-says less than one in a box), in maps taken before their pooling and the deepest one in place of fc7, in no factor before
+all its boxes; the paper's first system runs VGG16 on each box. It starts from the maps of an encoder, given to it. The
+whole-image form departs from both in a softmax over all classes, in no grid of classifiers (a position in an image says
+less than one in a box), in maps taken before their pooling and the deepest one in place of fc7, in no factor before
 each, and in training the encoder, which that code holds fixed.
 """
 
@@ -22,6 +22,7 @@ from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, resize, whole_numbers
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
+from lightning_modules.recipe import Recipe
 
 
 def small_(module: nn.Module) -> None:
@@ -36,9 +37,16 @@ def small_(module: nn.Module) -> None:
 class Hypercolumn(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), resized from the finest of `levels`.
 
-    `levels` are numbers of maps of the encoder; map i is at stride 2 ** i. The default is conv3_3, conv4_3 and pool5 of
-    VGG16. A linear classifier of hypercolumns is a 1x1 convolution of each map, upsampled, and then their sum: the paper's
-    way to evaluate it.
+    A linear classifier of hypercolumns is a 1x1 convolution of each map, upsampled, and then their sum: the paper's way
+    to evaluate it.
+
+    Args:
+        encoder: "vgg16" as in the paper, another native one, or one of smp ("mobilenet_v2") or timm
+            ("tu-convnext_atto")
+        weights: weights of the encoder: null, "imagenet" (downloaded), "package" (of pip), a file or a folder with one
+        levels: numbers of the maps that are stacked, map i at stride 2 ** i; by default conv3_3, conv4_3 and pool5 of
+            VGG16
+        encoder_width: factor of the channels of a native encoder
     """
 
     def __init__(
@@ -83,41 +91,11 @@ class Hypercolumn(nn.Module):
 class HypercolumnModule(SegmentationModule):
     """Trains `Hypercolumn`, which is the whole-image form, by the authors' recipe for boxes, in batches of 20.
 
-    A constant rate, twice as high for biases. `recipe` are the keyword arguments of `SegmentationModule`.
+    A constant rate, twice as high for biases.
     """
 
     network: Hypercolumn
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        encoder: str = "vgg16",
-        weights: str | None = None,
-        levels: Sequence[int] = (2, 3, 5),
-        encoder_width: float = 1.0,
-        in_channels: int = 3,
-        lr: float = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-3,
-        schedule: str = "constant",
-        **recipe: Any,
-    ) -> None:
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = Hypercolumn(
-            num_classes, in_channels, encoder=encoder, weights=weights, levels=levels, encoder_width=encoder_width
-        )
-        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+    recipe = Recipe(lr=1e-3, weight_decay=1e-3, schedule="constant")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])
@@ -126,13 +104,14 @@ class HypercolumnModule(SegmentationModule):
 class HypercolumnBoxes(nn.Module):
     """pool3 (N, 256, h, w), pool4 (N, 512, h', w'), fc7 (R, 4096), R boxes and their categories -> (R, 50, 50).
 
-    The log odds that a pixel of a box belongs to its object: the logits of `F.binary_cross_entropy_with_logits`. `boxes`
-    (R, 5) hold the number of the image, then left, top, right and bottom as shares of its sides; `categories` (R,) are
-    below `num_classes`. The maps are of whole images, fc7 is of the boxes: VGG16's on conv5_3, pooled to 7x7 in each box.
+    The log odds that a pixel of a box belongs to its object: the logits of `F.binary_cross_entropy_with_logits`.
+    `boxes` (R, 5) hold the number of the image, then left, top, right and bottom as shares of its sides; `categories`
+    (R,) are below `num_classes`. The maps are of whole images, fc7 is of the boxes: VGG16's on conv5_3, pooled to 7x7
+    in each box.
 
     Each category has grid x grid classifiers, one for each part of the box; between their centres a pixel's probability
-    is the bilinear mean of theirs. `scales` multiply pool3 and pool4 first: 0.0027 and 0.063 in the authors' network, for
-    their VGG16 on images in 0..255, and nothing here, where images are normalised. Their recipe is that of
+    is the bilinear mean of theirs. `scales` multiply pool3 and pool4 first: 0.0027 and 0.063 in the authors' network,
+    for their VGG16 on images in 0..255, and nothing here, where images are normalised. Their recipe is that of
     `HypercolumnModule`, with fc7's classifiers at a tenth of the rate, and the loss added up over the pixels of a box.
     """
 
@@ -167,7 +146,8 @@ class HypercolumnBoxes(nn.Module):
         return self.blend(scores)
 
     def blend(self, scores: Tensor) -> Tensor:
-        """Log odds of each cell's classifier (R, cells, size, size) -> those of the mean probability (R, size, size)."""
+        """Log odds of each cell's classifier (R, cells, size, size) -> those of the mean probability (R, size,
+        size)."""
         share = self.blend_weights.log()
         figure = (share + F.logsigmoid(scores)).logsumexp(1)
         ground = (share + F.logsigmoid(-scores)).logsumexp(1)
@@ -185,7 +165,8 @@ def crop(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def bilinear_taps(intervals: Tensor, size: int, extent: int) -> Tensor:
-    """Intervals (R, 2) of an axis, from 0 to 1, -> (R, size, extent): the weights of its `extent` pixels, which add up to 1.
+    """Intervals (R, 2) of an axis, from 0 to 1, -> (R, size, extent): the weights of its `extent` pixels, which add up
+    to 1.
 
     They interpolate linearly, between the centres of pixels, at the centres of `size` equal parts of each interval.
     """

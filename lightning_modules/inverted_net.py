@@ -20,18 +20,20 @@ are of one built on the Dice coefficient.
 """
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
+from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, pad_to_multiple
+from lightning_modules.components.checks import one_of
+from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 
-VARIANTS = ("all-dropout", "all-conv", "inverted")
+Variant = Literal["all-dropout", "all-conv", "inverted"]
+VARIANTS = get_args(Variant)
 
 
 def conv_elu(in_channels: int, out_channels: int, *, stride: int = 1, dropout: float) -> nn.Sequential:
@@ -58,9 +60,11 @@ class DelayedMaxPool(nn.Module):
 class InvertedNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
 
-    `variant` is one of the paper's three networks. `width` counts the maps at full resolution and defaults to 256
-    for "inverted", as in the paper, and to 64 otherwise; `depth` counts the poolings. `dropout` is the share of values
-    dropped.
+    Args:
+        variant: one of the paper's three networks
+        width: maps at full resolution; null: 256 for "inverted", as in the paper, and 64 otherwise
+        depth: poolings
+        dropout: share of values dropped behind each convolution
     """
 
     def __init__(
@@ -68,14 +72,13 @@ class InvertedNet(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         *,
-        variant: str = "inverted",
+        variant: Variant = "inverted",
         width: int | None = None,
         depth: int = 4,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        one_of("variant", variant, VARIANTS)
         if width is None:
             width = 256 if variant == "inverted" else 64
         at_least_one(width=width, depth=depth)
@@ -109,9 +112,9 @@ class InvertedNet(nn.Module):
     def _initialise(self) -> None:
         """Normal weights that keep the mean square of the activations, as those of He et al. with ReLU; biases of zero.
 
-        For standard normal x, ELU(x)^2 is 1 + e^2 P(-2) - 2 sqrt(e) P(-1) = 0.645 in the mean, with P their distribution
-        function; ReLU(x)^2 is 0.5. With ReLU's rule the softmax starts nearer to saturation, where the Jaccard loss
-        has next to no gradient.
+        For standard normal x, ELU(x)^2 is 1 + e^2 P(-2) - 2 sqrt(e) P(-1) = 0.645 in the mean, with P their
+        distribution function; ReLU(x)^2 is 0.5. With ReLU's rule the softmax starts nearer to saturation, where the
+        Jaccard loss has next to no gradient.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -136,40 +139,15 @@ class InvertedNet(nn.Module):
 class InvertedNetModule(SegmentationModule):
     """Trains `InvertedNet` with Adam, which is AdamW without weight decay, and the Jaccard loss, weighted by class.
 
-    That, rate and schedule are decided here; `loss="dice"` is nearer to the paper's best. `recipe` are the keyword
-    arguments of `SegmentationModule`.
+    That, rate and schedule are decided here; `loss="dice"` is nearer to the paper's best.
     """
 
     network: InvertedNet
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        variant: str = "inverted",
-        width: int | None = None,
-        depth: int = 4,
-        dropout: float = 0.1,
-        in_channels: int = 3,
-        loss: str = "jaccard",
-        class_weights: Sequence[float] | str | None = MEDIAN_FREQUENCY,
-        optimizer: str = "adamw",
-        lr: float = 1e-4,
-        weight_decay: float = 0.0,
-        schedule: str = "constant",
-        **recipe: Any,
-    ) -> None:
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            loss=loss,
-            class_weights=class_weights,
-            optimizer=optimizer,
-            lr=lr,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = InvertedNet(num_classes, in_channels, variant=variant, width=width, depth=depth, dropout=dropout)
+    recipe = Recipe(
+        loss="jaccard",
+        class_weights=MEDIAN_FREQUENCY,
+        optimizer="adamw",
+        lr=1e-4,
+        weight_decay=0.0,
+        schedule="constant",
+    )

@@ -1,11 +1,11 @@
 """PointRend, Kirillov, Wu, He, Girshick 2020, https://arxiv.org/abs/1912.08193
 
-Its form for semantic segmentation, Sec. 5: where a coarse segmentation is least certain, a point head predicts anew, from
-fine features and the coarse logits at that point. Here it stands on any network of this project.
-Departs from the paper in that a network without logits at low resolution, such as U-Net, has its own averaged over
-blocks of 4x4 pixels, so that there is something to render (an adaptation); that the image is mirrored up to
-a multiple of 32 pixels, where the grids of all strides fit, and cut to size again; that maps are sampled as resizing
-does, repeating the border, where the authors' code fades to zero; and in the recipe, `SegmentationModule`'s.
+Its form for semantic segmentation, Sec. 5: where a coarse segmentation is least certain, a point head predicts anew,
+from fine features and the coarse logits at that point. Here it stands on any network of this project. Departs from the
+paper in that a network without logits at low resolution, such as U-Net, has its own averaged over blocks of 4x4 pixels,
+so that there is something to render (an adaptation); that the image is mirrored up to a multiple of 32 pixels, where
+the grids of all strides fit, and cut to size again; that maps are sampled as resizing does, repeating the border, where
+the authors' code fades to zero; and in the recipe, `SegmentationModule`'s.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lightning_modules import fcn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, pad_to_multiple, resize, wide
-from lightning_modules.components.encoders import Encoder
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.losses import cross_entropy
 from lightning_modules.components.points import Grid, caught, point_labels, point_sample, uncertainty
 from lightning_modules.deconvnet import DeconvNet
@@ -64,8 +64,8 @@ COARSE = 4  # pixels, of a network with finer logits: they are rendered in two s
 class PointHead(nn.Module):
     """Features (N, channels, P) and coarse logits (N, num_classes, P) -> logits (N, num_classes, P).
 
-    Three layers and a classifier that all points share; each gets the coarse logits again (Sec. 5). They start as in the
-    authors' code (`point_head.py`): He et al. by the number of outputs, and a classifier of nearly zero.
+    Three layers and a classifier that all points share; each gets the coarse logits again (Sec. 5). They start as in
+    the authors' code (`point_head.py`): He et al. by the number of outputs, and a classifier of nearly zero.
     """
 
     def __init__(self, channels: int, num_classes: int, *, width: int = 256) -> None:
@@ -91,13 +91,19 @@ class PointHead(nn.Module):
 class PointRend(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W).
 
-    `network` is one of `NETWORKS`, built with `network_options`. `features` are the maps that the point head sees, side
-    by side: "encoder[2]" is item 2 of what the module `encoder` returns, "encoder.2" what the module of that name
-    returns; the default is the encoder's map at stride 4. `head_width` counts the channels of the head's layers.
-    In training, of `oversample` * `points` uniform candidates in each image those where the coarse logits are least
-    certain are taken, until they are the share `importance` of `points`; the rest is uniform (Sec. 3.1). In inference
-    the coarse logits are doubled in size until they have the image's, and each time the `subdivision_points` least
-    certain are predicted anew.
+    In training, points are drawn where the coarse logits are least certain (Sec. 3.1). In inference the coarse logits
+    are doubled in size until they have the image's, and each time the least certain ones are predicted anew.
+
+    Args:
+        network: the architecture below
+        network_options: arguments of that network
+        features: maps that the point head sees, side by side: "encoder[2]" is item 2 of what the module `encoder`
+            returns, "encoder.2" what the module of that name returns; null: the encoder's map at stride 4
+        head_width: channels of the head's layers
+        points: points of each image in training
+        oversample: uniform candidates for each of the points, of which the least certain are taken
+        importance: share of the points that are taken so; the rest is uniform
+        subdivision_points: points that are predicted anew at each doubling in inference
     """
 
     def __init__(
@@ -106,7 +112,7 @@ class PointRend(nn.Module):
         in_channels: int = 3,
         *,
         network: str = "deeplabv3",
-        network_options: Mapping[str, Any] | None = None,
+        network_options: dict[str, Any] | None = None,
         features: Sequence[str] | None = None,
         head_width: int = 256,
         points: int = 2048,
@@ -115,8 +121,7 @@ class PointRend(nn.Module):
         subdivision_points: int = 8192,
     ) -> None:
         super().__init__()
-        if network not in NETWORKS:
-            raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
+        one_of("network", network, NETWORKS)
         if num_classes < 2:
             raise ValueError(
                 f"num_classes must be at least 2 for PointRend, which compares the best two classes, got "
@@ -249,44 +254,9 @@ def _checked(features: Sequence[str], network: nn.Module) -> list[str]:
 
 
 class PointRendModule(SegmentationModule):
-    """Trains `PointRend`: the loss of the coarse logits at full size plus the cross-entropy at the points (Sec. 5).
-
-    `recipe` are the keyword arguments of `SegmentationModule`.
-    """
+    """Trains `PointRend`: the loss of the coarse logits at full size plus the cross-entropy at the points (Sec. 5)."""
 
     network: PointRend
-
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        network: str = "deeplabv3",
-        network_options: dict[str, Any] | None = None,
-        features: Sequence[str] | None = None,
-        head_width: int = 256,
-        points: int = 2048,
-        oversample: float = 3.0,
-        importance: float = 0.75,
-        subdivision_points: int = 8192,
-        in_channels: int = 3,
-        **recipe: Any,
-    ) -> None:
-        super().__init__(num_classes, ignore_index, in_channels=in_channels, **recipe)
-        self.network = PointRend(
-            num_classes,
-            in_channels,
-            network=network,
-            network_options=network_options,
-            features=features,
-            head_width=head_width,
-            points=points,
-            oversample=oversample,
-            importance=importance,
-            subdivision_points=subdivision_points,
-        )
-        if isinstance(encoder := getattr(self.network.network, "encoder", None), Encoder):
-            self.normalise_like(encoder.mean, encoder.std)
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 The network of Fig. 3 on ResNet-50 with 21 classes: 46,716,373 parameters, and 49,081,578 with the auxiliary head of
 Fig. 4. Its ResNet starts with three 3x3 convolutions in place of the 7x7 one, as the authors' models do
-(`pspnet50_ADE20K_473.prototxt`), and is dilated to output stride 8.
-Departs from the paper in that maps are resized with align_corners=False (the authors' code: True), so that images need not
-have 8 n + 1 rows. Weights that were trained their way give other logits, by about a fifth.
-Departs from the prototxt where the authors' PyTorch code, https://github.com/hszhao/semseg, does:
+(`pspnet50_ADE20K_473.prototxt`), and is dilated to output stride 8. Departs from the paper in that maps are resized
+with align_corners=False (the authors' code: True), so that images need not have 8 n + 1 rows. Weights that were trained
+their way give other logits, by about a fifth. Departs from the prototxt where the authors' PyTorch code,
+https://github.com/hszhao/semseg, does:
 - batch norms decay by 1e-4 (prototxt: 0) and average with momentum 0.1 (0.05);
 - the bias of a classifier learns 10 times as fast as the encoder (20).
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize
 from lightning_modules.components.encoders import build_encoder
-from lightning_modules.components.pyramid import PyramidPooling
+from lightning_modules.components.pyramid import PoolName, PyramidPooling
 
 
 def head(in_channels: int, width: int, num_classes: int, dropout: float) -> nn.Sequential:
@@ -30,8 +30,18 @@ def head(in_channels: int, width: int, num_classes: int, dropout: float) -> nn.S
 class PSPNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W).
 
-    `bins`, `pool` and `reduce` are those of `PyramidPooling`; no bins make the dilated network that Table 1 starts from.
-    `aux` builds the head on the last stage but one, for `with_aux` alone: it is not part of a prediction (Sec. 4).
+    Args:
+        encoder: "resnet50-deep" as in the paper, another native one, or one of smp ("mobilenet_v2") or timm
+            ("tu-convnext_atto")
+        encoder_width: factor of the channels of a native encoder
+        weights: weights of the encoder: null, "imagenet" (downloaded), "package" (of pip), a file or a folder with one
+        output_stride: stride of the encoder's last map: 8, 16 or 32
+        bins: regions along a side of each level of the pyramid; none make the dilated network that Table 1 starts from
+        pool: each region is its mean or its maximum
+        reduce: a 1x1 convolution brings the levels of the pyramid down to as many channels as the map has
+        decoder_width: channels before the classifier
+        dropout: share of values dropped before the classifier
+        aux: builds the head on the last stage but one, for `with_aux` alone: it is not part of a prediction (Sec. 4)
     """
 
     def __init__(
@@ -44,7 +54,7 @@ class PSPNet(nn.Module):
         weights: str | None = None,
         output_stride: int = 8,
         bins: Sequence[int] = (1, 2, 3, 6),
-        pool: str = "average",
+        pool: PoolName = "average",
         reduce: bool = True,
         decoder_width: int = 512,
         dropout: float = 0.1,
@@ -81,63 +91,31 @@ class PSPNet(nn.Module):
 class PSPNetModule(SegmentationModule):
     """Trains `PSPNet` by the recipe of Sec. 5.1: poly schedule from 0.01, batches of 16.
 
-    The auxiliary loss counts `aux_weight`, 0.4 after Sec. 5.2; 0 leaves its head out. Layers that are not the encoder's
-    learn `new_layers` times as fast, 10 in the authors' models, which start from a trained encoder.
+    Args:
+        aux_weight: weight of the auxiliary loss, 0.4 after Sec. 5.2; 0 leaves its head out
+        new_layers: how many times as fast as the encoder the other layers learn, 10 in the authors' models, which start
+            from a trained encoder
     """
 
     network: PSPNet
+    hidden = ("aux",)
 
     def __init__(
         self,
         num_classes: int,
         ignore_index: int,
         *,
-        encoder: str = "resnet50-deep",
-        encoder_width: float = 1.0,
-        weights: str | None = None,
-        output_stride: int = 8,
-        bins: Sequence[int] = (1, 2, 3, 6),
-        pool: str = "average",
-        reduce: bool = True,
-        decoder_width: int = 512,
-        dropout: float = 0.1,
         aux_weight: float = 0.4,
         new_layers: float = 10.0,
-        in_channels: int = 3,
-        lr: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        schedule: str = "poly",
-        **recipe: Any,
+        **settings: Any,
     ) -> None:
         if not aux_weight >= 0:
             raise ValueError(f"aux_weight must be at least 0, got {aux_weight}")
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            **recipe,
-        )
-        self.network = PSPNet(
-            num_classes,
-            in_channels,
-            encoder=encoder,
-            encoder_width=encoder_width,
-            weights=weights,
-            output_stride=output_stride,
-            bins=bins,
-            pool=pool,
-            reduce=reduce,
-            decoder_width=decoder_width,
-            dropout=dropout,
-            aux=aux_weight > 0,
-        )
-        self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+        super().__init__(num_classes, ignore_index, **settings)
         self.aux_weight, self.new_layers = aux_weight, new_layers
+
+    def build(self, num_classes: int, in_channels: int, **options: Any) -> PSPNet:
+        return PSPNet(num_classes, in_channels, aux=self.hparams["aux_weight"] > 0, **options)
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         if not self.aux_weight:

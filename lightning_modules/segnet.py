@@ -1,48 +1,64 @@
 """SegNet, Badrinarayanan, Kendall, Cipolla 2015, https://arxiv.org/abs/1511.00561
 
-`SegNet` is the network of Fig. 2, 29,449,355 parameters with 11 classes; `SegNetBasic` is the small one of Sec. 3.1 with
-every decoder of Table 1. Where the text leaves a detail open, the authors' segnet_train.prototxt and
-segnet_basic_train.prototxt decide, https://github.com/alexgkendall/SegNet-Tutorial; those of the variants never appeared.
-Two variants have 1,661,323 parameters where Table 1 prints 1.625 million: four 8x8 kernels (Sec. 3.1) cannot have fewer.
+`SegNet` is the network of Fig. 2, 29,449,355 parameters with 11 classes; `SegNetBasic` is the small one of Sec. 3.1
+with every decoder of Table 1. Where the text leaves a detail open, the authors' segnet_train.prototxt and
+segnet_basic_train.prototxt decide, https://github.com/alexgkendall/SegNet-Tutorial; those of the variants never
+appeared. Two variants have 1,661,323 parameters where Table 1 prints 1.625 million: four 8x8 kernels (Sec. 3.1) cannot
+have fewer.
 
 Departs from the paper:
 - colours are normalised by mean and standard deviation instead of local contrast (Sec. 3.2);
 - there is no dropout (Sec. 4), as in segnet_train.prototxt;
-- the loss is divided by the number of labelled pixels, as in the authors' caffe-segnet, for which their learning rates are.
-Departs from the prototxts:
+- the loss is divided by the number of labelled pixels, as in the authors' caffe-segnet, for which their learning rates
+are. Departs from the prototxts:
 - the shifts of batch norms start at 0, theirs at 0.001;
-- as in the paper (Sec. 3.1) the convolutions of `SegNetBasic` have no biases. The prototxt has 512, each before a batch norm
-  that subtracts it again.
+- as in the paper (Sec. 3.1) the convolutions of `SegNetBasic` have no biases. The prototxt has 512, each before a batch
+  norm that subtracts it again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.base import MEDIAN_FREQUENCY, SegmentationModule
+from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.components.unpooling import pool, unpool
 from lightning_modules.components.upsampling import bilinear_kernel
+from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 
 
 @dataclass(frozen=True)
 class Variant:
     """A row of Table 1: how a decoder upsamples, and what it does besides."""
 
-    upsample: str  # "unpool" to the indices of the maxima, then 7x7 convolution; "bilinear"; "transposed", 8x8, learned
+    upsample: Literal[
+        "unpool", "bilinear", "transposed"
+    ]  # "unpool" to the indices of the maxima, then 7x7 convolution; "bilinear"; "transposed", 8x8, learned
     reduce: bool = False  # the encoder's maps to one a class, before the decoder sees them: "DimReduction"
     add: bool = False  # the encoder's pooled maps to the decoder's
     single_channel: bool = False  # each decoder filter sees the map it makes only
 
 
-VARIANTS = {
+BasicName = Literal[
+    "basic",
+    "basic-encoder-addition",
+    "basic-single-channel-decoder",
+    "bilinear-interpolation",
+    "fcn-basic",
+    "fcn-basic-no-addition",
+    "fcn-basic-no-dim-reduction",
+    "fcn-basic-no-addition-no-dim-reduction",
+]
+SegNetName = Literal["segnet", BasicName]
+VARIANTS: dict[BasicName, Variant] = {
     "basic": Variant("unpool"),
     "basic-encoder-addition": Variant("unpool", add=True),
     "basic-single-channel-decoder": Variant("unpool", single_channel=True),
@@ -63,8 +79,11 @@ def conv_norm_relu_biased(in_channels: int, out_channels: int) -> nn.Sequential:
 class SegNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W: Fig. 2.
 
-    Pooling rounds odd sizes up, as Caffe does, and each unpooling goes back to the size that was pooled. `width` is the
-    number of maps at full resolution, of which all others are multiples; `weights` are the encoder's.
+    Pooling rounds odd sizes up, as Caffe does, and each unpooling goes back to the size that was pooled.
+
+    Args:
+        width: maps at full resolution, of which all others are multiples
+        weights: of VGG16 with batch norm: null, "imagenet" (downloaded), a file or a folder with one
     """
 
     def __init__(self, num_classes: int, in_channels: int = 3, *, width: int = 64, weights: str | None = None) -> None:
@@ -115,16 +134,21 @@ class Decoder(nn.Module):
 
 
 class SegNetBasic(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W: Sec. 3.1 with the decoder `variant` of `VARIANTS`.
+    """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W: Sec. 3.1.
 
-    Four encoders of a 7x7 convolution without bias to `width` maps, then 2x2 pooling. A variant that adds the
-    encoder's maps adds the pooled ones (Fig. 3), so the last decoder, at full resolution, adds none.
+    Four encoders of a 7x7 convolution without bias, then 2x2 pooling. A variant that adds the encoder's maps adds the
+    pooled ones (Fig. 3), so the last decoder, at full resolution, adds none.
+
+    Args:
+        variant: the decoder, a row of Table 1
+        width: maps of every convolution
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, *, variant: str = "basic", width: int = 64) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, *, variant: BasicName = "basic", width: int = 64
+    ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        one_of("variant", variant, VARIANTS)
         at_least_one(width=width)
         kind = VARIANTS[variant]
         self.encoder = nn.ModuleList(conv_norm_relu(i, width, 7) for i in (in_channels, width, width, width))
@@ -157,59 +181,38 @@ class SegNetBasic(nn.Module):
 
 
 class SegNetModule(SegmentationModule):
-    """Trains `SegNet`, the `variant` "segnet", or a `SegNetBasic` by the authors' solvers: SGD at a constant rate.
+    """Trains `SegNet` or a `SegNetBasic` by the authors' solvers: SGD at a constant rate.
 
-    `lr` defaults to 0.001 for SegNet and to 0.1 for the small variants (Sec. 3.2 and 4, segnet_solver.prototxt and
-    segnet_basic_solver.prototxt, as momentum and weight decay), a bias at twice that and without decay; of "segnet" the
-    shifts of batch norms do not decay either. The published batch is 12 images for the variants, 5 on CamVid for SegNet.
-    Classes are balanced by median frequency. `weights` of VGG16 with batch norm are for "segnet" only. `recipe` are the
-    keyword arguments of `SegmentationModule`.
+    A bias learns at twice the rate and without decay; of "segnet" the shifts of batch norms do not decay either. The
+    published batch is 12 images for the variants, 5 on CamVid for SegNet. Classes are balanced by median frequency.
+    Rates, momentum and weight decay are those of Sec. 3.2 and 4, segnet_solver.prototxt and
+    segnet_basic_solver.prototxt.
+
+    Args:
+        variant: "segnet" (Fig. 2), or a small network of Table 1, which trains from scratch
+        lr: learning rate; null takes 0.001 for "segnet" and 0.1 for the small networks
     """
 
     network: SegNet | SegNetBasic
+    recipe = Recipe(
+        loss="ce_per_pixel", lr=None, weight_decay=5e-4, schedule="constant", class_weights=MEDIAN_FREQUENCY
+    )
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        variant: str = "segnet",
-        width: int = 64,
-        weights: str | None = None,
-        in_channels: int = 3,
-        loss: str = "ce_per_pixel",
-        lr: float | None = None,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        schedule: str = "constant",
-        class_weights: Sequence[float] | str | None = MEDIAN_FREQUENCY,
-        **recipe: Any,
-    ) -> None:
-        if variant != "segnet" and variant not in VARIANTS:
-            raise ValueError(f"variant must be one of segnet, {', '.join(VARIANTS)}, got {variant!r}")
-        if variant != "segnet" and weights is not None:
+    def __init__(self, num_classes: int, ignore_index: int, *, variant: SegNetName = "segnet", **settings: Any) -> None:
+        one_of("variant", variant, get_args(SegNetName))
+        super().__init__(num_classes, ignore_index, **settings)
+
+    def build(self, num_classes: int, in_channels: int, **options: Any) -> SegNet | SegNetBasic:
+        variant = self.hparams["variant"]
+        if variant == "segnet":
+            return SegNet(num_classes, in_channels, **options)
+        if options.pop("weights", None) is not None:
             raise ValueError(f"weights are for variant='segnet', got {variant!r}, which trains from scratch")
-        if lr is None:
-            lr = 1e-3 if variant == "segnet" else 0.1
-        super().__init__(
-            num_classes,
-            ignore_index,
-            in_channels=in_channels,
-            loss=loss,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            class_weights=class_weights,
-            **recipe,
-        )
-        self.network = (
-            SegNet(num_classes, in_channels, width=width, weights=weights)
-            if variant == "segnet"
-            else SegNetBasic(num_classes, in_channels, variant=variant, width=width)
-        )
-        if isinstance(self.network, SegNet):
-            self.normalise_like(self.network.encoder.mean, self.network.encoder.std)
+        return SegNetBasic(num_classes, in_channels, variant=variant, **options)
+
+    @classmethod
+    def published_lr(cls, hparams: Mapping[str, Any]) -> float:
+        return 1e-3 if hparams["variant"] == "segnet" else 0.1
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:

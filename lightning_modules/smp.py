@@ -25,16 +25,20 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class SmpModule(SegmentationModule):
-    """Trains `smp.create_model(arch, encoder)`; `recipe` are the keyword arguments of `SegmentationModule`.
+    """Trains `smp.create_model(arch, encoder)`.
 
-    `weights` of the encoder: None, a name that smp downloads ("imagenet"), the path of a state dict or of a folder with
-    one, or "package", which is installed by pip. `mean` and `std` default to those of the weights: a folder's config.json
-    says them, a bare file of an encoder "tu-<name>" is taken to have those of timm's weights of that name, and any other
-    file ImageNet's.
+    Layers that the logits do not depend on, such as the last stages of PSPNet's encoder, are taken out or frozen.
+    Images have any size: they are mirrored up to a multiple of 32, and to the smallest size that the architecture
+    takes, 128 for PAN and 32 for the others.
 
-    Layers that the logits do not depend on, such as the last stages of PSPNet's encoder, are taken out or frozen. Images
-    have any size: they are mirrored up to a multiple of 32, and to the smallest size that the architecture takes, 128 for
-    PAN and 32 for the others.
+    `mean` and `std` default to those of the weights. A folder's config.json says them. A bare file of an encoder
+    "tu-<name>" is taken to have those of timm's weights of that name, and any other file ImageNet's.
+
+    Args:
+        arch: architecture of smp, such as Unet, FPN, Segformer or DPT
+        encoder: encoder of smp ("resnet34") or, as "tu-<name>", of timm
+        weights: of the encoder: null, a name that smp downloads ("imagenet"), "package" (of pip), a file or a folder
+            with one
     """
 
     def __init__(
@@ -45,34 +49,41 @@ class SmpModule(SegmentationModule):
         arch: str = "Unet",
         encoder: str = "resnet34",
         weights: str | None = None,
-        in_channels: int = 3,
-        **recipe: Any,
+        **settings: Any,
     ) -> None:
-        super().__init__(num_classes, ignore_index, in_channels=in_channels, **recipe)
-        architectures = {name.lower() for name in smp.__all__ if isinstance(getattr(smp, name), type)}
-        if arch.lower() not in architectures:
-            raise ValueError(f"arch must be one of {', '.join(sorted(architectures))}, got {arch!r}")
-        fetched = to_download(encoder, weights)
-        asked = f"arch={arch!r} cannot be had with encoder={encoder!r}"
-        of_patches = "; DPT takes ViTs of 16 x 16 patches, such as encoder='tu-vit_tiny_patch16_224'"
-        way_out = of_patches if arch.lower() == "dpt" else ANY_IMAGE
-        arguments = {"in_channels": in_channels, "classes": num_classes, **any_size(encoder)}
-        with downloading(encoder, fetched), explaining(asked, encoder, way_out, fetched):
-            self.network = smp.create_model(arch, encoder, fetched, **arguments)
+        super().__init__(num_classes, ignore_index, **settings)
+        in_channels = self.hparams["in_channels"]
         self.normalise_like(*load_smp(self.network.encoder, encoder, weights, in_channels))
         for norm in self.network.modules():
             if type(norm) is nn.BatchNorm2d:
                 norm.__class__ = BatchNorm2d
-        with explaining(asked, encoder, way_out):
+        with explaining(*_asked(arch, encoder)):
             self.smallest = _smallest(self.network, in_channels)
             # Neither square nor a power of 2: what works for few sizes alone fails here.
             Probe(self.network, in_channels, self.smallest + 64, self.smallest + 128).drop_unused(self.network)
+
+    def build(self, num_classes: int, in_channels: int, **options: Any) -> Any:
+        arch, encoder = self.hparams["arch"], self.hparams["encoder"]
+        architectures = {name.lower() for name in smp.__all__ if isinstance(getattr(smp, name), type)}
+        if arch.lower() not in architectures:
+            raise ValueError(f"arch must be one of {', '.join(sorted(architectures))}, got {arch!r}")
+        fetched = to_download(encoder, self.hparams["weights"])
+        arguments = {"in_channels": in_channels, "classes": num_classes, **any_size(encoder)}
+        with downloading(encoder, fetched), explaining(*_asked(arch, encoder), fetched):
+            return smp.create_model(arch, encoder, fetched, **arguments)
 
     def predict(self, images: Tensor) -> Tensor:
         """Images of any size: they are mirrored to a size that smp's decoder takes, and the logits cut back."""
         height, width = images.shape[-2:]
         below, right = (max(-side % 32, self.smallest - side) for side in (height, width))
         return super().predict(mirror_pad(images, 0, below, 0, right))[..., :height, :width]
+
+
+def _asked(arch: str, encoder: str) -> tuple[str, str, str]:
+    """For an error of smp: what was asked for, of which encoder, and the way out."""
+    of_patches = "; DPT takes ViTs of 16 x 16 patches, such as encoder='tu-vit_tiny_patch16_224'"
+    way_out = of_patches if arch.lower() == "dpt" else ANY_IMAGE
+    return f"arch={arch!r} cannot be had with encoder={encoder!r}", encoder, way_out
 
 
 def _smallest(network: nn.Module, in_channels: int) -> int:

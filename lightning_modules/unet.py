@@ -10,20 +10,30 @@ normalisation, in the layer that upsamples and in what the skip connections carr
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, mirror_pad, pad_to_multiple
-from lightning_modules.components.upsampling import Unpool, icnr_, upsampling
+from lightning_modules.components.blocks import (
+    NormName,
+    at_least_one,
+    conv_norm_relu,
+    he_,
+    mirror_pad,
+    pad_to_multiple,
+)
+from lightning_modules.components.checks import one_of
+from lightning_modules.components.upsampling import Unpool, UpsamplingName, icnr_, upsampling
+from lightning_modules.recipe import Recipe
 
-SKIPS = ("concat", "add", "none")
-PADDINGS = ("same", "valid")
+Skips = Literal["concat", "add", "none"]
+Padding = Literal["same", "valid"]
+SKIPS, PADDINGS = get_args(Skips), get_args(Padding)
 
 
-def double_conv(in_channels: int, out_channels: int, *, padding: int, norm: str) -> nn.Sequential:
+def double_conv(in_channels: int, out_channels: int, *, padding: int, norm: NormName) -> nn.Sequential:
     """(N, in_channels, H, W) -> (N, out_channels, H, W), or H - 4, W - 4 without padding: two blue arrows of Fig. 1."""
     return nn.Sequential(
         conv_norm_relu(in_channels, out_channels, padding=padding, norm=norm),
@@ -34,12 +44,20 @@ def double_conv(in_channels: int, out_channels: int, *, padding: int, norm: str)
 class UNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W); with padding="valid" the border is lost: 572 -> 388.
 
-    `upsample` names a layer of `components.upsampling`. `skips` is what the decoder gets from the encoder at each
-    stride: its map beside ("concat", the paper) or on top of its own ("add"), or nothing ("none").
-    `decoder_widths`, finest first, default to the encoder's. `match_parameters` chooses them so that the network has
-    as many parameters as the same one with skips="concat", within 1 %: without it a network that loses its skips
-    also loses parameters, and an ablation would compare two things at once. `dropout` is the share of values dropped at
-    the end of the contracting path (Sec. 3.1): of the last map that is pooled, which its skip has, and of the bottom.
+    Without `match_parameters` a network that loses its skips also loses parameters, and an ablation would compare two
+    things at once.
+
+    Args:
+        width: maps at full resolution, doubled at each level below
+        depth: poolings, as many as upsamplings
+        padding: "valid" as in the paper, or "same", which keeps the size of the image
+        norm: what normalises behind each convolution
+        upsample: layer of the expanding path that doubles the size: see components/upsampling.py
+        skips: the encoder's map goes beside the decoder's ("concat", the paper), is added to it, or goes nowhere
+        match_parameters: decoder widths with as many parameters as the network with skips="concat" has, within 1 %
+        dropout: share of values dropped at the end of the contracting path: of the last map that is pooled, and the
+            bottom
+        decoder_widths: maps of the decoder at each level, finest first; those of the encoder by default
     """
 
     def __init__(
@@ -49,19 +67,17 @@ class UNet(nn.Module):
         *,
         width: int = 64,
         depth: int = 4,
-        padding: str = "same",
-        norm: str = "none",
-        upsample: str = "transposed-2",
-        skips: str = "concat",
+        padding: Padding = "same",
+        norm: NormName = "none",
+        upsample: UpsamplingName = "transposed-2",
+        skips: Skips = "concat",
         match_parameters: bool = False,
         dropout: float = 0.0,
         decoder_widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if skips not in SKIPS:
-            raise ValueError(f"skips must be one of {', '.join(SKIPS)}, got {skips!r}")
-        if padding not in PADDINGS:
-            raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
+        one_of("skips", skips, SKIPS)
+        one_of("padding", padding, PADDINGS)
         at_least_one(width=width, depth=depth)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and less than 1, got {dropout}")
@@ -173,12 +189,12 @@ def _centre(skip: Tensor, like: Tensor) -> Tensor:
 
 @cache  # a grid builds each of its variants several times
 def _matched_widths(
-    num_classes: int, in_channels: int, width: int, depth: int, norm: str, upsample: str, skips: str
+    num_classes: int, in_channels: int, width: int, depth: int, norm: NormName, upsample: UpsamplingName, skips: Skips
 ) -> list[int]:
     """Decoder widths, a common factor times the encoder's, with the parameter count of skips="concat" within 1 %."""
     widths = [width * 2**level for level in range(depth)]
 
-    def parameters(skips: str, wide: list[int]) -> int:
+    def parameters(skips: Skips, wide: list[int]) -> int:
         with torch.device("meta"):
             network = UNet(
                 num_classes,
@@ -217,48 +233,19 @@ class UNetModule(SegmentationModule):
 
     For cells, its loss is `loss="ce_border"` (Eq. 1 and 2, w0 = 10, sigma = 5), w_c `class_weights`, and its elastic
     deformation (Sec. 3.1) the data module's `elastic=10`; it has dropout, and no weight decay (`weight_decay=0`).
-    With padding="valid" and a `tile` an image is evaluated in squares of at least that many pixels (388 in Fig. 1),
-    which bounds the memory and changes no logit, unless norm="group" normalises over the tile. `recipe` are the keyword
-    arguments of `SegmentationModule`.
+
+    Args:
+        tile: with padding="valid" an image is evaluated in squares of at least so many pixels (388 in Fig. 1), which
+            bounds the memory and changes no logit, unless norm="group" normalises over the tile
     """
 
     network: UNet
+    recipe = Recipe(lr=1e-3, momentum=0.99, schedule="constant")
+    hidden = ("decoder_widths",)
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        *,
-        width: int = 64,
-        depth: int = 4,
-        padding: str = "same",
-        norm: str = "none",
-        upsample: str = "transposed-2",
-        skips: str = "concat",
-        match_parameters: bool = False,
-        dropout: float = 0.0,
-        tile: int | None = None,
-        in_channels: int = 3,
-        lr: float = 1e-3,
-        momentum: float = 0.99,
-        schedule: str = "constant",
-        **recipe: Any,
-    ) -> None:
-        super().__init__(
-            num_classes, ignore_index, in_channels=in_channels, lr=lr, momentum=momentum, schedule=schedule, **recipe
-        )
-        self.network = UNet(
-            num_classes,
-            in_channels,
-            width=width,
-            depth=depth,
-            padding=padding,
-            norm=norm,
-            upsample=upsample,
-            skips=skips,
-            match_parameters=match_parameters,
-            dropout=dropout,
-        )
+    def __init__(self, num_classes: int, ignore_index: int, *, tile: int | None = None, **settings: Any) -> None:
+        super().__init__(num_classes, ignore_index, **settings)
+        padding, depth = self.network.padding, self.network.depth
         if tile is not None and (padding != "valid" or tile < 2**depth):
             raise ValueError(
                 f"tile takes padding='valid' and at least 2^depth = {2**depth} pixels, got tile={tile} with "
@@ -267,7 +254,8 @@ class UNetModule(SegmentationModule):
         self.tile = tile
 
     def predict(self, images: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_classes, H, W): valid convolutions see a mirrored border (Sec. 2, Fig. 2)."""
+        """(N, in_channels, H, W) -> (N, num_classes, H, W): valid convolutions see a mirrored border (Sec. 2, Fig.
+        2)."""
         if self.network.padding == "same":
             return super().predict(images)
         height, width = images.shape[-2:]

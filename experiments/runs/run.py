@@ -219,7 +219,7 @@ def setting(name: str) -> str:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """The default of every keyword argument of `cls` and of the project's bases that its **recipe goes to."""
+    """The default of every keyword argument of `cls`."""
     return {name: p.default for name, p in _parameters(cls).items() if p.default is not inspect.Parameter.empty}
 
 
@@ -234,13 +234,7 @@ def neutral_values(cls: type) -> dict[str, Any]:
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
-    if "__signature__" in vars(cls):  # composed of what the class and its parts declare
-        return dict(inspect.signature(cls).parameters)
-    found: dict[str, inspect.Parameter] = {}
-    for base in reversed(cls.__mro__):
-        if "__init__" in vars(base) and base.__module__.split(".")[0] in ("lightning_modules", "datamodules"):
-            found |= inspect.signature(vars(base)["__init__"]).parameters
-    return found
+    return dict(inspect.signature(cls).parameters)
 
 
 def _json(value: Any) -> str:

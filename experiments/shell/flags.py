@@ -2,26 +2,12 @@
 
 import argparse
 import difflib
-import inspect
-import io
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
-
-from docstring_parser.google import parse as parse_docstring
-
-
-def forgiving_output() -> None:
-    """What the terminal's encoding lacks is printed as its number, such as \\xb1: no reason for a success to fail.
-
-    The first thing of every command. A file is UTF-8 whatever the terminal is.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+from typing import NoReturn
 
 
 def refuse(message: str) -> NoReturn:
@@ -37,30 +23,6 @@ def with_nearest(message: str, known: Iterable[str]) -> str:
         near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
         message += f"; did you mean {near[0]}?" if near else ""
     return message
-
-
-def settings_of(cls: type, *parts: type) -> Callable[..., None]:
-    """A function with the signature of `cls`, as jsonargparse reads a composed one of functions alone.
-
-    The help of an argument is what the `Args:` in the docstring of `cls`, of the `parts` that its signature is composed of,
-    or of a base of these says.
-    """
-
-    def settings(**_: Any) -> None:
-        raise NotImplementedError("this function is for its signature")
-
-    signature = inspect.signature(cls)
-    sources = [base for part in (*reversed(parts), cls) for base in reversed(part.__mro__)]  # later ones win
-    told = {p.arg_name: p.description or "" for base in sources for p in parse_docstring(base.__doc__ or "").params}
-    lines = [f"    {name}: {' '.join(told[name].split())}" for name in signature.parameters if name in told]
-    settings.__signature__ = signature  # type: ignore[attr-defined]
-    settings.__doc__ = "\n".join([summary(cls), "", "Args:", *lines])
-    return settings
-
-
-def summary(cls: type) -> str:
-    """The first paragraph of the docstring in a line."""
-    return " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
 
 
 class Parser(argparse.ArgumentParser):

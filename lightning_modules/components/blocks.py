@@ -3,12 +3,16 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {
+from lightning_modules.components.checks import one_of
+
+NormName = Literal["none", "batch", "group"]
+NORMS: dict[NormName, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels),
@@ -23,14 +27,14 @@ def conv_norm_relu(
     stride: int = 1,
     rate: int = 1,
     padding: int | None = None,
-    norm: str = "batch",
+    norm: NormName = "batch",
 ) -> nn.Sequential:
     """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)): convolution, norm, ReLU.
 
     `rate` is that of an atrous convolution. `padding` defaults to what keeps H and W at stride 1, for an odd
     kernel_size; 0 makes the convolution valid. A bias only where no norm follows that would take it away again.
     """
-    _check_norm(norm)
+    one_of("norm", norm, NORMS)
     padding = rate * (kernel_size // 2) if padding is None else padding
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, rate, bias=norm == "none"),
@@ -46,7 +50,7 @@ def separable_conv(
     *,
     stride: int = 1,
     rate: int = 1,
-    norm: str = "batch",
+    norm: NormName = "batch",
     relu: bool = True,
 ) -> nn.Sequential:
     """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)): depthwise, then pointwise.
@@ -55,7 +59,7 @@ def separable_conv(
     share 1 / out_channels + 1 / kernel_size^2 of the weights and multiply-adds of the full convolution. A norm follows
     each of the two and then, with `relu`, a ReLU (MobileNet, Fig. 3); Xception's blocks have their ReLU in front.
     """
-    _check_norm(norm)
+    one_of("norm", norm, NORMS)
     bias, padding = norm == "none", rate * (kernel_size // 2)
     layers: dict[str, nn.Module] = {
         "depthwise": nn.Conv2d(
@@ -143,8 +147,3 @@ def at_least_one(**values: int) -> None:
 def whole_numbers(values: object, *, least: int = 1) -> bool:
     """Whether `values` is a sequence of whole numbers, each of them at least `least`; it may be empty."""
     return isinstance(values, Sequence) and all(isinstance(value, int) and value >= least for value in values)
-
-
-def _check_norm(norm: str) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")

@@ -1,7 +1,7 @@
 """Checkpoints as files: written whole beside their SHA-256, and read only where they are what was written.
 
-A checkpoint `last.ckpt` has a `last.ckpt.sha256` beside it, in the form of sha256sum. While one is replaced, that file holds the
-hashes of both, so that a kill at any moment leaves a checkpoint that passes.
+A checkpoint `last.ckpt` has a `last.ckpt.sha256` beside it, in the form of sha256sum. While one is replaced, that file
+holds the hashes of both, so that a kill at any moment leaves a checkpoint that passes.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ def read_checkpoint(
 
     `name` is what an error calls the file, `wanted` what it asks for instead.
 
-    Raises FileNotFoundError where there is nothing, MoreThanDataError where code would be run, which no file's ever is, and
-    ValueError with the reason for anything else: another kind of file or a damaged one.
+    Raises FileNotFoundError where there is nothing, MoreThanDataError where code would be run, which no file's ever is,
+    and ValueError with the reason for anything else: another kind of file or a damaged one.
     """
     path = Path(path)
     shown = name or str(path)

@@ -2,7 +2,8 @@
 
 
 class NonFiniteError(ValueError):
-    """A loss, a logit at a labelled pixel or a weight is NaN or infinite; the message names the image or the parameter."""
+    """A loss, a logit at a labelled pixel or a weight is NaN or infinite; the message names the image or the
+    parameter."""
 
 
 class MoreThanDataError(ValueError):

@@ -4,10 +4,10 @@ Each of them promises: a pixel that is `ignore_index` changes neither value nor 
 pixel costs exactly zero, with zero gradient; float32 is used whatever the precision of the network, because a float16
 sum over the pixels of one image overflows.
 
-`class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "ce_per_pixel", "focal",
-"ce_border"), and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no term of its
-own; its pixels still are wrong answers of the other classes in the losses of regions, which see each class against all
-others.
+`class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "ce_per_pixel",
+"focal", "ce_border"), and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no
+term of its own; its pixels still are wrong answers of the other classes in the losses of regions, which see each class
+against all others.
 
 The losses of regions take the pixels of a batch together and average over the classes that its masks hold: they are not
 sums over pixels, so that accumulated batches or several devices train on the mean of their parts' losses.
@@ -15,6 +15,7 @@ sums over pixels, so that accumulated batches or several devices train on the me
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,9 +52,9 @@ def cross_entropy_per_pixel(
 ) -> Tensor:
     """Sum over the labelled pixels, each times the weight of its true class, over their number: SegNet's loss.
 
-    caffe-segnet divides by the count of labelled pixels (`softmax_loss_layer.cpp`), whatever their weights. Median-frequency
-    weights are below 1 for most pixels, so that it is smaller than `cross_entropy`: 0.48 times for those that SegNet gives
-    CamVid's classes.
+    caffe-segnet divides by the count of labelled pixels (`softmax_loss_layer.cpp`), whatever their weights.
+    Median-frequency weights are below 1 for most pixels, so that it is smaller than `cross_entropy`: 0.48 times for
+    those that SegNet gives CamVid's classes.
     """
     weights = _pixel_weights(masks, ignore_index, class_weights)
     labelled = (masks != ignore_index).sum()
@@ -123,8 +124,8 @@ def border_weights(masks: Tensor, ignore_index: int) -> Tensor:
 
     d1 and d2 are a pixel's distances to the nearest and the second nearest object. The paper's objects are cells on a
     background. Here they are, for each pixel, the 4-connected regions of all classes other than its own, so that no
-    label has to be the background: membrane between two cells is a gap, be it labelled 0 or 1. A narrow part of a
-    cell between two regions of background is one too, in which the paper sees none. Inside a cell with one neighbour the
+    label has to be the background: membrane between two cells is a gap, be it labelled 0 or 1. A narrow part of a cell
+    between two regions of background is one too, in which the paper sees none. Inside a cell with one neighbour the
     weight is 0, where the equation taken at its word, with d1 = 0, has up to 9.2, two pixels away from that neighbour.
 
     Computed on the CPU, about 0.1 s for 512 x 512 pixels with a hundred cells, because a crop is new in every step.
@@ -206,7 +207,8 @@ def _overlap(
     return loss
 
 
-LOSSES: dict[str, Loss] = {
+LossName = Literal["ce", "ce_sum", "ce_per_pixel", "focal", "dice", "jaccard", "lovasz", "ce_border"]
+LOSSES: dict[LossName, Loss] = {
     "ce": cross_entropy,
     "ce_sum": cross_entropy_sum,
     "ce_per_pixel": cross_entropy_per_pixel,

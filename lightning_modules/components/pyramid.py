@@ -8,17 +8,20 @@ Pooled maps are resized with align_corners=False, where the authors' TensorFlow 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.components.blocks import conv_norm_relu, norm_of_one, resize, separable_conv, whole_numbers
+from lightning_modules.components.checks import one_of
 
 # Of one axis of a map. A mean of means over rectangles of equal rows is their mean, and so for the maximum.
-POOLS: dict[str, Callable[[Tensor, int], Tensor]] = {"average": torch.mean, "max": torch.amax}
+PoolName = Literal["average", "max"]
+POOLS: dict[PoolName, Callable[[Tensor, int], Tensor]] = {"average": torch.mean, "max": torch.amax}
 
 
-def pool_to_bins(x: Tensor, bins: int, pool: str = "average") -> Tensor:
+def pool_to_bins(x: Tensor, bins: int, pool: PoolName = "average") -> Tensor:
     """(N, C, H, W) -> (N, C, bins, bins): each bin the mean or the maximum of its region, as torch's adaptive pools.
 
     Not `nn.AdaptiveAvgPool2d` or `nn.AdaptiveMaxPool2d`, whose backward on CUDA raises under deterministic algorithms.
@@ -36,7 +39,7 @@ class PooledContext(nn.Module):
     Without `out_channels` there is no convolution, and the map keeps its channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int | None, *, bins: int, pool: str = "average") -> None:
+    def __init__(self, in_channels: int, out_channels: int | None, *, bins: int, pool: PoolName = "average") -> None:
         super().__init__()
         self.bins, self.pool = bins, pool
         self.block = None if out_channels is None else conv_norm_relu(in_channels, out_channels, kernel_size=1)
@@ -105,13 +108,12 @@ class PyramidPooling(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, *, bins: Sequence[int] = (1, 2, 3, 6), pool: str = "average", reduce: bool = True
+        self, in_channels: int, *, bins: Sequence[int] = (1, 2, 3, 6), pool: PoolName = "average", reduce: bool = True
     ) -> None:
         super().__init__()
         if not whole_numbers(bins):
             raise ValueError(f"bins must be a list of whole numbers of at least 1, such as [1, 2, 3, 6], got {bins!r}")
-        if pool not in POOLS:
-            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
+        one_of("pool", pool, POOLS)
         width = max(in_channels // len(bins), 1) if reduce and bins else None
         self.levels = nn.ModuleList(PooledContext(in_channels, width, bins=b, pool=pool) for b in bins)
         self.out_channels = in_channels + len(bins) * (width or in_channels)

@@ -1,7 +1,7 @@
 """Optimisers, learning rates and schedules by name: what a paper's training section states in one line."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,17 +20,22 @@ def adamw(groups: Groups, lr: float, momentum: float, weight_decay: float) -> to
     return torch.optim.AdamW(groups, lr, betas=(momentum, 0.999), weight_decay=weight_decay)
 
 
-OPTIMIZERS: dict[str, Callable[[Groups, float, float, float], torch.optim.Optimizer]] = {"sgd": sgd, "adamw": adamw}
+OptimizerName = Literal["sgd", "adamw"]
+OPTIMIZERS: dict[OptimizerName, Callable[[Groups, float, float, float], torch.optim.Optimizer]] = {
+    "sgd": sgd,
+    "adamw": adamw,
+}
 
+ScheduleName = Literal["constant", "poly", "step"]
 # The share of the learning rate that is left after the share `t` in [0, 1) of all steps.
-SCHEDULES: dict[str, Callable[[float], float]] = {
+SCHEDULES: dict[ScheduleName, Callable[[float], float]] = {
     "constant": lambda t: 1.0,
     "poly": lambda t: (1 - t) ** 0.9,  # DeepLab v2, Sec. 4.1.1; PSPNet, Sec. 5.1
     "step": lambda t: 0.1 ** int(3 * t),  # DeepLab v1, Sec. 5.1: a tenth after every 2,000 of 6,000 iterations
 }
 
 
-def schedule(optimizer: torch.optim.Optimizer, kind: str, steps: int, warmup: float) -> LambdaLR:
+def schedule(optimizer: torch.optim.Optimizer, kind: ScheduleName, steps: int, warmup: float) -> LambdaLR:
     """The schedule `kind` over `steps` optimiser steps, after a linear rise over the first share `warmup` of them."""
     decay, rise = SCHEDULES[kind], round(warmup * steps)
     return LambdaLR(optimizer, lambda step: (step + 1) / rise if step < rise else decay(min(step / steps, 1.0)))
@@ -46,9 +51,9 @@ def caffe_groups(
 ) -> Groups:
     """Parameter groups as Caffe's models state them: a bias learns at twice the rate and without weight decay.
 
-    `factors` maps the name of a submodule, such as "head", to what the rate of all its parameters is multiplied by
-    (ten for the last layer of DeepLab). Without `decay_shifts` the shift of a batch norm does not decay either; its rate
-    is the plain one. Frozen parameters are in no group; the first group has the plain rate.
+    `factors` maps the name of a submodule, such as "head", to what the rate of all its parameters is multiplied by (ten
+    for the last layer of DeepLab). Without `decay_shifts` the shift of a batch norm does not decay either; its rate is
+    the plain one. Frozen parameters are in no group; the first group has the plain rate.
     """
     factors = dict(factors or {})
     for name in factors:

@@ -10,6 +10,7 @@ Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016, https://do
 
 import difflib
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,8 @@ class Unpool(nn.Module):
         return unpool(values, indices, (2 * values.shape[2], 2 * values.shape[3]))
 
 
-UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {
+UpsamplingName = Literal["transposed-2", "transposed-3", "transposed-4", "nearest", "bilinear", "subpixel", "unpool"]
+UPSAMPLING: dict[UpsamplingName, Callable[[int, int], nn.Module]] = {
     "transposed-2": transposed_2,
     "transposed-3": transposed_3,
     "transposed-4": transposed_4,
@@ -119,7 +121,7 @@ UPSAMPLING: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-def upsampling(kind: str, in_channels: int, out_channels: int) -> nn.Module:
+def upsampling(kind: UpsamplingName, in_channels: int, out_channels: int) -> nn.Module:
     """Builds the layer called `kind`, one of `UPSAMPLING`; a ValueError names them all, and the nearest."""
     if kind not in UPSAMPLING:
         near = difflib.get_close_matches(kind, UPSAMPLING, n=1)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders.base import Classifier, Encoder
 from lightning_modules.components.encoders.mobilenet import MobileNetV1
 from lightning_modules.components.encoders.resnet import (
@@ -49,16 +50,15 @@ def build_encoder(
     """The encoder `name`: one of `NATIVE`, one of smp's ("mobilenet_v2"), or of timm ("tu-convnext_atto").
 
     "smp-resnet50" is smp's where a native one has the same name. `depth` maps follow the one at stride 1, and only the
-    layers that they need are built; no map has a stride beyond `output_stride` (8, 16 or 32). `weights`: None, "imagenet"
-    (downloaded; smp has more names for some), the path of a file or of a folder with one, or "package", which is
-    installed by pip (`weights.PACKAGES`). `.mean` and `.std` of the encoder come with its weights: those of a folder are in
-    its config.json, as the Hugging Face hub has it; a bare file is taken to be normalised as timm's published weights of
-    the same encoder, and where smp alone has the encoder they are None. `width` multiplies all channels of a native
-    encoder and `options` are its own: norm="batch" of vgg16; multi_grid and rates of ResNets.
+    layers that they need are built; no map has a stride beyond `output_stride` (8, 16 or 32). `weights`: None,
+    "imagenet" (downloaded; smp has more names for some), the path of a file or of a folder with one, or "package",
+    which is installed by pip (`weights.PACKAGES`). `.mean` and `.std` of the encoder come with its weights: those of a
+    folder are in its config.json, as the Hugging Face hub has it; a bare file is taken to be normalised as timm's
+    published weights of the same encoder, and where smp alone has the encoder they are None. `width` multiplies all
+    channels of a native encoder and `options` are its own: norm="batch" of vgg16; multi_grid and rates of ResNets.
     """
-    for argument, value, choices in (("depth", depth, range(1, 6)), ("output_stride", output_stride, (8, 16, 32))):
-        if value not in choices:
-            raise ValueError(f"{argument} must be one of {', '.join(map(str, choices))}, got {value}")
+    one_of("depth", depth, range(1, 6))
+    one_of("output_stride", output_stride, (8, 16, 32))
     if in_channels < 1 or not width > 0:
         raise ValueError(f"in_channels and width must be more than 0, got in_channels={in_channels} and width={width}")
     native: Any = NATIVE.get(name)

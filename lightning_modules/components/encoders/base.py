@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class Encoder(nn.Module):
     """(N, in_channels, H, W) -> `depth` + 1 maps, map i at stride min(2 ** i, output_stride).
 
-    Map i has `out_channels[i]` channels and ceil(H / stride) rows; `output_stride` is the stride of the last one. `mean`
-    and `std` are what images in [0, 1] are normalised by for the weights that were loaded, None where none are known.
+    Map i has `out_channels[i]` channels and ceil(H / stride) rows; `output_stride` is the stride of the last one.
+    `mean` and `std` are what images in [0, 1] are normalised by for the weights that were loaded, None where none are
+    known.
     """
 
     pretrained: str | None = None  # the weights of timm that weights="imagenet" of a native encoder stands for

@@ -1,26 +1,28 @@
 """Deep residual learning, He, Zhang, Ren, Sun 2015, https://arxiv.org/abs/1512.03385: ResNet-18, 34, 50 and 101.
 
-"resnet50-deep" and "resnet101-deep" start with three 3x3 convolutions of 64, 64 and 128 channels in place of the 7x7 one:
-the encoder of PSPNet's authors (`pspnet50_ADE20K_473.prototxt`), 23,631,808 parameters and not 23,508,032.
+"resnet50-deep" and "resnet101-deep" start with three 3x3 convolutions of 64, 64 and 128 channels in place of the 7x7
+one: the encoder of PSPNet's authors (`pspnet50_ADE20K_473.prototxt`), 23,631,808 parameters and not 23,508,032.
 
 With `output_stride` 8 or 16 the last stages are atrous: DeepLab v2 and v3 (Chen et al. 2017, arXiv:1706.05587).
 The names of the weights are torchvision's, so that its files load.
 
 Departs from the paper in that a bottleneck strides in its 3x3 convolution, not in the 1x1 before it, as the published
-PyTorch weights do. `rates="torchvision"` leaves the first block of an atrous stage at the rate of the stage before, which
-is what weights trained with strides expect; "paper" dilates every 3x3 convolution of the stage. And from the authors' Caffe
-models in that pooling rounds down: of 32 pixels, stride 8 makes 4, where Caffe's ceiling makes 5.
+PyTorch weights do. `rates="torchvision"` leaves the first block of an atrous stage at the rate of the stage before,
+which is what weights trained with strides expect; "paper" dilates every 3x3 convolution of the stage. And from the
+authors' Caffe models in that pooling rounds down: of 32 pixels, stride 8 makes 4, where Caffe's ceiling makes 5.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
 from lightning_modules.components.blocks import conv_norm_relu, he_
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders.base import Encoder, scaled
 
-RATES = ("paper", "torchvision")
+Form = Literal["paper", "torchvision"]  # of an atrous stage: see `stage`
+FORMS = get_args(Form)
 
 
 def conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int, rate: int) -> list[nn.Module]:
@@ -80,7 +82,8 @@ class Bottleneck(Block):
 def stage(
     block: type[Block], in_channels: int, width: int, *, stride: int = 1, rates: Sequence[int] = (1, 1, 1)
 ) -> nn.Sequential:
-    """One block for each of `rates`, the first with the stride: (N, in_channels, H, W) -> (N, expansion * width, ...)."""
+    """One block for each of `rates`, the first with the stride: (N, in_channels, H, W) -> (N, expansion * width,
+    ...)."""
     channels = [in_channels] + [block.expansion * width] * len(rates)
     return nn.Sequential(
         *(
@@ -108,11 +111,10 @@ class ResNet(Encoder):
         output_stride: int = 32,
         width: float = 1.0,
         multi_grid: Sequence[int] | None = None,
-        rates: str = "paper",
+        rates: Form = "paper",
     ) -> None:
         super().__init__()
-        if rates not in RATES:
-            raise ValueError(f"rates must be one of {', '.join(RATES)}, got {rates!r}")
+        one_of("rates", rates, FORMS)
         if rates == "torchvision" and self.block is not Bottleneck:
             raise ValueError("rates='torchvision' is of resnet50 and resnet101: torchvision has no other atrous ones")
         last = self.blocks[-1]

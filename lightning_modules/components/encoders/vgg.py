@@ -2,19 +2,23 @@
 
 14,714,688 parameters; the names of the weights are torchvision's (`features.0.weight`), so that its files load.
 
-Departs from the paper in nothing at `output_stride=32`, except that pooling rounds odd sizes up, as Caffe does. At 8 and
-16 it is the encoder of DeepLab v1 (Chen et al. 2014, Sec. 3.1): 3x3 pools, those beyond the output stride without a
+Departs from the paper in nothing at `output_stride=32`, except that pooling rounds odd sizes up, as Caffe does. At 8
+and 16 it is the encoder of DeepLab v1 (Chen et al. 2014, Sec. 3.1): 3x3 pools, those beyond the output stride without a
 stride, and atrous convolutions after them. There pooling rounds down: 320 pixels become 160, and in Caffe 161; the
 published crop of 321 becomes 161 in both. `norm="batch"` puts a batch norm behind each convolution.
 """
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from lightning_modules.components.blocks import he_
+from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders.base import Encoder, scaled
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # Table 1, column D
-PRETRAINED = {"none": "vgg16.tv_in1k", "batch": "vgg16_bn.tv_in1k"}  # by norm
+VggNorm = Literal["none", "batch"]
+PRETRAINED: dict[VggNorm, str] = {"none": "vgg16.tv_in1k", "batch": "vgg16_bn.tv_in1k"}  # by norm
 
 
 class VGG16(Encoder):
@@ -27,11 +31,10 @@ class VGG16(Encoder):
         depth: int = 5,
         output_stride: int = 32,
         width: float = 1.0,
-        norm: str = "none",
+        norm: VggNorm = "none",
     ) -> None:
         super().__init__()
-        if norm not in PRETRAINED:
-            raise ValueError(f"norm must be one of {', '.join(PRETRAINED)}, got {norm!r}")
+        one_of("norm", norm, PRETRAINED)
         self.pretrained = PRETRAINED[norm]
         self.depth, self.output_stride = depth, min(output_stride, 2**depth)
         self.features = nn.Sequential()

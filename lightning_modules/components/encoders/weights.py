@@ -1,4 +1,5 @@
-"""Weights of encoders: from a file or folder, from an installed package, or downloaded by name; always strictly by name."""
+"""Weights of encoders: from a file or folder, from an installed package, or downloaded by name; always strictly by
+name."""
 
 import importlib.util
 import json
@@ -141,8 +142,8 @@ def adapt_input(state: State, name: str, in_channels: int) -> State:
 
     One channel takes the sum of the three: a normalised grey image gives exactly what it gave three times over. Images
     in [0, 1] give it only nearly, where the mean and std of the colours differ: `of_channels` gives grey their average,
-    while RGB normalises each copy of the grey by its own. More channels repeat the three, scaled to keep the size of the
-    output.
+    while RGB normalises each copy of the grey by its own. More channels repeat the three, scaled to keep the size of
+    the output.
     """
     weight = state.get(name)
     if weight is None or weight.ndim != 4 or weight.shape[1] != 3 or in_channels == 3:

@@ -4,8 +4,8 @@ Xception (Chollet 2017, arXiv:1610.02357) with a deeper middle flow and strided 
 The skip of a block carries its raw input: no ReLU works in place on it. 37,867,312 parameters without a classifier.
 
 Departs from the paper where the text and the authors' published model differ, and then follows the model, whose weights
-exist: a batch norm follows every convolution, but a ReLU stands behind each depthwise convolution only in the last block
-of the exit flow; in all others it stands in front of each separable convolution, as in Chollet's.
+exist: a batch norm follows every convolution, but a ReLU stands behind each depthwise convolution only in the last
+block of the exit flow; in all others it stands in front of each separable convolution, as in Chollet's.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ MIDDLE_AND_EXIT: Layout = (*(((728, 728, 728), 1),) * 16, ((728, 1024, 1024), 2)
 class Block(nn.Module):
     """(N, in_channels, H, W) -> (N, widths[-1], H / stride, W / stride).
 
-    Three separable convolutions, the last with the stride, each behind a ReLU; beside them a skip, which is the raw input
-    or, where `project`, a 1x1 convolution of it.
+    Three separable convolutions, the last with the stride, each behind a ReLU; beside them a skip, which is the raw
+    input or, where `project`, a 1x1 convolution of it.
     """
 
     def __init__(

@@ -1,0 +1,86 @@
+"""How a network is trained: loss, optimiser, rate and schedule, and what its images are normalised by."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_modules.components.checks import one_of
+from lightning_modules.components.losses import LOSSES, LossName
+from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
+
+# Of ImageNet, which most encoders were trained on; a grey image takes their mean over the channels.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEDIAN_FREQUENCY = "median-frequency"  # class_weights that are counted: components.losses.median_frequency_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained. A paper file states its own as `recipe` of its module, by what it changes here.
+
+    Raises ValueError for a setting that is none of its choices or outside of its range.
+
+    Args:
+        loss: what is minimised: cross-entropy as mean ("ce") or sum over an image, or another of components/losses.py
+        class_weights: one number a class, or "median-frequency", which is counted in the training masks
+        optimizer: SGD with momentum, or AdamW
+        lr: learning rate of the first group of parameters
+        momentum: share of the last step that is added to the next one; of "adamw" its beta 1
+        weight_decay: share of the weights that a step of rate 1 takes off
+        schedule: how the rate falls over all steps: not, as (1 - t)^0.9, or to a tenth after each third
+        warmup: share of all steps in which the rate rises to `lr`
+        mean: of each channel of images in [0, 1], subtracted; null takes that of the weights, or ImageNet's
+        std: of each channel of images in [0, 1], divided by; null takes that of the weights, or ImageNet's
+    """
+
+    loss: LossName = "ce"
+    class_weights: Sequence[float] | str | None = None
+    optimizer: OptimizerName = "sgd"
+    lr: float | None = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: ScheduleName = "poly"
+    warmup: float = 0.0
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        one_of("loss", self.loss, LOSSES)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
+        one_of("schedule", self.schedule, SCHEDULES)
+        for key, number in (("lr", self.lr), ("weight_decay", self.weight_decay)):
+            if number is not None and not 0 <= number < math.inf:
+                raise ValueError(f"{key} must be at least 0 and finite, got {number}")
+        for key, share in (("momentum", self.momentum), ("warmup", self.warmup)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{key} must be at least 0 and less than 1, got {share}")
+
+    def weight_of_class(self, num_classes: int) -> Tensor | None:
+        """(C,) float32; NaN where the training masks have to be counted first."""
+        weights = self.class_weights
+        if weights is None:
+            return None
+        if weights == MEDIAN_FREQUENCY:
+            return torch.full((num_classes,), torch.nan)
+        if not isinstance(weights, Sequence) or isinstance(weights, str) or len(weights) != num_classes:
+            raise ValueError(
+                f"class_weights must hold one weight for each of the {num_classes} classes, or be "
+                f"{MEDIAN_FREQUENCY!r}, got {weights!r}"
+            )
+        if not (all(0 <= weight < math.inf for weight in weights) and max(weights) > 0):
+            raise ValueError(f"class_weights must be at least 0, finite, and one of them more, got {list(weights)}")
+        return torch.tensor(weights, dtype=torch.float32)
+
+    def per_channel(self, name: str, in_channels: int) -> Tensor:
+        """`mean` or `std` of the images, (in_channels, 1, 1) float32."""
+        values: Sequence[float] | None = getattr(self, name)
+        if values is None:
+            imagenet = IMAGENET_MEAN if name == "mean" else IMAGENET_STD
+            values = imagenet if in_channels == 3 else [sum(imagenet) / 3] * in_channels
+        if len(values) != in_channels:
+            raise ValueError(f"{name} must hold one value for each of the {in_channels} channels, got {list(values)}")
+        if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
+            raise ValueError(f"{name} must be finite{' and more than 0' * (name == 'std')}, got {list(values)}")
+        return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

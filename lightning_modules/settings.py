@@ -1,0 +1,61 @@
+"""The arguments of a module, each declared once: its own, those of its network and the fields of its recipe.
+
+`SegmentationModule` composes them to the signature of every module. `inspect.signature`, `help`, the defaults of a
+`Run` and the command line read them there, and what each means in the `Args:` of the class that declares it.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+
+from lightning_modules.recipe import Recipe
+
+
+def keywords(cls: type) -> dict[str, inspect.Parameter]:
+    """The keyword arguments that the constructor of `cls` declares, by name."""
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def composed(cls: type, base: type, network: type[nn.Module], recipe: Recipe, hidden: Collection[str]) -> Any:
+    """The `inspect.Signature` of the module `cls`: what it, `base`, `network` and `recipe` declare, but for
+    `hidden`."""
+    of_recipe = {}
+    for field in fields(recipe):
+        default = getattr(recipe, field.name)
+        # Only a paper whose rate depends on other settings leaves it to the module: elsewhere it is a number.
+        kind = float if field.name == "lr" and default is not None else field.type
+        of_recipe[field.name] = inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+        )
+    parameters = {**of_recipe, **keywords(network), **keywords(base), **keywords(cls)}
+    order = dict.fromkeys([*keywords(cls), *keywords(base), *keywords(network), *of_recipe])
+    classes = list(inspect.signature(base.__init__).parameters.values())[1:3]  # type: ignore[misc]
+    return inspect.Signature([*classes, *(parameters[name] for name in order if name not in hidden)])
+
+
+def explanations(*classes: type) -> dict[str, str]:
+    """What the `Args:` of the docstrings say of each argument, in one line; of two, the last class's."""
+    told = {}
+    for cls in classes:
+        _, _, block = (inspect.getdoc(cls) or "").partition("Args:\n")
+        block = re.split(r"\n(?=\S)", block)[0]
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n      .*)*)", block, re.MULTILINE):
+            told[name] = " ".join(text.split())
+    return told
+
+
+def as_function(module: Any) -> Callable[..., None]:
+    """A function that takes what `module` takes, for a parser, which reads signature and docstring of one object."""
+
+    def settings() -> None: ...
+
+    told = explanations(Recipe, module.network_class, module)
+    summary = inspect.cleandoc(module.__doc__ or "").partition("\n")[0]
+    settings.__signature__ = inspect.signature(module)  # type: ignore[attr-defined]
+    settings.__doc__ = "\n".join([summary, "", "Args:", *(f"    {name}: {text}" for name, text in told.items())])
+    return settings
