@@ -10,7 +10,7 @@ from datamodules.files import SPLITS
 
 
 class Shapes(SegmentationDataset):
-    """Image i of a split is made from (seed, split, i) alone. The first row is unlabelled, as borders are in real data."""
+    """Image i of a split is made from (seed, split, i) alone. The first row is unlabelled, as real borders are."""
 
     def __init__(self, split: str, length: int, size: int, seed: int = 0) -> None:
         self.names = [f"{split}{index:04}" for index in range(length)]

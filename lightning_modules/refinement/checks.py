@@ -51,7 +51,7 @@ def check_classes(probabilities: Tensor, num_classes: int) -> None:
 
 
 def check_values(probabilities: Tensor, images: Tensor) -> None:
-    """ValueError unless probabilities are distributions over C, within 1e-3, and images in 0..255; reads every pixel once."""
+    """ValueError unless probabilities are distributions over C, within 1e-3, and images in 0..255; reads all pixels."""
     _check_distribution(probabilities.detach())
     _check_grey_levels(images.detach())
 
@@ -92,7 +92,7 @@ def _check_grey_levels(images: Tensor) -> None:
 
 
 def check_positive(**values: float | Tensor) -> None:
-    """Raises unless each of the values is one number of more than 1e-12, so that squares count, and finite in float32."""
+    """Raises unless each of the values is one number, more than 1e-12, so that squares count, and finite in float32."""
     for name, value in values.items():
         check_number(name, value)
         if isinstance(value, Tensor) and value.numel() != 1:
@@ -135,7 +135,7 @@ def check_number(name: str, value: float | Tensor) -> None:
 
 
 def check_finite(name: str, value: float | Tensor) -> None:
-    """Raises unless the value is a number, or a tensor of them, that is finite in float32, which the engines compute in."""
+    """Raises unless the value is a number, or a tensor of them, finite in float32, which the engines compute in."""
     check_number(name, value)
     finite = bool(value.detach().float().isfinite().all()) if isinstance(value, Tensor) else abs(value) <= LARGEST
     if not finite:  # as NaN is not
@@ -154,5 +154,5 @@ def _shown(value: object) -> str:
 
 
 def tracing() -> bool:
-    """Whether torch.jit.trace runs: it records functions of torch alone, and where C++ writes, memory as it was found."""
+    """Whether torch.jit.trace runs: it records functions of torch alone, and of what C++ writes, memory as it was."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]

@@ -2,16 +2,21 @@
 
 The fully connected CRF of `dense_crf.py` under one more assumption: pixels further apart than a window are independent
 (Sec. 4). So a message is a sum over the window, which runs on any device and is exact, without a lattice.
-Departs from the paper in that the window may be a square too, which its released code uses where the text has the
-Manhattan distance; that the smoothness kernel can be learned offset by offset (`learn=("kernel",)`), in place of position
-features learned pixel by pixel, which fix the image's size; that kernels are normalised as in the fully connected CRF, by
-sums over the window (the released code leaves them as they are by default); and that the kernels include the pixel
-itself, as the code does.
-Departs from the released code, with the paper, in that the first iteration starts from the softmax of the logits, where
-the code takes log-softmax for probabilities; that the appearance kernel has a position term; that an update
-adds the whole message to the logits, where the code weighs both by w and 1 - w; that the blocks of `blur` start in the
-upper left corner, where the code centres what it pads, which differs for sides that blur does not divide (by up to 0.49
-in a marginal on noise of 18 x 25 pixels, blur 4); and that "symmetric" sums are those of the blocks, not of the pixels (0.02).
+Departs from the paper in
+- the window, which may be a square too, as in the released code; the text has the Manhattan distance;
+- the smoothness kernel, which can be learned offset by offset (`learn=("kernel",)`): the paper's position features are
+  learned pixel by pixel, which fixes the image's size;
+- the normalisation, which is that of the fully connected CRF, by sums over the window; the released code has none by
+  default;
+- the pixel itself, which the kernels include, as the code does.
+
+Departs from the released code, with the paper, in
+- the first iteration, which starts from the softmax of the logits; the code takes log-softmax for probabilities;
+- the appearance kernel, which has a position term;
+- the update, which adds the whole message to the logits; the code weighs both by w and 1 - w;
+- the blocks of `blur`, which start in the upper left corner; the code centres what it pads. That differs for sides that
+  blur does not divide, by up to 0.49 in a marginal on noise of 18 x 25 pixels, blur 4;
+- "symmetric" sums, which are those of the blocks, not of the pixels (0.02).
 """
 
 import math
@@ -87,8 +92,8 @@ class WindowedMeanField(MeanField):
 def conv_crf(probabilities: Tensor, images: Tensor, **parameters: Any) -> Tensor:
     """Marginals (N, C, H, W) of the CRF of `dense_crf` whose pixels see no further than a window.
 
-    `probabilities` (N, C, H, W), `images` (N, 1 or 3, H, W) in 0..255; the `parameters` are those of `WindowedMeanField`.
-    The engine "c++" serves float32 on the CPU without gradients; "auto" takes it there.
+    `probabilities` (N, C, H, W), `images` (N, 1 or 3, H, W) in 0..255; the `parameters` are those of
+    `WindowedMeanField`. The engine "c++" serves float32 on the CPU without gradients; "auto" takes it there.
 
     ValueError for input that has no meaning, more memory than there is, or an engine that cannot serve; NonFiniteError,
     which is one, for probabilities or marginals that are NaN or infinite.
@@ -106,9 +111,12 @@ def conv_crf(probabilities: Tensor, images: Tensor, **parameters: Any) -> Tensor
 class ConvCRF(nn.Module):
     """`conv_crf` whose parameters train: (N, C, H, W) probabilities, (N, 1 or 3, H, W) images in 0..255 -> marginals.
 
-    `learn` names what does: "weights", one of each kernel for each class; "thetas"; "kernel", the smoothness kernel as
-    a table over the window, positive and symmetric, which starts at the Gaussian of theta_gamma and so takes its
-    place; "compatibility", which starts at the given matrix or Potts. The `parameters` are those of `WindowedMeanField`.
+    The `parameters` are those of `WindowedMeanField`. `learn` names what trains:
+    - "weights", one of each kernel for each class;
+    - "thetas";
+    - "kernel", the smoothness kernel as a table over the window, positive and symmetric, which starts at the Gaussian
+      of theta_gamma and so takes its place;
+    - "compatibility", which starts at the given matrix or Potts.
     """
 
     w_appearance: Tensor

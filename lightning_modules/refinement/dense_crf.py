@@ -3,8 +3,10 @@
 Mean field inference (Algorithm 1) in a CRF where every pixel sees every other one through two Gaussian kernels (Eq. 3).
 As a layer, its weights and compatibility trained: CRF as RNN, Zheng et al. 2015, https://arxiv.org/abs/1502.03240
 
-Departs from the paper in that a kernel includes the pixel itself, and in that each is normalised by default, both as
-the authors' code (2013, https://www.philkr.net/code/) does; and in that the labels' compatibility may be any matrix.
+Departs from the paper in
+- the pixel itself, which a kernel includes, as in the authors' code (2013, https://www.philkr.net/code/);
+- the normalisation, which every kernel has by default, as in that code;
+- the labels' compatibility, which may be any matrix.
 """
 
 from dataclasses import dataclass
@@ -147,13 +149,13 @@ def kernels(image: Tensor, crf: DenseMeanField, dtype: torch.dtype) -> tuple[Ker
 def dense_crf(probabilities: Tensor, images: Tensor, *, return_energy: bool = False, **parameters: Any) -> Any:
     """Marginals (N, C, H, W) of the fully connected CRF of `probabilities` (N, C, H, W) and `images` (N, 1 or 3, H, W).
 
-    The images are in 0..255; the `parameters` are those of `DenseMeanField`. Gradients flow to probabilities, weights and
-    compatibility, with the method "exact" also to thetas and images. The engine "c++" serves the lattice in float32 on
-    the CPU without gradients; "auto" takes it where it can. With `return_energy`, also the free energies
+    The images are in 0..255; the `parameters` are those of `DenseMeanField`. Gradients flow to probabilities, weights
+    and compatibility, with the method "exact" also to thetas and images. The engine "c++" serves the lattice in float32
+    on the CPU without gradients; "auto" takes it where it can. With `return_energy`, also the free energies
     (N, iterations + 1) before the first and after each iteration; they need not fall, as all pixels change at once.
 
-    Raises ValueError for input that has no meaning, more memory than there is, an engine that cannot serve, or a lattice
-    under torch.jit.trace; NonFiniteError, which is one, for probabilities or marginals that are NaN or infinite.
+    Raises ValueError for input that has no meaning, more memory than there is, an engine that cannot serve, or a
+    lattice under torch.jit.trace. It is a NonFiniteError for probabilities or marginals that are NaN or infinite.
     """
     check_shapes(probabilities, images)
     if not isinstance(return_energy, bool):
@@ -221,15 +223,16 @@ def _learning(*parts: Number | None) -> bool:
 
 
 def _refuse(probabilities: Tensor, images: Tensor, crf: DenseMeanField, learning: bool, deep: bool) -> None:
-    """ValueError before the work for what has no gradients, too little memory or no meaning; `deep` are those of kernels."""
+    """ValueError before the work for what lacks gradients, memory or a meaning; `deep` gradients go through kernels."""
     if crf.method == "lattice" and tracing():
         raise ValueError(
-            "a trace cannot hold the lattice, which is another one for each image: trace the network without its CRF and "
-            "call dense_crf on what it returns, or use method='exact' (small images) or a ConvCRF"
+            "a trace cannot hold the lattice, which is another one for each image: trace the network without its CRF "
+            "and call dense_crf on what it returns, or use method='exact' (small images) or a ConvCRF"
         )
     if crf.method == "lattice" and deep:
         raise ValueError(
-            "the lattice has no gradients to theta_alpha, theta_beta, theta_gamma and images: use method='exact', or detach them"
+            "the lattice has no gradients to theta_alpha, theta_beta, theta_gamma and images: use method='exact', or "
+            "detach them"
         )
     number, classes, height, width = probabilities.shape
     pixels, size, channels = height * width, probabilities.element_size(), images.shape[1]

@@ -1,4 +1,4 @@
-"""The graph of Semantic Soft Segmentation (see `soft_segmentation.py`), Sec. 3.1 to 3.3, and its smallest eigenvectors."""
+"""The graph of Semantic Soft Segmentation (`soft_segmentation.py`), Sec. 3.1 to 3.3, and its smallest eigenvectors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,8 +69,8 @@ def scikit_image() -> Any:
 def matting_laplacian(image: Array, epsilon: float = 1e-7) -> sp.csr_array:
     """Of Levin, Lischinski, Weiss 2008 (closed-form matting), in windows of 3 x 3, for an image (H, W, 3) in [0, 1].
 
-    Equals pymatting's on photographs, and is positive semidefinite for every image: where its colours lie on a line, as
-    in a grey one, the covariance of a window is nearly singular, and its Cholesky factor keeps what the closed form of
+    Equals pymatting's on photographs, and is positive semidefinite for every image. Where the colours lie on a line, as
+    in a grey image, the covariance of a window is nearly singular. Its Cholesky factor keeps what the closed form of
     the inverse in pymatting 1.1.16 loses, which leaves eigenvalues down to -0.08 in black and white.
     """
     height, width, _ = image.shape

@@ -88,7 +88,8 @@ def takes(parameters: type[MeanField]) -> Callable[[CRF], CRF]:
         given = {p.name: p for p in inspect.signature(parameters).parameters.values() if p.kind is p.KEYWORD_ONLY}
         positional = [p for p in declared.values() if p.kind is not p.KEYWORD_ONLY]
         keywords = given | {name: p for name, p in declared.items() if p.kind is p.KEYWORD_ONLY}
-        crf.__signature__ = signature.replace(parameters=[*positional, *keywords.values()])  # type: ignore[attr-defined]
+        composed = signature.replace(parameters=[*positional, *keywords.values()])
+        crf.__signature__ = composed  # type: ignore[attr-defined]
         return crf
 
     return compose

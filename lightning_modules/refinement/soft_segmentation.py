@@ -3,8 +3,9 @@
 Constants that the paper leaves open are those of the authors' MATLAB code, yaksoy/SemanticSoftSegmentation, called "the
 code" below. The Laplacian is not normalised: Eq. 3 is, the code is not. As features that differ repel, it has a few
 negative eigenvalues on most photographs; its matting and colour terms have none. Departs from the paper in
-- the features, which are those of any network: a channel is standardised before it is clamped, each map counts alike,
-  and PCA comes before the guided filter, which is linear in them: it then filters 3 channels, not hundreds;
+- the features, which are those of any network: a channel is standardised before it is clamped, and each map counts
+  alike;
+- the order of PCA and the guided filter, which is linear in the features: it then filters 3 channels, not hundreds;
 - the superpixels, at least 16 pixels each, so that a small image has fewer than 2500;
 - k-means, started by k-means++, the best of some restarts, where the code splits clusters;
 - the layers, cut off at 0 and divided by their sum in the end: the relaxation only presses them to sum to 1.
@@ -49,9 +50,9 @@ BYTES_A_VECTOR, BYTES_A_LEVEL = 32, 900  # of a pixel, see check_size; 320 x 213
 class SoftSegmentation:
     """What `soft_segmentation` finds, and on the way.
 
-    `alphas` (H, W, layers) are at least 0, sum to 1 in every pixel and are in the order of their area; `segments`
-    (H, W, at most 40) are those before grouping, `features` (H, W, 3) in [0, 1], `eigenvectors` (H, W, count) in the
-    order of the `eigenvalues` (count,).
+    `alphas` (H, W, layers) are at least 0, sum to 1 in every pixel and are in the order of their area. `segments`
+    (H, W, at most 40) are those before grouping, `features` (H, W, 3) are in [0, 1], `eigenvectors` (H, W, count) in
+    the order of the `eigenvalues` (count,).
     """
 
     alphas: Array

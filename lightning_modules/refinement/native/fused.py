@@ -24,8 +24,9 @@ ARGUMENTS = (
 def infer(unary: Tensor, images: Tensor, crf: MeanField, *, threads: int | None = None) -> Tensor | None:
     """Marginals (N, C, H, W) of unaries (N, C, H, W) and images (N, 1 or 3, H, W) in 0..255, float32 on the CPU.
 
-    The same number of threads, by default torch's, gives the same bits. None where the kernel cannot serve: no compiler, or deviations so small that the
-    coordinates of the lattice do not fit 64 bits. Raises ValueError for more than the memory there is.
+    The same number of threads, by default torch's, gives the same bits. None where the kernel cannot serve: no
+    compiler, or deviations so small that the coordinates of the lattice do not fit 64 bits. Raises ValueError for more
+    than the memory there is.
     """
     kernel = library("dense_crf")
     if kernel is None:
