@@ -168,7 +168,7 @@ class Loading(Augmentation):
 
 
 class SegmentationDataModule(LightningDataModule):
-    """A subclass states its `loading`, classes and colours in its constructor, and reads a split in `load`.
+    """A subclass states its `loading`, in its constructor its classes and colours, and reads a split in `load`.
 
     Its arguments are its own and the fields of `Loading`, each stated once: `inspect.signature` knows them all.
     `batch_size` counts the images of one optimiser step, over all devices and all batches that the trainer accumulates,
@@ -184,21 +184,26 @@ class SegmentationDataModule(LightningDataModule):
     ignore_index: int = JointTransform.ignore_index
     loading: Loading = Loading()
     hidden: ClassVar[tuple[str, ...]] = ()  # arguments of `Loading` that the data set does not take
+    __signature__: ClassVar[inspect.Signature]
     seed: int = 0  # of the order and the augmentation; set it before the first training batch
 
     def __init_subclass__(cls) -> None:
-        """Composes the signature of `cls`: its own arguments, then those of its `loading` but the `hidden` ones."""
+        """Composes the signature of `cls`: what it and its bases declare, then its `loading` but the `hidden` arguments."""
         super().__init_subclass__()
-        own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.name != "self"]
-        named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
+        declared: dict[str, inspect.Parameter] = {}
+        for base in cls.__mro__[: cls.__mro__.index(SegmentationDataModule)]:
+            if "__init__" in vars(base):
+                for parameter in [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]:
+                    if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                        declared.setdefault(parameter.name, parameter)
         for field in fields(Loading):
             if field.name not in cls.hidden:
                 default = getattr(cls.loading, field.name)
                 keyword = inspect.Parameter(
                     field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type
                 )
-                named.setdefault(field.name, keyword)
-        cls.__signature__ = inspect.Signature([*named.values()])  # type: ignore[attr-defined]
+                declared.setdefault(field.name, keyword)
+        cls.__signature__ = inspect.Signature(sorted(declared.values(), key=lambda parameter: parameter.kind))
 
     def __init__(self, **loading: Any) -> None:
         super().__init__()

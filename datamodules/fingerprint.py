@@ -1,7 +1,8 @@
 """What a folder of images and masks holds, as one short name wherever it lies: of its classes, splits, names, contents.
 
-Hashing reads every file, so what was found is kept in the user's cache, by the size and times of every file, and with
-it that the folder was verified. SEGLAB_CACHE names another folder for it; where none can be written to, nothing is kept.
+Hashing reads every file, so what was read is kept in the user's cache, by the size and times of every file, and with
+it that the folder was verified. SEGLAB_CACHE names another folder for it. Where none can be written to, nothing is
+kept.
 """
 
 import json
@@ -84,7 +85,7 @@ def keep_record(root: Path, record: Record) -> None:
 
 def file_states(root: Path) -> dict[str, list[int]]:
     """Size and times of every file that counts; of a link those of what it points to."""
-    found = {}
+    states = {}
     for folder in ("images", "masks", "splits", "."):
         with os.scandir(root / folder) as entries:
             for entry in entries:
@@ -93,8 +94,8 @@ def file_states(root: Path) -> dict[str, list[int]]:
                         state = entry.stat()
                     except OSError:  # a broken link, which is a problem of its own
                         state = entry.stat(follow_symlinks=False)
-                    found[f"{folder}/{entry.name}"] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    return dict(sorted(found.items()))
+                    states[f"{folder}/{entry.name}"] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    return dict(sorted(states.items()))
 
 
 def make_record(

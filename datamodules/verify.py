@@ -50,9 +50,9 @@ def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
     images that EXIF turns, and of those in no split. A folder that was found right is not read again until one of its
     files has another size or time.
     """
-    wanted, known = [num_classes, ignore_index], stored_record(root)
-    if known and known.verified == wanted:
-        for line in known.warnings:
+    wanted, record = [num_classes, ignore_index], stored_record(root)
+    if record and record.verified == wanted:
+        for line in record.warnings:
             warnings.warn(line, stacklevel=3)
         return
     try:
@@ -81,12 +81,12 @@ def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
     turned = [name for name, check in checks.items() if check.orientation != 1]
     unused = sorted(set(pairs).difference(*splits.values()))
     warned = [
-        f"{what}: {', '.join(found[:5])}" + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-        for what, found in (
+        f"{what}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        for what, names in (
             ("images turned upright by their EXIF orientation", turned),
             ("images in no split, which stay unused", unused),
         )
-        if found
+        if names
     ]
     for line in warned:
         warnings.warn(line, stacklevel=3)
@@ -254,8 +254,8 @@ def _meaning(image: Image.Image) -> str:
         return "transparent pixels"
     if image.mode.startswith("I;16"):
         return "16-bit numbers"
-    known = {"RGB": "RGB colours", "RGBA": "an alpha channel", "LA": "an alpha channel", "CMYK": "CMYK colours"}
-    return known.get(image.mode, f"pixels of mode {image.mode}")
+    meanings = {"RGB": "RGB colours", "RGBA": "an alpha channel", "LA": "an alpha channel", "CMYK": "CMYK colours"}
+    return meanings.get(image.mode, f"pixels of mode {image.mode}")
 
 
 def _listing(folder: Path) -> str:

@@ -10,6 +10,8 @@ from torch import Tensor
 from lightning_modules.base import Refinement
 from lightning_modules.refinement.checks import check_choice
 
+Kind = Literal["dense", "conv"]
+
 
 def post_process(kind: str, **parameters: Any) -> Refinement:
     """The `refine` of a `SegmentationModule`: a "dense" or "conv" CRF with the arguments of `dense_crf` or `conv_crf`.
@@ -17,7 +19,7 @@ def post_process(kind: str, **parameters: Any) -> Refinement:
     `module.refine = post_process("dense", **PRESETS["deeplab_v2"])`. Its images are in [0, 1], as the module's are, and
     go to whole grey levels. Raises TypeError for arguments that the CRF does not take or lacks.
     """
-    check_choice("kind", kind, Literal["dense", "conv"])
+    check_choice("kind", kind, Kind)
     crf: Any
     if kind == "dense":
         from lightning_modules.refinement.dense_crf import dense_crf as crf

@@ -128,7 +128,7 @@ class ConvCRF(nn.Module):
     compatibility: Tensor | None
 
     def __init__(
-        self, num_classes: int, *, learn: Collection[str] = ("weights", "compatibility"), **parameters: Any
+        self, num_classes: int, *, learn: Collection[Part] = ("weights", "compatibility"), **parameters: Any
     ) -> None:
         super().__init__()
         check_whole("num_classes", num_classes, 1, MAX_CLASSES)

@@ -194,18 +194,18 @@ def _blurs(unique: Tensor, steps: Sequence[int], dtype: torch.dtype) -> list[Ten
     count = len(unique)
     itself = torch.arange(count, dtype=torch.int32, device=unique.device)
     rows = torch.arange(0, 3 * count + 1, 3, dtype=torch.int32, device=unique.device)
-    one = torch.ones(count, dtype=dtype, device=unique.device)
+    ones = torch.ones(count, dtype=dtype, device=unique.device)
     blurs = []
     for step in steps:
         target = unique + step
         nearest = torch.searchsorted(unique, target, out_int32=True).clamp_(max=count - 1)
-        found = unique.index_select(0, nearest) == target
-        lower = found.nonzero().squeeze(1)
+        exists = unique.index_select(0, nearest) == target
+        lower = exists.nonzero().squeeze(1)
         upper = nearest.index_select(0, lower).long()
         # A neighbour that does not exist is the point itself with weight 0: three entries in every row.
-        up, down = torch.where(found, nearest, itself), itself.index_copy(0, upper, lower.int())
-        half_up, half_down = 0.5 * found.to(dtype), torch.zeros_like(one).index_fill_(0, upper, 0.5)
-        columns, weights = torch.stack([down, itself, up], 1), torch.stack([half_down, one, half_up], 1)
+        up, down = torch.where(exists, nearest, itself), itself.index_copy(0, upper, lower.int())
+        half_up, half_down = 0.5 * exists.to(dtype), torch.zeros_like(ones).index_fill_(0, upper, 0.5)
+        columns, weights = torch.stack([down, itself, up], 1), torch.stack([half_down, ones, half_up], 1)
         blurs.append(_csr(rows, columns.flatten(), weights.flatten(), count))
     return blurs
 

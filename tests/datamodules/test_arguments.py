@@ -5,12 +5,14 @@ import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import datamodules
 from datamodules.base import Loading, SegmentationDataModule
 from datamodules.brain import BrainDataModule
+from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import defaults
 from experiments.shell.catalogue import DATAMODULES
@@ -71,6 +73,14 @@ def test_a_data_set_changes_defaults_of_its_own_alone() -> None:
     assert defaults(DATAMODULES["folder"])["crop"] == 256
     assert defaults(ShapesDataModule)["crop"] is None and defaults(ShapesDataModule)["batch_size"] == 4
     assert BrainDataModule(crop=8).transform.crop == (8, 8) and BrainDataModule().transform.crop == (160, 160)
+
+
+def test_a_data_set_may_add_an_argument_to_those_of_another() -> None:
+    class Folds(FolderDataModule):
+        def __init__(self, *root: str, fold: int = 0, **loading: Any) -> None:
+            super().__init__(*root, **loading)
+
+    assert arguments(Folds) == ["root", "fold", *arguments(FolderDataModule)[1:]]
 
 
 def test_what_a_data_set_does_not_take_is_refused_by_name() -> None:
