@@ -6,12 +6,14 @@ index, because workers that were forked in an earlier epoch do not see attribute
 
 import atexit
 import functools
+import inspect
 import math
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.files import SPLITS
-from datamodules.transforms import JointTransform
+from datamodules.transforms import Augmentation, JointTransform
 
 Sample = dict[str, Tensor]
 """An image with its labels, and a batch of them when collated.
@@ -143,9 +145,32 @@ class EvaluationSamples(Dataset[Sample]):
         return {"image": image, "mask": mask, "index": torch.tensor(index)}
 
 
-class SegmentationDataModule(LightningDataModule):
-    """A subclass states classes and colours in its constructor and loads a split in `load`.
+@dataclass(frozen=True, kw_only=True)
+class Loading(Augmentation):
+    """How images become batches: the arguments that every data set takes. A data set states its own as `loading`.
 
+    Args:
+        scale: Factor of the size of every image, for cheap runs; the crop counts pixels after it.
+        batch_size: Images of one optimiser step, over all devices and accumulated batches.
+        num_workers: Processes of each device that load images; 0 leaves it to the one that trains.
+    """
+
+    scale: float = 1.0
+    batch_size: int = 8
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale <= 0:
+            raise ValueError(f"scale must be more than 0, got {self.scale}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+class SegmentationDataModule(LightningDataModule):
+    """A subclass states its `loading`, classes and colours in its constructor, and reads a split in `load`.
+
+    Its arguments are its own and the fields of `Loading`, each stated once: `inspect.signature` knows them all.
     `batch_size` counts the images of one optimiser step, over all devices and all batches that the trainer accumulates,
     so that neither changes the result; the last, incomplete batch of an epoch is dropped. Validation and test take one whole image
     at a time and every image exactly once. The trainer needs `use_distributed_sampler=False`: samplers are made here.
@@ -155,14 +180,35 @@ class SegmentationDataModule(LightningDataModule):
     class_names: list[str]
     palette: list[tuple[int, int, int]]  # red, green, blue of every class, 0 to 255
     in_channels: int = 3
-    ignore_index: int = 255
+    ignore_index: int = JointTransform.ignore_index
+    loading: Loading = Loading()
     seed: int = 0  # of the order and the augmentation; set it before the first training batch
 
-    def __init__(self, batch_size: int, num_workers: int, transform: JointTransform) -> None:
+    def __init_subclass__(cls, *, hides: Collection[str] = ()) -> None:
+        """Composes the signature of `cls`: its own arguments, then those of its `loading` but what it `hides`."""
+        super().__init_subclass__()
+        own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.name != "self"]
+        named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
+        for field in fields(Loading):
+            if field.name not in hides:
+                default = getattr(cls.loading, field.name)
+                keyword = inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type
+                )
+                named.setdefault(field.name, keyword)
+        cls.__signature__ = inspect.Signature([*named.values()])  # type: ignore[attr-defined]
+
+    def __init__(self, **loading: Any) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.batch_size, self.num_workers, self.transform = batch_size, num_workers, transform
+        arguments = inspect.signature(type(self)).parameters
+        if unknown := [name for name in loading if name not in arguments]:
+            raise TypeError(
+                f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}: it takes {', '.join(arguments)}"
+            )
+        self.loading = replace(self.loading, **loading)
+        self.batch_size, self.num_workers = self.loading.batch_size, self.loading.num_workers
+        augmentation = {field.name: getattr(self.loading, field.name) for field in fields(Augmentation)}
+        self.transform = JointTransform(**augmentation)
         self._datasets: dict[str, SegmentationDataset] = {}
         self._position = (0, 0)  # epoch and batches that the checkpoint of a resumed run has behind it
 

@@ -5,13 +5,14 @@ https://doi.org/10.1016/j.neuroimage.2010.07.033 (ICBM 152, 2009). It ships insi
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import SegmentationDataModule, SegmentationDataset
-from datamodules.transforms import JointTransform, resize, scaled_size
+from datamodules.base import Loading, SegmentationDataModule, SegmentationDataset
+from datamodules.transforms import resize, scaled_size
 
 # Slice numbers z (1 mm each). Neighbours are nearly equal, so the splits are blocks with at least 4 unused slices between.
 BLOCKS = {
@@ -51,34 +52,21 @@ class Brain(SegmentationDataset):
 
 
 class BrainDataModule(SegmentationDataModule):
-    """Tissues of one averaged brain: 82 training, 8 validation and 16 test slices with background, CSF, grey and white matter.
+    """Tissues of one averaged brain: 82 training, 8 validation and 16 test slices of 233 x 197 pixels.
 
-    The labels are the most probable tissue of the template's own grey- and white-matter maps inside the brain (CSF is the
-    rest), the image is its T1 contrast. It is *one averaged brain*: it ranks designs, it does not measure generalisation
-    to people.
-
-    `scale` makes every slice smaller or larger (233 x 197 pixels at 1), for cheap runs; `crop` counts pixels after it.
+    The labels are the most probable tissue of the template's own grey- and white-matter maps inside the brain; cerebrospinal
+    fluid (CSF) is the rest. The image is its T1 contrast. It is *one averaged brain*: it ranks designs, it does not
+    measure generalisation to people.
     """
 
     num_classes = 4
     in_channels = 1
+    loading = Loading(crop=160)
 
-    def __init__(
-        self,
-        *,
-        scale: float = 1.0,
-        crop: int | tuple[int, int] = 160,
-        zoom: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-        jitter: float = 0.2,
-        elastic: float = 0.0,
-        batch_size: int = 8,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(batch_size, num_workers, JointTransform(crop, zoom, flip, jitter, elastic=elastic))
-        self.scale = scale
+    def __init__(self, **loading: Any) -> None:
+        super().__init__(**loading)
         self.class_names = ["background", "CSF", "grey matter", "white matter"]
         self.palette = [(0, 0, 0), (0, 114, 178), (230, 159, 0), (240, 228, 66)]  # told apart by colour-blind eyes
 
     def load(self, split: str) -> SegmentationDataset:
-        return Brain(split, self.scale)
+        return Brain(split, self.loading.scale)

@@ -8,6 +8,7 @@ Terms of that version: personal and research use only (CC BY-NC 4.0); a commerci
 Validation images are neighbours in a video of training images: the test split is the harder and the honest one.
 """
 
+from datamodules.base import Loading
 from datamodules.folder import FolderDataModule
 
 # The colours of the CamVid labels, http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid, as SegNet merges them.
@@ -29,33 +30,5 @@ CLASSES = {
 class CamVidDataModule(FolderDataModule):
     """CamVid in the layout of `FolderDataModule`, with unlabelled pixels 255 in the masks."""
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        scale: float = 1.0,
-        crop: int | tuple[int, int] = (240, 320),
-        zoom: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-        jitter: float = 0.2,
-        elastic: float = 0.0,
-        batch_size: int = 8,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(
-            root,
-            scale=scale,
-            crop=crop,
-            zoom=zoom,
-            flip=flip,
-            jitter=jitter,
-            elastic=elastic,
-            batch_size=batch_size,
-            num_workers=num_workers,
-        )
-        if self.class_names != list(CLASSES):
-            raise ValueError(
-                f"{self.root / 'classes.txt'} must list the 11 classes of CamVid, {', '.join(CLASSES)}, in this order, "
-                f"got {', '.join(self.class_names)}; for other classes use FolderDataModule"
-            )
-        self.palette = list(CLASSES.values())
+    classes = CLASSES
+    loading = Loading(crop=(240, 320))

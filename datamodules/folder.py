@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from datamodules.files import decode, files_by_name, read_bytes, read_classes, read_image, read_mask, read_split
 from datamodules.fingerprint import fingerprint
-from datamodules.transforms import JointTransform, resize, scaled_size
+from datamodules.transforms import resize, scaled_size
 from datamodules.verify import check_folder, check_layout
 
 # Okabe and Ito, Color Universal Design, 2008: colours that colour-blind people tell apart.
@@ -68,31 +68,33 @@ class FolderDataModule(SegmentationDataModule):
     train.txt, val.txt and test.txt names without extension, one a line. FileNotFoundError where part of it is missing,
     ValueError for a bad classes.txt.
 
-    `scale` makes the images of every split smaller or larger, for cheap runs; `crop` counts pixels after it.
+    A data set that is published in this layout is a subclass that states its `classes`.
+
+    Args:
+        root: Folder with images/, masks/, splits/ and classes.txt.
     """
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        scale: float = 1.0,
-        crop: int | tuple[int, int] = 256,
-        zoom: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-        jitter: float = 0.2,
-        elastic: float = 0.0,
-        batch_size: int = 8,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(batch_size, num_workers, JointTransform(crop, zoom, flip, jitter, elastic=elastic))
-        self.root, self.scale = Path(root), scale
+    classes: Mapping[str, tuple[int, int, int]] | None = None  # what classes.txt must list, with colours; None for any
+
+    def __init__(self, root: str, **loading: Any) -> None:
+        super().__init__(**loading)
+        self.root = Path(root)
         check_layout(self.root)
         self.class_names = read_classes(self.root / "classes.txt", self.ignore_index)
         self.num_classes = len(self.class_names)
-        self.palette = mask_palette(self.root / "masks", self.num_classes) or generated_palette(self.num_classes)
+        if self.classes is None:
+            self.palette = mask_palette(self.root / "masks", self.num_classes) or generated_palette(self.num_classes)
+        elif self.class_names == list(self.classes):
+            self.palette = list(self.classes.values())
+        else:
+            raise ValueError(
+                f"{self.root / 'classes.txt'} must list the {len(self.classes)} classes of "
+                f"{type(self).__name__.removesuffix('DataModule')}, {', '.join(self.classes)}, in this order, "
+                f"got {', '.join(self.class_names)}; for other classes use FolderDataModule"
+            )
 
     def load(self, split: str) -> SegmentationDataset:
-        return Folder(self.root, read_split(self.root, split), self.scale)
+        return Folder(self.root, read_split(self.root, split), self.loading.scale)
 
     @classmethod
     def identify(cls, arguments: Mapping[str, Any]) -> str:

@@ -1,11 +1,12 @@
 """ShapesDataModule: discs and squares on noise, made on the fly, for tests, smoke runs and notebooks."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from datamodules.base import SegmentationDataModule, SegmentationDataset, random_generator
+from datamodules.base import Loading, SegmentationDataModule, SegmentationDataset, random_generator
 from datamodules.files import SPLITS
-from datamodules.transforms import JointTransform
 
 
 class Shapes(SegmentationDataset):
@@ -29,28 +30,24 @@ class Shapes(SegmentationDataset):
         return image, mask
 
 
-class ShapesDataModule(SegmentationDataModule):
-    """`length` images of `size` x `size` pixels in each split: background, disc, square. `crop=None` keeps `size`."""
+class ShapesDataModule(SegmentationDataModule, hides=("scale",)):
+    """Discs and squares on noise, in three classes with the background.
+
+    Args:
+        size: Height and width of every image in pixels, at least 8.
+        length: Images of each split.
+        crop: Height and width in pixels of what is trained on, or one number; null keeps the whole image.
+    """
 
     num_classes = 3
+    loading = Loading(batch_size=4)
 
     def __init__(
-        self,
-        *,
-        size: int = 64,
-        length: int = 16,
-        crop: int | tuple[int, int] | None = None,
-        zoom: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-        jitter: float = 0.2,
-        elastic: float = 0.0,
-        batch_size: int = 4,
-        num_workers: int = 0,
+        self, *, size: int = 64, length: int = 16, crop: int | tuple[int, int] | None = None, **loading: Any
     ) -> None:
         if size < 8 or length < 1:
             raise ValueError(f"size must be at least 8 and length at least 1, got size={size} and length={length}")
-        transform = JointTransform(size if crop is None else crop, zoom, flip, jitter, elastic=elastic)
-        super().__init__(batch_size, num_workers, transform)
+        super().__init__(crop=size if crop is None else crop, **loading)
         self.size, self.length = size, length
         self.class_names = ["background", "disc", "square"]
         self.palette = [(0, 0, 0), (230, 159, 0), (86, 180, 233)]

@@ -1,5 +1,6 @@
 """Random distortions of an image together with its mask, each a function of an explicit generator."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -51,39 +52,56 @@ def _bicubic(length: int) -> Tensor:
     return interpolate(torch.eye(3)[None, :, :, None], (length, 1), mode="bicubic", align_corners=True)[0, ..., 0]
 
 
-class JointTransform:
-    """Random deformation, scale, crop, flip and photometric jitter: (C, H, W), (H, W) -> (C, *crop), (*crop).
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are distorted at random.
 
-    `elastic`: the image is deformed by displacements of a 3 x 3 grid, normal with this standard deviation in pixels
-    of the image as it comes (U-Net, Sec. 3.1, has 10), 0 for none. `crop`: (height, width) in pixels, or one number for
-    a square. `zoom`: the scale is uniform between these two. `flip`: mirror half of the images. `jitter`: brightness,
-    contrast and (of RGB) saturation are each multiplied by a number uniform in [1 - jitter, 1 + jitter]; the image
-    stays in [0, 1]. Contrast is the distance to the mean grey level, of images neither grey nor RGB to that of all channels.
+    Args:
+        crop: Height and width in pixels of what is trained on, or one number for a square.
+        zoom: The scale is uniform between these two numbers.
+        flip: Whether half of the images are mirrored.
+        jitter: Largest relative change of brightness, contrast and (of RGB) saturation.
+        elastic: Standard deviation in pixels by which images are deformed; U-Net has 10, and 0 deforms none.
+
+    Raises ValueError for values that have no meaning.
+    """
+
+    crop: int | tuple[int, int] = 256
+    zoom: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    jitter: float = 0.2
+    elastic: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.crop if isinstance(self.crop, int) else min(self.crop)) < 1:
+            raise ValueError(f"crop must be at least 1 pixel high and wide, got {self.crop}")
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise ValueError(
+                f"zoom must be two positive numbers, the smaller first, such as (0.5, 2.0), got {self.zoom}"
+            )
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter must be at least 0 and less than 1, got {self.jitter}")
+        if not self.elastic >= 0:
+            raise ValueError(f"elastic must be at least 0 pixels, got {self.elastic}")
+
+
+class JointTransform(Augmentation):
+    """Applies an `Augmentation`: image (C, H, W), mask (H, W) -> (C, *crop), (*crop). The image stays in [0, 1].
+
+    The deformation interpolates a 3 x 3 grid of normal displacements in pixels of the image as it comes (U-Net, Sec. 3.1).
+    Contrast is the distance to the mean grey level; of images neither grey nor RGB, to that of all channels.
 
     Where the scaled image is smaller than the crop it is padded on the right and at the bottom, as in DeepLab: the
     image with its own mean of each channel, the mask with `ignore_index`.
     """
 
-    def __init__(
-        self,
-        crop: int | tuple[int, int],
-        zoom: tuple[float, float],
-        flip: bool,
-        jitter: float,
-        ignore_index: int = 255,
-        *,
-        elastic: float = 0.0,
-    ) -> None:
-        self.crop = (crop, crop) if isinstance(crop, int) else (crop[0], crop[1])
-        if min(self.crop) < 1:
-            raise ValueError(f"crop must be at least 1 pixel high and wide, got {crop}")
-        if not 0 < zoom[0] <= zoom[1]:
-            raise ValueError(f"zoom must be two positive numbers, the smaller first, such as (0.5, 2.0), got {zoom}")
-        if not 0 <= jitter < 1:
-            raise ValueError(f"jitter must be at least 0 and less than 1, got {jitter}")
-        if not elastic >= 0:
-            raise ValueError(f"elastic must be at least 0 pixels, got {elastic}")
-        self.zoom, self.flip, self.jitter, self.ignore_index, self.elastic = zoom, flip, jitter, ignore_index, elastic
+    crop: tuple[int, int]
+    ignore_index = 255
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        crop: int | tuple[int, int] = self.crop
+        object.__setattr__(self, "crop", (crop, crop) if isinstance(crop, int) else (crop[0], crop[1]))
 
     def __call__(self, image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         # All numbers are drawn at once, so that switching one distortion off does not change the others.

@@ -29,13 +29,13 @@ import torch
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 
-from datamodules.base import SegmentationDataModule
+from datamodules.base import Loading, SegmentationDataModule
 from experiments.crfs.grid import CRFS, check_grid, default_grid, parse_grid
 from experiments.crfs.outcome import picture, table
 from experiments.crfs.search import Finished, Found, at_an_end, confusions, keep, search, search_key, spread, workers
 from experiments.runs.run import Run
 from experiments.shell.catalogue import DATAMODULES, listed, load, lookup
-from experiments.shell.class_flags import Choice, ClassParser, first_word
+from experiments.shell.class_flags import Choice, ClassParser, first_word, settings_of
 from experiments.shell.command import command
 from experiments.shell.ending import ending
 from experiments.shell.files import locked, read_json, write_json
@@ -98,7 +98,7 @@ def parse_search(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
         "--out", type=Path | None, default=None, help="folder of the results (default: beside run.json)"
     )
     parser.add_argument("--jobs", type=PositiveInt, default=os.cpu_count() or 1, help="images at a time")
-    parser.add_class(datamodule, "data", help="one of those listed above")
+    parser.add_class(settings_of(datamodule, Loading), "data", help="one of those listed above")
     if stored is not None and datamodule is stored.datamodule:
         parser.set_defaults({f"data.{name}": value for name, value in stored.data.items()})
     if any(action.dest == "data.root" for action in parser._actions):

@@ -13,11 +13,12 @@ from typing import Any
 import jsonargparse
 from lightning.pytorch import Trainer
 
+from datamodules.base import Loading
 from experiments.runs.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
 from experiments.runs.run import Run
 from experiments.runs.training import STRATEGIES, train
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, documentation, key_of, listed, lookup
-from experiments.shell.class_flags import Choice, ClassParser
+from experiments.shell.class_flags import Choice, ClassParser, settings_of
 from experiments.shell.command import command
 from experiments.shell.ending import Interrupted, first_process
 from experiments.shell.flags import refuse
@@ -96,7 +97,7 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     parser.add_class(
         as_function(module), "model", skip={"num_classes", "ignore_index", "in_channels"}, help=listed_above
     )
-    parser.add_class(datamodule, "data", help=listed_above)
+    parser.add_class(settings_of(datamodule, Loading), "data", help=listed_above)
     parser.add_class(Trainer, "trainer", skip={*NOT_FLAGS, *NAMED})
     for name, help_text in NAMED.items():
         parser.add_argument(f"--trainer.{name}", type=Name, default="auto", help=help_text)

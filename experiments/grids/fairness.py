@@ -152,7 +152,7 @@ def budget(run: Run, splits: Splits) -> Budget:
         "train_images": splits.train,
         "test_images": len(splits.test),
         "test_size": list(splits.test_size),
-        "augmentation": {k: v for k, v in vars(datamodule.transform).items() if k != "ignore_index"},
+        "augmentation": dict(vars(datamodule.transform)),
         **{name: h[name] for name in RECIPE},
         "rates": sorted([factor, decay] for factor, decay in groups),
         "precision": str(trainer.get("precision") or "32-true"),

@@ -233,14 +233,8 @@ def neutral_values(cls: type) -> dict[str, Any]:
     return found
 
 
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
-    if issubclass(cls, SegmentationModule):
-        return dict(inspect.signature(cls).parameters)
-    found: dict[str, inspect.Parameter] = {}
-    for base in reversed(cls.__mro__):
-        if "__init__" in vars(base) and base.__module__.split(".")[0] in ("lightning_modules", "datamodules"):
-            found |= inspect.signature(vars(base)["__init__"]).parameters
-    return found
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls).parameters  # composed of what the class and its parts declare
 
 
 def _json(value: Any) -> str:

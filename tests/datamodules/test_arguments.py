@@ -1,0 +1,86 @@
+"""The arguments of data modules: each is declared once, and the command line says what it is for."""
+
+import ast
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import datamodules
+from datamodules.base import Loading, SegmentationDataModule
+from datamodules.brain import BrainDataModule
+from datamodules.shapes import ShapesDataModule
+from experiments.runs.run import defaults
+from experiments.shell.flags import settings_of
+from experiments.train import DATAMODULES, parse
+
+every_data_set = pytest.mark.parametrize("name", DATAMODULES)
+
+
+def arguments(cls: type[SegmentationDataModule]) -> list[str]:
+    return list(inspect.signature(cls).parameters)
+
+
+@every_data_set
+def test_help_has_a_sentence_for_every_flag_of_the_data(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit):
+        parse(["--data", name, "--help"])
+    flags = re.split(r"\n  --", capsys.readouterr().out)
+    for argument in arguments(DATAMODULES[name]):
+        (text,) = (flag for flag in flags if re.match(rf"data\.{argument}[ ,]", flag))
+        assert re.search(r" [A-Z][^\n(]* [^\n]*\. \((required, )?type: ", text), text
+
+
+def test_the_help_of_a_closed_set_lists_its_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--data", "brain", "--help"])
+    assert "--data.flip {true,false}" in capsys.readouterr().out
+
+
+def test_no_data_module_declares_again_what_the_base_declares() -> None:
+    """As it is: `crop` of shapes may be None, so it has another type."""
+    base = {(field.name, str(inspect.formatannotation(field.type))) for field in fields(Loading)}
+    assert ("batch_size", "int") in base
+    for path in sorted(Path(datamodules.__path__[0]).glob("*.py")):
+        if path.name in ("base.py", "transforms.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("DataModule"):
+                for init in (part for part in node.body if isinstance(part, ast.FunctionDef)):
+                    declared = [*init.args.args, *init.args.kwonlyargs]
+                    again = {(a.arg, ast.unparse(a.annotation)) for a in declared if a.annotation} & base
+                    assert not again, f"{path.name}: {node.name} declares {again} again: leave it to `loading`"
+
+
+@every_data_set
+def test_the_signature_is_that_of_the_flags(name: str) -> None:
+    cls = DATAMODULES[name]
+    assert inspect.signature(settings_of(cls, Loading)) == inspect.signature(cls)
+    assert set(defaults(cls)) == set(arguments(cls)) - {"root"}
+
+
+def test_a_data_set_changes_defaults_of_its_own_alone() -> None:
+    assert defaults(BrainDataModule)["crop"] == 160
+    assert defaults(DATAMODULES["camvid"])["crop"] == (240, 320)
+    assert defaults(DATAMODULES["folder"])["crop"] == 256
+    assert defaults(ShapesDataModule)["crop"] is None and defaults(ShapesDataModule)["batch_size"] == 4
+    assert BrainDataModule(crop=8).transform.crop == (8, 8) and BrainDataModule().transform.crop == (160, 160)
+
+
+def test_what_a_data_set_does_not_take_is_refused_by_name() -> None:
+    with pytest.raises(
+        TypeError, match=r"BrainDataModule got an unexpected keyword argument 'crpo': it takes crop, zoom"
+    ):
+        BrainDataModule(crpo=8)
+    with pytest.raises(TypeError, match="ShapesDataModule got an unexpected keyword argument 'scale'"):
+        ShapesDataModule(scale=0.5)  # its `size` is that
+
+
+def test_a_scale_of_nothing_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ValueError, match="scale must be more than 0, got 0"):
+        BrainDataModule(scale=0)
