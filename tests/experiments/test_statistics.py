@@ -290,7 +290,7 @@ def test_a_rank_test_refuses_too_few_seeds() -> None:
     assert math.isnan(five.p) and five.reason == "not enough seeds: 5 give p = 0.062 at best, 6 are needed"
     assert signed_rank_test([1, 2, 3, 4, 5, 6]).p == 2 / 64
     seven = signed_rank_test([1, 2, 3, 4, 5, 6], comparisons=7)  # 7 * 2 / 64 = 0.22; 7 * 2 / 512 = 0.027
-    assert seven.reason == "not enough seeds: 6 give p = 0.22 at best over 7 one_factor_steps, 9 are needed"
+    assert seven.reason == "not enough seeds: 6 give p = 0.22 at best over 7 comparisons, 9 are needed"
     assert signed_rank_test(list(range(1, 10)), comparisons=7).p == 2 / 512
 
 
