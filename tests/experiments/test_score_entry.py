@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import write_tables
+from handmade import write_tables
 
 from datamodules.shapes import ShapesDataModule
 from experiments.evidence.cell import read_cell
