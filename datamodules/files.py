@@ -17,7 +17,7 @@ MAX_PIXELS = 64_000_000  # more is rather a bomb: 20 KB of PNG can unpack to a g
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Makes a ValueError of whatever the system answers instead of what `name` holds; what is missing stays as it is."""
+    """Makes a ValueError of what the system answers instead of what `name` holds; what is missing stays as it is."""
     try:
         yield
     except FileNotFoundError:
@@ -45,7 +45,8 @@ def read_classes(path: Path, ignore_index: int) -> list[str]:
     if any(numbered):
         if odd := [line for line, match in zip(lines, numbered, strict=True) if not match]:
             raise ValueError(
-                f"{path}: lines are 'index name', but one is {odd[0][:80]!r}: give every class its index, and nothing else"
+                f"{path}: lines are 'index name', but one is {odd[0][:80]!r}: give every class its index, and nothing "
+                "else"
             )
         names = {int(match[1]): match[2].strip() for match in numbered if match}
         if sorted(names) != list(range(len(lines))):
@@ -72,7 +73,7 @@ def read_split(root: Path, split: str) -> list[str]:
 def files_by_name(folder: Path) -> dict[str, list[Path]]:
     """The files of a folder by name without extension; hidden files and those of file managers do not count.
 
-    Names are compared in Unicode's composed form (NFC): macOS may store an umlaut as two characters, a text file as one.
+    Names are compared in Unicode's composed form (NFC): an umlaut may be two characters on macOS, and one in a text.
     """
     files: dict[str, list[Path]] = {}
     with readable(f"{folder.name}/"):
@@ -121,7 +122,8 @@ def decode(path: Path, data: bytes) -> Image.Image:
         ) from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
-            f"{short(path)} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; cut it up"
+            f"{short(path)} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; "
+            "cut it up"
         )
     try:
         image.load()

@@ -1,7 +1,7 @@
-"""What a folder of images and masks holds, as one short name, wherever it lies: by its classes, splits, names and contents.
+"""What a folder of images and masks holds, as one short name wherever it lies: of its classes, splits, names, contents.
 
-Hashing reads every file, so what was found is kept in the user's cache, by the size and times of every file, and with it that
-the folder was verified. SEGLAB_CACHE names another folder for it; where none can be written to, nothing is kept.
+Hashing reads every file, so what was found is kept in the user's cache, by the size and times of every file, and with
+it that the folder was verified. SEGLAB_CACHE names another folder for it; where none can be written to, nothing is kept.
 """
 
 import json

@@ -63,12 +63,13 @@ def generated_palette(num_classes: int) -> list[tuple[int, int, int]]:
 class FolderDataModule(SegmentationDataModule):
     """Your own folder of images and masks, read as RGB.
 
-    root/images/ holds JPEG, PNG, BMP, TIFF or WebP with 8 bits a channel; root/masks/ an 8-bit index PNG with the name of each
-    image, 255 where unlabelled; root/classes.txt lines "index name", or "name" in the order of the labels; root/splits/
-    train.txt, val.txt and test.txt names without extension, one a line. FileNotFoundError where part of it is missing,
-    ValueError for a bad classes.txt.
+    - root/images/ holds JPEG, PNG, BMP, TIFF or WebP with 8 bits a channel.
+    - root/masks/ holds an 8-bit index PNG with the name of each image, 255 where unlabelled.
+    - root/classes.txt holds lines "index name", or "name" in the order of the labels.
+    - root/splits/ holds train.txt, val.txt and test.txt: names without extension, one a line.
 
-    A data set that is published in this layout is a subclass that states its `classes`.
+    FileNotFoundError where part of it is missing, ValueError for a bad classes.txt. A data set that is published in
+    this layout is a subclass that states its `classes`.
 
     Args:
         root: Folder with images/, masks/, splits/ and classes.txt.

@@ -10,7 +10,7 @@ from datamodules.files import SPLITS
 
 
 class Shapes(SegmentationDataset):
-    """Image i of a split is made from (seed, split, i) alone. The first row is unlabelled, as borders are in real data."""
+    """Image i of a split is made from (seed, split, i) alone. The first row is unlabelled, as real borders are."""
 
     def __init__(self, split: str, length: int, size: int, seed: int = 0) -> None:
         self.names = [f"{split}{index:04}" for index in range(length)]
@@ -30,7 +30,7 @@ class Shapes(SegmentationDataset):
         return image, mask
 
 
-class ShapesDataModule(SegmentationDataModule, hides=("scale",)):
+class ShapesDataModule(SegmentationDataModule):
     """Discs and squares on noise, in three classes with the background.
 
     Args:
@@ -41,6 +41,7 @@ class ShapesDataModule(SegmentationDataModule, hides=("scale",)):
 
     num_classes = 3
     loading = Loading(batch_size=4)
+    hidden = ("scale",)  # its `size` is that
 
     def __init__(
         self, *, size: int = 64, length: int = 16, crop: int | tuple[int, int] | None = None, **loading: Any

@@ -88,11 +88,11 @@ class Augmentation:
 class JointTransform(Augmentation):
     """Applies an `Augmentation`: image (C, H, W), mask (H, W) -> (C, *crop), (*crop). The image stays in [0, 1].
 
-    The deformation interpolates a 3 x 3 grid of normal displacements in pixels of the image as it comes (U-Net, Sec. 3.1).
-    Contrast is the distance to the mean grey level; of images neither grey nor RGB, to that of all channels.
+    The deformation interpolates a 3 x 3 grid of normal displacements in pixels of the image as it comes (U-Net,
+    Sec. 3.1). Contrast is the distance to the mean grey level; of images neither grey nor RGB, to that of all channels.
 
-    Where the scaled image is smaller than the crop it is padded on the right and at the bottom, as in DeepLab: the
-    image with its own mean of each channel, the mask with `ignore_index`.
+    Where the scaled image is smaller than the crop it is padded on the right and at the bottom, as in DeepLab. The
+    image is padded with its own mean of each channel, the mask with `ignore_index`.
     """
 
     crop: tuple[int, int]

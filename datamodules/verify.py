@@ -46,9 +46,9 @@ def check_layout(root: Path) -> None:
 def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
     """Raises a ValueError with every problem of the folder: how many there are, and the first 20.
 
-    Every file counts, also one that no split names; one that cannot be read is a problem like any other. Warns of images
-    that EXIF turns, and of those in no split. A folder that was found right is not read again until one of its files has
-    another size or time.
+    Every file counts, also one that no split names; one that cannot be read is a problem like any other. Warns of
+    images that EXIF turns, and of those in no split. A folder that was found right is not read again until one of its
+    files has another size or time.
     """
     wanted, known = [num_classes, ignore_index], stored_record(root)
     if known and known.verified == wanted:
@@ -139,8 +139,8 @@ def _check_pair(image_path: Path, mask_path: Path, num_classes: int, ignore_inde
         if mask.size != (width, height):
             turned = " once its EXIF orientation is applied" if check.orientation >= 5 else ""
             check.problems.append(
-                f"{short(mask_path)} is {mask.width} x {mask.height} pixels and {short(image_path)} {width} x {height}{turned}; "
-                "make the mask for the image as it is here"
+                f"{short(mask_path)} is {mask.width} x {mask.height} pixels and {short(image_path)} {width} x {height}"
+                f"{turned}; make the mask for the image as it is here"
             )
     return check
 
@@ -183,7 +183,7 @@ def _check_mask(path: Path, check: _Check, num_classes: int, ignore_index: int) 
 
 
 def _check_single(image: Image.Image, path: Path) -> None:
-    # Counting them would read every one, and some that are damaged. A phone's JPEG (MPO) has previews behind the picture.
+    # Counting them would read every one, also damaged ones. A phone's JPEG (MPO) has previews behind the picture.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError(f"{short(path)} holds several pictures; save one picture a file")
 
@@ -198,8 +198,8 @@ def _split_problems(splits: Splits, images: Files | None) -> list[str]:
                 problems.append(f"splits/{split}.txt names {name} {times} times; leave one")
             if home.setdefault(name, split) != split:
                 problems.append(
-                    f"{name} is in splits/{home[name]}.txt and in splits/{split}.txt, so that it leaks from one to the other; "
-                    "remove it from one"
+                    f"{name} is in splits/{home[name]}.txt and in splits/{split}.txt, so that it leaks from one to the "
+                    "other; remove it from one"
                 )
             if images is not None and name not in images:
                 unknown += 1
@@ -229,7 +229,8 @@ def _leaks(splits: Splits, checks: dict[str, _Check]) -> list[str]:
                 twin, home = seen.setdefault(digest, (name, split))
                 if home != split and twin != name:
                     problems.append(
-                        f"{twin} in splits/{home}.txt and {name} in splits/{split}.txt are the same image; remove one from its split"
+                        f"{twin} in splits/{home}.txt and {name} in splits/{split}.txt are the same image; "
+                        "remove one from its split"
                     )
     return problems
 

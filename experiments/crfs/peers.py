@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lightning_modules.refinement.conv_crf import WindowedMeanField
+
 BLOBS, NOISE = 20, 1  # pixels a random label covers before blurring: like a network's output; a label for each pixel
 
 
@@ -54,23 +56,14 @@ def pydensecrf(probabilities: Tensor, image: np.ndarray, iterations: int, parame
     return torch.from_numpy(np.asarray(crf.inference(iterations))).view(probabilities.shape)
 
 
-def unfolded(
-    probabilities: Tensor,
-    images: Tensor,
-    *,
-    w_appearance: float,
-    theta_alpha: float,
-    theta_beta: float,
-    w_smoothness: float,
-    theta_gamma: float,
-    window: int,
-    iterations: int,
-) -> Tensor:
+def unfolded(probabilities: Tensor, images: Tensor, **parameters: Any) -> Tensor:
     """`conv_crf` with a square window and symmetric normalization, as its authors' code sums: over a materialised window.
 
     Both kernels are merged into one, as that code does by default.
     """
-    number, _, height, width = probabilities.shape
+    number, classes, height, width = probabilities.shape
+    crf = WindowedMeanField(classes, shape="square", normalization="symmetric", **parameters)
+    window = crf.window
 
     def neighbours(maps: Tensor) -> Tensor:  # (N, C, window^2, H, W)
         return F.unfold(maps, window, padding=window // 2).view(number, maps.shape[1], window**2, height, width)
@@ -79,14 +72,14 @@ def unfolded(
     distances = (steps[:, None] ** 2 + steps**2).view(window**2, 1, 1)
     colours = (neighbours(images) - images[:, :, None]).square().sum(1, keepdim=True)
     inside = neighbours(torch.ones_like(images[:, :1]))
-    appearance = torch.exp(-distances / (2 * theta_alpha**2) - colours / (2 * theta_beta**2)) * inside
-    smoothness = torch.exp(-distances / (2 * theta_gamma**2)) * inside
+    appearance = torch.exp(-distances / (2 * crf.theta_alpha**2) - colours / (2 * crf.theta_beta**2)) * inside
+    smoothness = torch.exp(-distances / (2 * crf.theta_gamma**2)) * inside
     merged = torch.zeros_like(appearance)
-    for weight, kernel in ((w_appearance, appearance), (w_smoothness, smoothness)):
+    for weight, kernel in ((crf.w_appearance, appearance), (crf.w_smoothness, smoothness)):
         norm = kernel.sum(2).rsqrt()
         merged += weight * norm[:, :, None] * kernel * neighbours(norm)
     logs = probabilities.log()
     q = logs.softmax(1)
-    for _ in range(iterations):
+    for _ in range(crf.iterations):
         q = (logs + (merged * neighbours(q)).sum(2)).softmax(1)
     return q

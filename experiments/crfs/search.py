@@ -26,7 +26,7 @@ from lightning_modules.base import SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
 from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels
 from lightning_modules.components.scores.reductions import scores
-from lightning_modules.refinement.checks import check_memory
+from lightning_modules.refinement.memory import check_memory
 
 WEIGHTS = ("w_appearance", "w_smoothness")
 EVERY = 15.0  # seconds between two lines of progress

@@ -12,6 +12,7 @@ import jsonargparse
 from docstring_parser.google import parse as parse_docstring
 
 from experiments.shell.flags import refuse, with_nearest
+from lightning_modules.settings import explanations
 
 
 def settings_of(cls: type, *parts: type) -> Callable[..., None]:
@@ -35,6 +36,24 @@ def settings_of(cls: type, *parts: type) -> Callable[..., None]:
 
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows type and default of every flag, and the description as it is written."""
+
+
+def settings_of(cls: type, *parts: type) -> Callable[..., None]:
+    """A function that takes what `cls` takes, for a parser, which reads signature and docstring of one object.
+
+    The help of an argument is what the `Args:` of `cls`, of the `parts` that its signature is composed of, or of a base of
+    these says.
+    """
+
+    def settings() -> None: ...
+
+    told = explanations(*(base for part in (*parts, cls) for base in reversed(part.__mro__)))
+    signature = inspect.signature(cls)
+    summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+    lines = [f"    {name}: {text}" for name, text in told.items() if name in signature.parameters]
+    settings.__signature__ = signature  # type: ignore[attr-defined]
+    settings.__doc__ = "\n".join([summary, "", "Args:", *lines])
+    return settings
 
 
 class ClassParser(jsonargparse.ArgumentParser):

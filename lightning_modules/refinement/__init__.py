@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ def post_process(kind: str, **parameters: Any) -> Refinement:
     `module.refine = post_process("dense", **PRESETS["deeplab_v2"])`. Its images are in [0, 1], as the module's are, and
     go to whole grey levels. Raises TypeError for arguments that the CRF does not take or lacks.
     """
-    check_choice("kind", kind, ("dense", "conv"))
+    check_choice("kind", kind, Literal["dense", "conv"])
     crf: Any
     if kind == "dense":
         from lightning_modules.refinement.dense_crf import dense_crf as crf

@@ -1,15 +1,13 @@
 """What the refinements refuse before they work: a clear error rather than a wrong picture."""
 
 import math
-import os
-from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_modules.components.errors import NonFiniteError
 
-NORMALIZATIONS = ("symmetric", "before", "after", "none")
 LARGEST = torch.finfo(torch.float32).max
 MAX_CLASSES = 2**14  # a matrix between more takes over a gigabyte
 MAX_ITERATIONS = 2**31 - 1  # what a C int holds
@@ -17,17 +15,11 @@ WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_inputs(probabilities: Tensor, images: Tensor) -> None:
-    """ValueError unless probabilities are (N, C, H, W) distributions over C and images (N, 1 or 3, H, W) in 0..255.
-
-    Probabilities are float32 or float64, at least 0 and sum to 1 within 1e-3; the images are integers or floats.
-    """
-    check_shapes(probabilities, images)
-    check_values(probabilities, images)
-
-
 def check_shapes(probabilities: Tensor, images: Tensor) -> None:
-    """The part of `check_inputs` that reads no pixel: shapes, types, devices."""
+    """ValueError unless probabilities (N, C, H, W) and images (N, 1 or 3, H, W) fit each other; reads no pixel.
+
+    Probabilities are float32 or float64, the images integers or floats, on the same device.
+    """
     for name, values in (("probabilities", probabilities), ("images", images)):
         check_tensor(name, values)
         if values.ndim != 4 or not values.numel():
@@ -59,7 +51,7 @@ def check_classes(probabilities: Tensor, num_classes: int) -> None:
 
 
 def check_values(probabilities: Tensor, images: Tensor) -> None:
-    """The part of `check_inputs` that reads every pixel, once."""
+    """ValueError unless probabilities are distributions over C, within 1e-3, and images in 0..255; reads all pixels."""
     _check_distribution(probabilities.detach())
     _check_grey_levels(images.detach())
 
@@ -99,39 +91,8 @@ def _check_grey_levels(images: Tensor) -> None:
         )
 
 
-def check_parameters(
-    num_classes: int,
-    *,
-    w_appearance: float | Tensor,
-    theta_alpha: float | Tensor,
-    theta_beta: float | Tensor,
-    w_smoothness: float | Tensor,
-    theta_gamma: float | Tensor,
-    iterations: int,
-    compatibility: Tensor | None,
-    normalization: str,
-) -> None:
-    """TypeError or ValueError unless each parameter of the mean field has a meaning for `num_classes` classes."""
-    check_positive(theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma)
-    check_choice("normalization", normalization, NORMALIZATIONS)
-    check_whole("iterations", iterations, 0, MAX_ITERATIONS)
-    for name, weight in (("w_appearance", w_appearance), ("w_smoothness", w_smoothness)):
-        check_finite(name, weight)
-        shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
-        if shape not in ((), (num_classes,)):
-            raise ValueError(f"{name} must be one number, or one for each of {num_classes} classes, got shape {shape}")
-    if compatibility is not None:
-        check_tensor("compatibility", compatibility)
-        if tuple(compatibility.shape) != (num_classes, num_classes):
-            raise ValueError(
-                f"compatibility must be a ({num_classes}, {num_classes}) matrix, the cost of a class (row) beside "
-                f"another (column), or None for Potts, got shape {tuple(compatibility.shape)}"
-            )
-        check_finite("compatibility", compatibility)
-
-
 def check_positive(**values: float | Tensor) -> None:
-    """Raises unless each of the values is one number of more than 1e-12, so that squares count, and finite in float32."""
+    """Raises unless each of the values is one number, more than 1e-12, so that squares count, and finite in float32."""
     for name, value in values.items():
         check_number(name, value)
         if isinstance(value, Tensor) and value.numel() != 1:
@@ -140,8 +101,9 @@ def check_positive(**values: float | Tensor) -> None:
             raise ValueError(f"{name} must be more than 0 (1e-12) and finite in float32, got {_shown(value)}")
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """ValueError unless the value is one of the choices."""
+def check_choice(name: str, value: str, kind: Any) -> None:
+    """ValueError unless the value is one of those of `kind`, a Literal."""
+    choices = get_args(kind)
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {_shown(value)}")
 
@@ -173,7 +135,7 @@ def check_number(name: str, value: float | Tensor) -> None:
 
 
 def check_finite(name: str, value: float | Tensor) -> None:
-    """Raises unless the value is a number, or a tensor of them, that is finite in float32, which the engines compute in."""
+    """Raises unless the value is a number, or a tensor of them, finite in float32, which the engines compute in."""
     check_number(name, value)
     finite = bool(value.detach().float().isfinite().all()) if isinstance(value, Tensor) else abs(value) <= LARGEST
     if not finite:  # as NaN is not
@@ -192,29 +154,5 @@ def _shown(value: object) -> str:
 
 
 def tracing() -> bool:
-    """Whether torch.jit.trace runs: it records functions of torch alone, and where C++ writes, memory as it was found."""
+    """Whether torch.jit.trace runs: it records functions of torch alone, and of what C++ writes, memory as it was."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
-
-
-def check_memory(needed_bytes: int, device: torch.device, what: str) -> None:
-    """ValueError if `what` needs more bytes than the device has free; says nothing where that cannot be known."""
-    free = free_bytes(device)
-    if free is not None and needed_bytes > free:
-        raise ValueError(
-            f"{what} needs about {needed_bytes / 2**30:,.1f} GiB on {device}, which has {free / 2**30:,.1f} GiB free: "
-            "use fewer classes or a smaller image"
-        )
-
-
-def free_bytes(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):  # macOS tells what there is, not what is free
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None

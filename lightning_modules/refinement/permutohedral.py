@@ -2,11 +2,13 @@
 
 Gaussian filtering of values at P points in D dimensions in time linear in P: splat on the lattice, blur it, slice.
 
-Departs from the paper in that lattice points are found by sorting their keys, not in a hash table, so that each step
-is one sparse matrix product on any device. The geometry is in float32 for any type of values, in the order of
-operations of Kraehenbuehl's code (2013, https://www.philkr.net/code/): pixel coordinates lie on the faces of simplices,
-where the last bit decides which points exist. That code also adds the points around the origin where P is no multiple
-of 4, this one does not.
+Departs from the paper in
+- the lattice points, which are found by sorting their keys, not in a hash table: each step is one sparse matrix product
+  on any device.
+
+The geometry is in float32 for any type of values, in the order of operations of Kraehenbuehl's code (2013,
+https://www.philkr.net/code/). Pixel coordinates lie on the faces of simplices, where the last bit decides which points
+exist. That code also adds the points around the origin where P is no multiple of 4, this one does not.
 """
 
 import math
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.refinement.checks import check_memory
+from lightning_modules.refinement.memory import check_memory
 
 TOO_FAR = "the points span too many cells of the lattice: use larger deviations (theta_alpha, theta_beta, theta_gamma)"
 
@@ -161,7 +163,7 @@ def _elevate(features: Tensor) -> Tensor:
 def _pack(cells: Tensor) -> tuple[Tensor, Tensor]:
     """Points (D + 1, P) of the lattice over D + 1 -> one integer each (P,), and what one more of each coordinate adds.
 
-    The digits are the coordinates turned back to the directions of the features, the second feature first: points of an
+    The digits are the coordinates turned back to the directions of the features, the second feature first. Points of an
     image, with features x, y, ..., then lie in the order of its rows, and splat and slice stay in the cache.
     """
     dims = len(cells) - 1

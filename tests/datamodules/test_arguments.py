@@ -14,7 +14,7 @@ from datamodules.brain import BrainDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import defaults
 from experiments.shell.flags import settings_of
-from experiments.train import DATAMODULES, parse
+from experiments.train import DATAMODULES
 
 every_data_set = pytest.mark.parametrize("name", DATAMODULES)
 
@@ -29,7 +29,7 @@ def test_help_has_a_sentence_for_every_flag_of_the_data(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "500")
     with pytest.raises(SystemExit):
-        parse(["--data", name, "--help"])
+        parse_run(["--data", name, "--help"])
     flags = re.split(r"\n  --", capsys.readouterr().out)
     for argument in arguments(DATAMODULES[name]):
         (text,) = (flag for flag in flags if re.match(rf"data\.{argument}[ ,]", flag))
@@ -38,7 +38,7 @@ def test_help_has_a_sentence_for_every_flag_of_the_data(
 
 def test_the_help_of_a_closed_set_lists_its_choices(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(["--data", "brain", "--help"])
+        parse_run(["--data", "brain", "--help"])
     assert "--data.flip {true,false}" in capsys.readouterr().out
 
 

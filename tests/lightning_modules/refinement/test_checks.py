@@ -11,9 +11,12 @@ from torch import Tensor
 from lightning_modules.components.errors import NonFiniteError
 from lightning_modules.refinement import conv_crf as conv
 from lightning_modules.refinement import native, post_process
-from lightning_modules.refinement.checks import check_inputs, check_memory, check_parameters
+from lightning_modules.refinement.checks import check_shapes, check_values
 from lightning_modules.refinement.conv_crf import ConvCRF, conv_crf
 from lightning_modules.refinement.dense_crf import PRESETS, DenseCRF, dense_crf
+from lightning_modules.refinement.mean_field import MeanField
+from lightning_modules.refinement.memory import check_memory
+from lightning_modules.refinement.window import offsets_within
 
 VALID = {
     "w_appearance": 4.0,
@@ -25,6 +28,12 @@ VALID = {
     "compatibility": None,
     "normalization": "symmetric",
 }
+
+
+def check_inputs(probabilities: Tensor, images: Tensor) -> None:
+    """What every CRF does before it works."""
+    check_shapes(probabilities, images)
+    check_values(probabilities, images)
 
 
 def inputs(channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -225,7 +234,7 @@ def test_absurd_windows_are_refused_before_offsets_are_made(
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (6, 1), (4, 3), (9, 40)])
 def test_offsets_are_counted_without_making_them(shape: str, window: int, size: tuple[int, int]) -> None:
     inside = [(dy, dx) for dy, dx in conv.half_window(window, shape) if dy < size[0] and abs(dx) < size[1]]
-    assert conv._offsets_within(window, shape, size) == len(inside)
+    assert offsets_within(window, shape, size) == len(inside)
 
 
 def test_too_much_memory_is_refused_before_offsets_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +309,7 @@ def test_types_are_refused() -> None:
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_thetas_must_be_positive(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be more than 0"):
-        check_parameters(4, **VALID | {name: value})
+        MeanField(4, **VALID | {name: value})
 
 
 @pytest.mark.parametrize(
@@ -318,8 +327,8 @@ def test_thetas_must_be_positive(name: str, value: float) -> None:
 )
 def test_other_parameters_are_checked(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} must be"):
-        check_parameters(4, **VALID | {name: value})
-    check_parameters(4, **VALID)
+        MeanField(4, **VALID | {name: value})
+    MeanField(4, **VALID)
 
 
 def test_memory_is_compared_with_what_is_free() -> None:

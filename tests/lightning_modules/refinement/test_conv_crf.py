@@ -199,7 +199,7 @@ def test_strips_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.stack([g for g in gradients if g is not None])
 
     whole = gradient()
-    monkeypatch.setattr("lightning_modules.refinement.conv_crf.BLOCK", 3 * 9 * 2)  # two rows at a time
+    monkeypatch.setattr("lightning_modules.refinement.window.BLOCK", 3 * 9 * 2)  # two rows at a time
     torch.testing.assert_close(gradient(), whole)
 
 

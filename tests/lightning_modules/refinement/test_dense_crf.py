@@ -1,35 +1,27 @@
 import math
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scenes import POINTS, TINY, scene
 from torch import Tensor
 
 from lightning_modules.refinement import native
-from lightning_modules.refinement.checks import NORMALIZATIONS
-from lightning_modules.refinement.dense_crf import METHODS, PRESETS, DenseCRF, dense_crf, kernels
+from lightning_modules.refinement.dense_crf import (
+    PRESETS,
+    DenseCRF,
+    DenseMeanField,
+    Method,
+    dense_crf,
+    kernels,
+)
+from lightning_modules.refinement.mean_field import Normalization
 
-# The example of pydensecrf, and DeepLab v2's numbers under the same normalization.
-POINTS = [
-    {"w_appearance": 10.0, "theta_alpha": 80.0, "theta_beta": 13.0, "w_smoothness": 3.0, "theta_gamma": 3.0},
-    {"w_appearance": 4.0, "theta_alpha": 67.0, "theta_beta": 3.0, "w_smoothness": 3.0, "theta_gamma": 1.0},
-]
-TINY = {"w_appearance": 1.5, "theta_alpha": 3.0, "theta_beta": 60.0, "w_smoothness": 0.7, "theta_gamma": 1.2}
-
-
-def scene(height: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Probabilities (1, classes, H, W) of blurred random labels and a picture (1, 3, H, W) of noisy, smooth regions."""
-    regions = torch.randint(classes, (1, 1, height // 12, width // 12))
-    labels = F.interpolate(regions.float(), (height, width))[0, 0].long()
-    likely = F.avg_pool2d(F.one_hot(labels, classes).permute(2, 0, 1)[None].float(), 9, stride=1, padding=4)
-    logits = 4 * likely + 0.5 * torch.randn(1, classes, height, width)
-    colours = 255 * torch.rand(classes, 3)[labels].permute(2, 0, 1)[None]
-    shade = 20 * torch.sin(torch.arange(width) / 9) + 12 * torch.randn(1, 3, height, width)
-    return logits.softmax(1), (F.avg_pool2d(colours, 3, stride=1, padding=1) + shade).clamp(0, 255).round()
+METHODS, NORMALIZATIONS = get_args(Method), get_args(Normalization)
 
 
 @pytest.mark.extra("oracle", "pydensecrf")
@@ -62,10 +54,9 @@ def test_equals_pydensecrf(point: dict[str, float], normalization: str, engine: 
 def test_a_step_of_the_lattice_is_close_to_the_exact_sum(point: dict[str, float]) -> None:
     probabilities, image = scene(48, 72, 5)
     smooth = F.avg_pool2d(probabilities[0], 7, stride=1, padding=3, count_include_pad=False)
-    thetas = {name: value for name, value in point.items() if name.startswith("theta")}
     steps = []
     for method in METHODS:
-        terms = kernels(image[0], **thetas, normalization="symmetric", method=method, dtype=torch.float32)
+        terms = kernels(image[0], DenseMeanField(5, **point, method=method), torch.float32)
         steps.append(torch.stack([term.filter(smooth.flatten(1).t()).t().view(5, 48, 72) for term in terms]))
     appearance, smoothness = (steps[0] - steps[1]).abs()
     assert appearance.mean() < 8e-2 / 2
@@ -261,38 +252,6 @@ def test_gradients_of_energies_and_thetas() -> None:
     assert torch.autograd.gradcheck(run, (logits, *thetas))
 
 
-def test_layer_starts_as_dense_crf_and_learns() -> None:
-    p, image = scene(24, 36, 4)
-    crf = DenseCRF(4, **POINTS[0], iterations=3, test_iterations=10)
-    assert {name: tuple(value.shape) for name, value in crf.named_parameters()} == {
-        "w_appearance": (4,),
-        "w_smoothness": (4,),
-        "compatibility": (4, 4),
-    }
-    torch.testing.assert_close(crf(p, image), dense_crf(p, image, **POINTS[0], iterations=3), atol=1e-5, rtol=0)
-    with torch.no_grad():
-        refined = crf.eval()(p, image)
-    torch.testing.assert_close(refined, dense_crf(p, image, **POINTS[0]), atol=1e-5, rtol=0)
-
-    crf.train()
-    target = scene(24, 36, 4)[0].argmax(1)
-    optimizer = torch.optim.SGD(crf.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(3):
-        loss = F.nll_loss(crf(p, image).clamp(min=1e-6).log(), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[2] < losses[1] < losses[0]
-
-
-def test_no_weight_leaves_the_probabilities() -> None:
-    p, image = scene(24, 36, 4)
-    crf = DenseCRF(4, **TINY | {"w_appearance": 0.0, "w_smoothness": torch.zeros(4)})
-    torch.testing.assert_close(crf(p, image), p)
-
-
 # Bad input: `checks.py` has the rest
 
 
@@ -327,20 +286,6 @@ def test_bad_parameters_are_refused(build: Callable[..., Any], change: dict[str,
     arguments = scene(24, 36, 4) if build is dense_crf else (4,)
     with pytest.raises(ValueError, match=message):
         build(*arguments, **TINY | change)
-
-
-def test_layer_on_the_meta_device() -> None:
-    with torch.device("meta"):
-        crf = DenseCRF(21, **PRESETS["deeplab_v2"])
-        marginals = crf(torch.rand(2, 21, 8, 9), torch.rand(2, 3, 8, 9))
-    assert marginals.is_meta and marginals.shape == (2, 21, 8, 9)
-
-
-def test_layer_refuses_bad_sizes() -> None:
-    with pytest.raises(ValueError, match="num_classes must be a whole number of at least 1"):
-        DenseCRF(0, **TINY)
-    with pytest.raises(ValueError, match="test_iterations must be"):
-        DenseCRF(2, **TINY, test_iterations=-1)
 
 
 def test_more_than_memory_is_refused_before_the_work() -> None:

@@ -7,8 +7,11 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
+from lightning_modules.refinement import laplacian as graph
 from lightning_modules.refinement import soft_segmentation as soft
-from lightning_modules.refinement.soft_segmentation import SoftSegmentation, Superpixels, soft_segmentation
+from lightning_modules.refinement import sparsification
+from lightning_modules.refinement.laplacian import Superpixels
+from lightning_modules.refinement.soft_segmentation import SoftSegmentation, soft_segmentation
 
 Array = NDArray[Any]
 SMALL = {"layers": 3, "segments": 6, "eigenvectors": 30, "superpixels": 80}
@@ -40,9 +43,9 @@ def maps_of(objects: Array) -> list[Array]:
 
 def laplacian_of(image: Array, features: Array, superpixels: Superpixels) -> sp.csr_array:
     return (
-        soft.matting_laplacian(image)
-        + 0.01 * soft.semantic_laplacian(superpixels, features)
-        + 0.01 * soft.nonlocal_laplacian(superpixels, image)
+        graph.matting_laplacian(image)
+        + 0.01 * graph.semantic_laplacian(superpixels, features)
+        + 0.01 * graph.nonlocal_laplacian(superpixels, image)
     ).tocsr()
 
 
@@ -101,7 +104,7 @@ def test_grey_images(levels: int, rng: np.random.Generator) -> None:
     image = rng.integers(0, levels, (20, 22)) * (255 // (levels - 1))
     grey = soft_segmentation(image, [rng.standard_normal((4, 5, 5))], **SMALL)
     check_layers(grey, image)
-    laplacian = soft.matting_laplacian(np.repeat(image[..., None] / 255, 3, 2))
+    laplacian = graph.matting_laplacian(np.repeat(image[..., None] / 255, 3, 2))
     assert np.linalg.eigvalsh(laplacian.toarray()).min() > -1e-6
 
 
@@ -120,8 +123,8 @@ def test_one_of_each() -> None:
 
 
 def test_more_layers_than_ten_are_all_below_a_tenth(rng: np.random.Generator) -> None:
-    laplacian = soft.matting_laplacian(rng.random((6, 7, 3)))
-    alphas = soft.relax(np.full((42, 20), 1 / 20), laplacian, np.full(42, 0.9))
+    laplacian = graph.matting_laplacian(rng.random((6, 7, 3)))
+    alphas = sparsification.relax(np.full((42, 20), 1 / 20), laplacian, np.full(42, 0.9))
     assert np.isfinite(alphas).all()
     assert np.abs(alphas.sum(1) - 1).max() < 1e-12
 
@@ -131,7 +134,7 @@ def test_matting_laplacian_is_that_of_pymatting(rng: np.random.Generator) -> Non
     import pymatting
 
     image = rng.random((13, 18, 3))
-    ours, theirs = soft.matting_laplacian(image), pymatting.cf_laplacian(image, epsilon=1e-7)
+    ours, theirs = graph.matting_laplacian(image), pymatting.cf_laplacian(image, epsilon=1e-7)
     assert np.abs((ours - theirs).toarray()).max() < 1e-8
 
 
@@ -139,9 +142,9 @@ def test_matting_laplacian_is_that_of_pymatting(rng: np.random.Generator) -> Non
 def test_laplacians_are_symmetric_and_know_constants() -> None:
     image, objects = two_objects(24, 31)
     features, regions = soft.reduce_features(maps_of(objects), image / 255), Superpixels.of(image / 255, 40)
-    matting, nonlocal_ = soft.matting_laplacian(image / 255), soft.nonlocal_laplacian(regions, image / 255)
-    alike = soft.semantic_laplacian(regions, np.ones_like(features))
-    semantic = soft.semantic_laplacian(regions, features)
+    matting, nonlocal_ = graph.matting_laplacian(image / 255), graph.nonlocal_laplacian(regions, image / 255)
+    alike = graph.semantic_laplacian(regions, np.ones_like(features))
+    semantic = graph.semantic_laplacian(regions, features)
     for laplacian in (matting, nonlocal_, alike, semantic):
         assert abs(laplacian - laplacian.T).max() < 1e-12
         assert np.abs(laplacian @ np.ones(24 * 31)).max() < 1e-10
@@ -156,13 +159,13 @@ def test_affinities_by_hand() -> None:
     halves = Superpixels(labels, np.array([7, 10]), np.array([[0, 1]]))
     for distance, weight in ((0.0, 1.0), (0.15, 0.0), (0.5, -1.0)):
         features = labels[..., None] * np.array([distance, 0, 0])
-        assert soft.semantic_laplacian(halves, features)[7, 10] == pytest.approx(-weight, abs=1e-4)
+        assert graph.semantic_laplacian(halves, features)[7, 10] == pytest.approx(-weight, abs=1e-4)
     # The centroids are half the width apart, farther than 0.2: no edge, whatever the colours.
-    assert soft.nonlocal_laplacian(halves, np.ones((3, 6, 3))).count_nonzero() == 0
+    assert graph.nonlocal_laplacian(halves, np.ones((3, 6, 3))).count_nonzero() == 0
     near = Superpixels(labels, np.array([8, 9]), np.array([[0, 1]]))
     for distance, weight in ((0.0, 1.0), (0.05, 0.5), (0.2, 0.0)):
         image = labels[..., None] * np.array([distance, 0, 0])
-        assert soft.nonlocal_laplacian(near, image)[8, 9] == pytest.approx(-weight, abs=1e-3)
+        assert graph.nonlocal_laplacian(near, image)[8, 9] == pytest.approx(-weight, abs=1e-3)
 
 
 @superpixels
@@ -186,8 +189,8 @@ def test_eigenvectors_are_those_of_the_dense_matrix(repelling: bool, rng: np.ran
     features = rng.random((13, 17, 3)) if repelling else np.zeros((13, 17, 3))
     features = regions.means(features)[regions.labels] * 3
     laplacian = laplacian_of(image, features, regions)
-    order = soft.elimination_order(13, 17, regions.centres)
-    values, vectors = soft.smallest_eigenvectors(laplacian, 12, order=order, rng=rng)
+    order = graph.elimination_order(13, 17, regions.centres)
+    values, vectors = graph.smallest_eigenvectors(laplacian, 12, order=order, rng=rng)
     assert np.abs(vectors.T @ vectors - np.eye(12)).max() < 1e-10
     assert values == pytest.approx(np.linalg.eigvalsh(laplacian.toarray())[:12], abs=1e-12)
     rayleigh = np.einsum("pk,pk->k", vectors, laplacian @ vectors)
@@ -198,23 +201,23 @@ def test_eigenvectors_are_those_of_the_dense_matrix(repelling: bool, rng: np.ran
 
 def test_the_shift_goes_below_every_eigenvalue(rng: np.random.Generator) -> None:
     diagonal = np.concatenate([[-3.0, -0.5], np.linspace(0.1, 9, 58)])
-    values, _ = soft.smallest_eigenvectors(sp.diags_array(diagonal).tocsr(), 4, order=np.arange(60), rng=rng)
+    values, _ = graph.smallest_eigenvectors(sp.diags_array(diagonal).tocsr(), 4, order=np.arange(60), rng=rng)
     assert values == pytest.approx(diagonal[:4])
 
 
 @pytest.mark.parametrize("shape", [(12, 19), (3, 40), (7, 4)])
 def test_elimination_order(shape: tuple[int, int]) -> None:
     last = np.array([5, 11, 20])
-    order = soft.elimination_order(*shape, last)
+    order = graph.elimination_order(*shape, last)
     assert sorted(order) == list(range(shape[0] * shape[1]))
     assert set(order[-3:]) == set(last)
 
 
 def test_elimination_order_fills_little() -> None:
-    laplacian = soft.matting_laplacian(np.random.default_rng(0).random((80, 80, 3))) + sp.eye_array(6400)
-    order = soft.elimination_order(80, 80, np.array([0]))
+    laplacian = graph.matting_laplacian(np.random.default_rng(0).random((80, 80, 3))) + sp.eye_array(6400)
+    order = graph.elimination_order(80, 80, np.array([0]))
     options = {"permc_spec": "NATURAL", "diag_pivot_thresh": 0, "options": {"SymmetricMode": True}}
-    ours, rows = (soft.splu(m.tocsc(), **options).nnz for m in (laplacian[order][:, order], laplacian))
+    ours, rows = (graph.splu(m.tocsc(), **options).nnz for m in (laplacian[order][:, order], laplacian))
     assert ours < 0.6 * rows
 
 
@@ -223,10 +226,10 @@ def test_sparsified_segments_stay_in_the_span_and_sum_to_one() -> None:
     image, objects = two_objects(20, 26)
     regions = Superpixels.of(image / 255, 30)
     laplacian = laplacian_of(image / 255, np.eye(3)[objects], regions)
-    order = soft.elimination_order(20, 26, regions.centres)
-    values, vectors = soft.smallest_eigenvectors(laplacian, 20, order=order, rng=np.random.default_rng(0))
+    order = graph.elimination_order(20, 26, regions.centres)
+    values, vectors = graph.smallest_eigenvectors(laplacian, 20, order=order, rng=np.random.default_rng(0))
     start = np.arange(520) // 26 % 3  # stripes, which the eigenvectors cannot make
-    alphas = soft.sparsify(values, vectors, start)
+    alphas = sparsification.sparsify(values, vectors, start)
     assert np.abs(alphas.sum(1) - 1).max() < 1e-8
     assert np.abs(vectors @ (vectors.T @ alphas) - alphas).max() < 1e-8
 
@@ -240,13 +243,13 @@ def test_sparsified_segments_stay_in_the_span_and_sum_to_one() -> None:
 def test_weighted_products(rng: np.random.Generator) -> None:
     vectors, weights = rng.random((300, 7)), rng.random((300, 3))
     expected = np.stack([vectors.T @ np.diag(w) @ vectors for w in weights.T])
-    assert soft._weighted_products(vectors, weights) == pytest.approx(expected)
+    assert sparsification._weighted_products(vectors, weights) == pytest.approx(expected)
 
 
 def test_the_relaxation_solves_its_system(rng: np.random.Generator) -> None:
-    laplacian = soft.matting_laplacian(rng.random((6, 7, 3)))
+    laplacian = graph.matting_laplacian(rng.random((6, 7, 3)))
     weights, aim = rng.random((42, 3)) * 50 + 1, rng.random((42, 3))
-    solved = soft._solve(laplacian, laplacian.diagonal()[:, None], weights, aim, np.zeros((42, 3)), 300)
+    solved = sparsification._solve(laplacian, laplacian.diagonal()[:, None], weights, aim, np.zeros((42, 3)), 300)
     # For layers one after the other, as the code has them.
     system = np.kron(np.eye(3), laplacian.toarray()) + np.kron(np.full((3, 3), 100.0), np.eye(42))
     system += np.diag(weights.T.ravel())
@@ -256,11 +259,15 @@ def test_the_relaxation_solves_its_system(rng: np.random.Generator) -> None:
 def test_k_means(rng: np.random.Generator) -> None:
     centres = np.array([[0.0, 0], [5, 0], [0, 5]])
     points = np.repeat(centres, 20, 0) + rng.normal(0, 0.1, (60, 2))
-    clusters = soft.k_means(points, 3, rng)
+    clusters = sparsification.k_means(points, 3, rng)
     assert [len(set(clusters[i : i + 20])) for i in (0, 20, 40)] == [1, 1, 1]
     assert set(clusters) == {0, 1, 2}
-    assert set(soft.k_means(np.repeat(centres, 4, 0), 10, rng)) == {0, 1, 2}  # as many as there are distinct points
-    assert set(soft.k_means(np.ones((9, 3)), 4, rng)) == {0}
+    assert set(sparsification.k_means(np.repeat(centres, 4, 0), 10, rng)) == {
+        0,
+        1,
+        2,
+    }  # as many as there are distinct points
+    assert set(sparsification.k_means(np.ones((9, 3)), 4, rng)) == {0}
 
 
 def test_guided_filter_keeps_what_is_linear_in_the_guide(rng: np.random.Generator) -> None:
@@ -286,7 +293,7 @@ def test_features_become_three_in_the_unit_interval(rng: np.random.Generator) ->
 def test_less_sparse_at_edges() -> None:
     image = np.zeros((20, 30, 3))
     image[:, 15:] = 1
-    sparsity = soft.sparsity_of(image)
+    sparsity = sparsification.sparsity_of(image)
     assert sparsity[:, 14:16] == pytest.approx(1)  # 0.9 and the gradient, cut off at 0.1
     assert sparsity[:, :5] == pytest.approx(0.9)
 

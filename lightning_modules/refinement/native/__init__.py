@@ -1,6 +1,6 @@
 """Compiles the C++ kernels beside this file with the system's compiler: once, in seconds, kept for later processes.
 
-A kernel is one source file with a plain C interface, so nothing is built at installation and the wheel stays pure Python.
+A kernel is one source file with a plain C interface: nothing is built at installation, the wheel stays pure Python.
 """
 
 import ctypes
@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-# No -ffast-math and no contraction of a * b + c: which simplex a pixel lies in may hang on the last bit. Kernels ask for
-# fused multiply-adds where they want them, and `flags` is there for sources without such a part.
+# No -ffast-math and no contraction of a * b + c: which simplex a pixel lies in may hang on the last bit. Kernels ask
+# for fused multiply-adds where they want them, and `flags` is there for sources without such a part.
 FLAGS = (
     "-std=c++17",
     "-O3",

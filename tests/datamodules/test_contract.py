@@ -1,29 +1,38 @@
-"""What every data module promises."""
+"""What every data module of the catalogue promises, on a tiny example of each: see `tiny_data.py`."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from tiny_data import MAKERS, tiny, write_folder
 from torch import Tensor
 
-from datamodules.base import SPLITS, Sample, SegmentationDataModule
-from datamodules.brain import BrainDataModule
-from datamodules.camvid import CLASSES, CamVidDataModule
+from datamodules.base import SPLITS, EvaluationSampler, Sample, SegmentationDataModule, TrainingSamples
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
+from experiments.shell.catalogue import DATAMODULES
 
 
-@pytest.fixture(params=["brain", "camvid", "folder", "shapes"])
-def datamodule(request: pytest.FixtureRequest, make_folder: Callable[..., Path]) -> SegmentationDataModule:
-    if request.param == "brain":
-        return BrainDataModule(scale=0.25, crop=(40, 32), batch_size=4)
-    if request.param == "shapes":
-        return ShapesDataModule(size=40, length=8, crop=(40, 32))
-    kind = {"camvid": CamVidDataModule, "folder": FolderDataModule}[request.param]
-    root = make_folder(list(CLASSES)) if request.param == "camvid" else make_folder()
-    return kind(str(root), crop=(40, 32), batch_size=2)
+@pytest.fixture(params=DATAMODULES)
+def datamodule(request: pytest.FixtureRequest, tmp_path: Path) -> SegmentationDataModule:
+    return tiny(request.param, tmp_path / "data")
+
+
+def test_a_data_set_without_an_example_says_what_to_add(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"voc has no tiny example: add a folder tests/data/voc/ .*MAKERS"):
+        tiny("voc", tmp_path)
+    assert set(MAKERS) <= set(DATAMODULES)
+
+
+def test_a_tree_in_the_data_of_the_tests_is_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "trees" / "own")
+    monkeypatch.setattr("tiny_data.TREES", tmp_path / "trees")
+    monkeypatch.setitem(DATAMODULES, "own", FolderDataModule)
+    assert len(tiny("own", tmp_path / "data").dataset("train")) == 4
+    assert (tmp_path / "data" / "classes.txt").is_file()
 
 
 def samples(loader: Iterable[Sample]) -> list[tuple[int, Tensor, Tensor]]:
@@ -106,6 +115,61 @@ def test_workers_do_not_change_the_samples(datamodule: SegmentationDataModule) -
         alone.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         shared.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         assert equal(samples(alone), samples(shared))
+
+
+def test_a_sample_follows_from_seed_epoch_and_index(datamodule: SegmentationDataModule) -> None:
+    data = TrainingSamples(datamodule.dataset("train"), datamodule.transform, seed=3)
+    late = data[5, 1]
+    early = data[0, 1]
+    again = data[5, 1]  # whatever was asked for in between
+    assert all(late[name].equal(again[name]) for name in late)
+    assert not late["image"].equal(early["image"])
+    assert int(late["index"]) == 1
+
+
+def test_no_picture_is_in_two_splits(datamodule: SegmentationDataModule) -> None:
+    pictures = {
+        split: {datamodule.dataset(split)[i][0].numpy().tobytes() for i in range(len(datamodule.dataset(split)))}
+        for split in SPLITS
+    }
+    for split, other in itertools.combinations(SPLITS, 2):
+        assert pictures[split] and not pictures[split] & pictures[other]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_image_is_scored_once_on_any_number_of_devices(datamodule: SegmentationDataModule, world: int) -> None:
+    for split in ("val", "test"):
+        length = len(datamodule.dataset(split))
+        dealt = [list(EvaluationSampler(length, rank, world)) for rank in range(world)]
+        assert sorted(index for part in dealt for index in part if index >= 0) == list(range(length))
+        assert len({len(part) for part in dealt}) == 1
+
+
+def test_an_image_that_only_fills_up_is_ignored(datamodule: SegmentationDataModule) -> None:
+    filler = datamodule.val_dataloader().dataset[-1]
+    assert filler["mask"].unique().tolist() == [datamodule.ignore_index] and int(filler["index"]) == -1
+
+
+def test_verify_names_a_broken_image(datamodule: SegmentationDataModule, tmp_path: Path) -> None:
+    """Whichever it is; data that code makes have no file that could break."""
+    files = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png", ".tif", ".bmp"))
+    if not files:
+        assert datamodule.identify({}) is None
+        return
+    datamodule.verify()
+    for path in (files[0], files[-1]):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=path.name):
+            datamodule.verify()
+        path.write_bytes(whole)
+    datamodule.verify()
+
+
+def test_what_is_on_disk_has_a_name_in_the_hash(datamodule: SegmentationDataModule) -> None:
+    if isinstance(datamodule, FolderDataModule):
+        name = datamodule.identify({"root": str(datamodule.root)})
+        assert name == datamodule.identify({"root": str(datamodule.root)}) and len(name) == 16
 
 
 def test_batch_size_must_suit_the_devices() -> None:

@@ -6,7 +6,8 @@ import torch
 
 from lightning_modules.refinement import native
 from lightning_modules.refinement.dense_crf import dense_crf
-from lightning_modules.refinement.fused import infer
+from lightning_modules.refinement.mean_field import MeanField
+from lightning_modules.refinement.native import fused
 
 pytestmark = pytest.mark.skipif(native._compiler() is None, reason="needs a C++ compiler (c++, g++, clang++)")
 
@@ -24,6 +25,10 @@ def _problem(classes, height, width, *, number=1, channels=3, seed=0):
 
     images = (128 + 60 * smooth(channels, 12) + 4 * smooth(channels, 1)).clamp(0, 255).round()
     return (2 * smooth(classes, 6) + 0.3 * smooth(classes, 1)).contiguous(), images
+
+
+def infer(unary, images, *, threads=None, **parameters):
+    return fused.infer(unary, images, MeanField(unary.shape[1], **parameters), threads=threads)
 
 
 def _infer(unary, images, *, iterations=10, compatibility=None, normalization="symmetric", threads=1, **parameters):
@@ -170,8 +175,8 @@ def test_deviations_too_small_for_the_keys_are_left_to_the_torch_engine():
 
 def test_too_much_memory_is_refused_before_any_work(monkeypatch):
     unary, images = _problem(3, 20, 24)
-    monkeypatch.setattr("lightning_modules.refinement.fused.free_bytes", lambda device: 1000)
-    monkeypatch.setattr("lightning_modules.refinement.checks.free_bytes", lambda device: 10**6)
+    monkeypatch.setattr("lightning_modules.refinement.native.fused.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("lightning_modules.refinement.memory.free_bytes", lambda device: 10**6)
     with pytest.raises((ValueError, MemoryError), match="fewer classes or a smaller image"):
         _infer(unary, images, **WIDE)
 
