@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, norm_of_one
-from lightning_modules.components.convolutionalise import load_fully_connected_
 from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.encoders.vgg import load_fully_connected_
 from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.components.unpooling import pool, unpool
+from lightning_modules.components.upsampling import pool, unpool
 from lightning_modules.recipe import Recipe
 
 WINDOW = 7  # of fc6, in pixels of pool5: 224 / 32

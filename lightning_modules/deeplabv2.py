@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, he_, resize, whole_numbers
+from lightning_modules.components.blocks import at_least_one, he_, resize, small_, whole_numbers
 from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.encoders.vgg import fully_connected
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.deeplabv1 import fully_connected, small_
 from lightning_modules.recipe import Recipe
 
 SCALES = (1.0, 0.75, 0.5)  # of the image, Sec. 4.1.2; 1 first, as hooks and receptive fields see the first call

@@ -16,10 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, conv_norm_relu, resize, separable_conv
+from lightning_modules.components.blocks import (
+    at_least_one,
+    conv_norm_relu,
+    freeze_batch_norms,
+    resize,
+    separable_conv,
+    set_batch_norm_decay,
+)
+from lightning_modules.components.checkpoints import start_from
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.pyramid import ASPP, atrous_rates
-from lightning_modules.deeplabv3 import freeze_batch_norms, set_batch_norm_decay, start_from
 from lightning_modules.recipe import Recipe
 
 

@@ -19,19 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, resize, whole_numbers
+from lightning_modules.components.blocks import at_least_one, resize, small_, whole_numbers
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.recipe import Recipe
-
-
-def small_(module: nn.Module) -> None:
-    """Draws every classifier of `module` with standard deviation 0.01 and biases of 0, as the authors' code does."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 class Hypercolumn(nn.Module):

@@ -63,7 +63,7 @@ class InvertedNet(nn.Module):
     Args:
         variant: one of the paper's three networks
         width: maps at full resolution; null: 256 for "inverted", as in the paper, and 64 otherwise
-        depth: poolings
+        depth: how many times the maps are pooled, and as often upsampled
         dropout: share of values dropped behind each convolution
     """
 

@@ -30,8 +30,7 @@ from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.components.unpooling import pool, unpool
-from lightning_modules.components.upsampling import bilinear_kernel
+from lightning_modules.components.upsampling import bilinear_kernel, pool, unpool
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 
 
