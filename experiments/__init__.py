@@ -1,52 +1,38 @@
-"""Runs, ablations and reports: `python -m experiments.<verb>`."""
+"""Runs, ablations and reports: `python -m experiments.<verb>`, or the names below in Python.
 
-import os
+    from experiments import Run, Study, Match, crossed, variants, load
+
+Each is imported when it is asked for: reading results or writing a report imports no Lightning.
+"""
+
 import sys
-import traceback
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
-from types import TracebackType
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from experiments.shell.imports import import_matplotlib, name_torchvision
 
-def _import_matplotlib() -> None:
-    """Imports it also where MPLBACKEND names no backend, or a matplotlibrc is no text, as torchmetrics imports it too.
+if TYPE_CHECKING:
+    from experiments.grids.ablation import Match, crossed, variants
+    from experiments.grids.study import Study
+    from experiments.runs.run import Run
+    from experiments.shell.catalogue import load
 
-    Its own matplotlibrc then stands for the user's, which changes no figure: see `figures.looks.drawing`.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except (ValueError, OSError):
-        for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-            del sys.modules[name]
-        os.environ.pop("MPLBACKEND", None)
-        (place,) = find_spec("matplotlib").submodule_search_locations  # type: ignore[union-attr, misc]
-        os.environ["MATPLOTLIBRC"] = str(Path(place, "mpl-data", "matplotlibrc"))
+__all__ = ["Match", "Run", "Study", "crossed", "load", "variants"]
+PLACES = {
+    "Match": "experiments.grids.ablation",
+    "Run": "experiments.runs.run",
+    "Study": "experiments.grids.study",
+    "crossed": "experiments.grids.ablation",
+    "load": "experiments.shell.catalogue",
+    "variants": "experiments.grids.ablation",
+}
 
-
-def _name_torchvision(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A hook for errors that end a command: where torchvision cannot be imported, a line says what to install.
-
-    Lightning and torchmetrics import it, so that a build for another torch fails in many places, each with its own words.
-    """
-    places = [Path(frame.filename) for frame in traceback.extract_tb(trace)]
-    inside = any(place.parent.name == "torchvision" and place.name == "__init__.py" for place in places)
-    if not inside and not (isinstance(error, ModuleNotFoundError) and error.name == "torchvision"):
-        sys.__excepthook__(kind, error, trace)
-        return
-    found = {}
-    for name in ("torchvision", "torch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "(not installed)"
-    sys.stderr.write(
-        f"error: torchvision {found['torchvision']} does not fit torch {found['torch']} ({error}): install the two that belong "
-        "together, python -m pip install --force-reinstall torch torchvision --constraint constraints.txt\n"
-    )
-    sys.exit(2)
-
-
-_import_matplotlib()
+import_matplotlib()
 if sys.argv[:1] == ["-m"]:  # as long as `python -m` looks for one of our commands
-    sys.excepthook = _name_torchvision
+    sys.excepthook = name_torchvision
+
+
+def __getattr__(name: str) -> Any:  # PEP 562
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(PLACES[name]), name)

@@ -34,40 +34,29 @@ from rich.table import Table
 from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
-from experiments.benchmark import Cost, gmac, measure
-from experiments.grids.ablation import (
-    Ablation,
-    add_arguments,
-    run_command,
-    variants,
-)
-from experiments.grids.cells import Cell, clock, run_cells
+from experiments.crfs.grid import Grid, default_grid
+from experiments.crfs.outcome import picture
+from experiments.crfs.search import Finished, keep, refined, search, search_key, spread, workers
+from experiments.grids.ablation import Ablation, variants
+from experiments.grids.cells import PlannedCell, clock, run_cells
+from experiments.grids.command import add_arguments, run_command
+from experiments.grids.cost import Cost, gmac, measure
 from experiments.grids.fairness import Budget, check_fair
-from experiments.grids.plan import EVALUATION_STEPS, START_SECONDS
+from experiments.grids.plan_table import EVALUATION_STEPS, START_SECONDS
 from experiments.grids.study import DATA_NOTES, cpu_scale, full_size
 from experiments.runs.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
 from experiments.runs.run import Run, defaults
 from experiments.runs.training import build
-from experiments.search_crf import (
-    Finished,
-    Grid,
-    default_grid,
-    keep,
-    picture,
-    refined,
-    search,
-    search_key,
-    spread,
-    workers,
-)
+from experiments.shell.catalogue import load as load_checkpoint
+from experiments.shell.command import forgiving_output
 from experiments.shell.environment import command_line, environment, git_commit
 from experiments.shell.files import locked, read_json, write_atomic, write_json
-from experiments.shell.flags import Parser, forgiving_output, positive
+from experiments.shell.flags import Parser, positive
 from experiments.tracking.loggers import Logging
-from experiments.train import load as load_checkpoint
-from lightning_modules.base import Scores, SegmentationModule
+from lightning_modules.base import SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.metrics import Scores
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.crf_as_rnn import CRFasRNNModule
 from lightning_modules.fcn import FCNModule
 from lightning_modules.refinement import post_process
@@ -212,16 +201,16 @@ class Plan:
     def grid(self, crf: str) -> Grid:
         return default_grid(crf, self.diagonal)
 
-    def base_cell(self, seed: int) -> Cell:
-        return Cell("base", self.base.but(seed=seed), self.folder("base", seed), self.base.trainer["max_epochs"])
+    def base_cell(self, seed: int) -> PlannedCell:
+        return PlannedCell("base", self.base.but(seed=seed), self.folder("base", seed), self.base.trainer["max_epochs"])
 
-    def cell(self, variant: str, seed: int) -> Cell:
+    def cell(self, variant: str, seed: int) -> PlannedCell:
         """Of a variant that is trained, from where the search of its seed ended, if it has."""
         run = self.ablation.runs[variant].but(seed=seed, init_from=str(self.checkpoint("base", seed)))
         crf = LEVELS[variant]["crf"]
         if crf in CRFS and (found := self.searched(crf, seed)):
             run = run.but(crf_options=crf_options(found["best_crf"]))
-        return Cell(variant, run, self.folder(variant, seed), run.trainer["max_epochs"])
+        return PlannedCell(variant, run, self.folder(variant, seed), run.trainer["max_epochs"])
 
     def searched(self, crf: str, seed: int) -> dict[str, Any] | None:
         """What the finished search of this very plan found; None before."""
@@ -254,7 +243,7 @@ class Plan:
         """Of a training step; the base network's is that of the network alone."""
         return self.costs.get(variant, self.costs[BASELINE])
 
-    def seconds(self, cell: Cell) -> float:
+    def seconds(self, cell: PlannedCell) -> float:
         """An estimate, from the measured step."""
         batch = cell.run.resolved()["data.batch_size"]
         evaluated = self.split_sizes["val"] + self.split_sizes["test"]
@@ -586,7 +575,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> int:
     """Trains, searches, scores and reports; the same command continues what was interrupted. Returns the exit status."""
 
-    def work(console: Console, jobs: int) -> list[Cell]:
+    def work(console: Console, jobs: int) -> list[PlannedCell]:
         with locked(output(args)):
             try:
                 plan = make_plan(args, lambda line: console.print(line, style="dim"))
@@ -619,14 +608,14 @@ def show_without_data(args: argparse.Namespace, reason: str, console: Console) -
     console.print(f"{unknown} {reason}", soft_wrap=True, markup=False)
 
 
-def carry_out(plan: Plan, args: argparse.Namespace, console: Console, jobs: int) -> list[Cell]:
+def carry_out(plan: Plan, args: argparse.Namespace, console: Console, jobs: int) -> list[PlannedCell]:
     """Does what is not done yet and writes the report; returns the cells that failed."""
-    from experiments.report import write_report  # imports pyplot, which the cells need not
+    from experiments.reports.write import write_report  # imports pyplot, which the cells need not
 
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
-    def train(cells: Sequence[Cell]) -> list[Cell]:
+    def train(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
         return run_cells(
             cells,
             console,

@@ -8,8 +8,7 @@ Without skips the decoder is widened until the network has as many parameters as
 Answer: experiments/results/ablate_norm_skip.md
 """
 
-from experiments.grids.ablation import crossed
-from experiments.grids.fairness import Match
+from experiments.grids.ablation import Match, crossed
 from experiments.grids.study import Study, cpu_scale, full_size
 from lightning_modules.unet import UNetModule
 

@@ -10,7 +10,7 @@ Chen et al. 2018, Table 5: 33 to 41 % fewer multiply-adds at a similar score; wa
 Answer: experiments/results/ablate_separable.md
 """
 
-from experiments.grids.fairness import Match
+from experiments.grids.ablation import Match
 from experiments.grids.study import Study, cpu_scale, full_size
 from lightning_modules.deeplabv3plus import DeepLabV3PlusModule
 

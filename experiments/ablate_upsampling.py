@@ -13,8 +13,7 @@ Answer: experiments/results/ablate_upsampling.md
 from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.grids.ablation import crossed
-from experiments.grids.fairness import Match
+from experiments.grids.ablation import Match, crossed
 from experiments.grids.study import BRAIN_WEIGHTS, Study
 from experiments.runs.run import Run
 from lightning_modules.unet import UNetModule

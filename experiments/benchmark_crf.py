@@ -11,46 +11,42 @@ blurred random labels of a fixed seed; the photograph is scikit-image's "coffee"
 """
 
 import argparse
-import ctypes
 import itertools
 import math
-import multiprocessing
 import os
 import re
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
 
-from experiments.benchmark import _peak_mb, _resident_mb
-from experiments.shell.ending import ending
+from experiments.crfs.measure import (
+    COMPILED,
+    CONV_ITERATIONS,
+    ITERATIONS,
+    ORACLE,
+    PARAMETERS,
+    PHOTOGRAPH,
+    TORCH,
+    UNFOLD,
+    WINDOW,
+    Job,
+    Measured,
+    Problem,
+    alone,
+    differences,
+    exactness_of,
+    measure,
+)
+from experiments.crfs.peers import BLOBS, NOISE, photograph
+from experiments.shell.command import command
 from experiments.shell.environment import command_line, git_commit
 from experiments.shell.files import write_atomic
-from experiments.shell.flags import Parser, forgiving_output, positive, refuse
+from experiments.shell.flags import Parser, positive, refuse
 from lightning_modules.refinement import native
-from lightning_modules.refinement.conv_crf import conv_crf
-from lightning_modules.refinement.dense_crf import PRESETS, dense_crf
-
-# Pydensecrf's default normalization for both, so that the same is compared.
-PARAMETERS = {
-    "80/13": {**PRESETS["pydensecrf"], "normalization": "symmetric"},
-    "67/3": {**PRESETS["deeplab_v2"], "normalization": "symmetric"},
-}
-ITERATIONS = 10
-ORACLE, COMPILED, TORCH, UNFOLD = "pydensecrf2", "C++", "torch", "unfold"
-WINDOW = 11
-CONV_ITERATIONS = (5, 2)  # the paper's, and a short run
-PHOTOGRAPH = (48, 72)  # pixels, small enough for the exact sum
-BLOBS, NOISE = 20, 1  # pixels a random label covers before blurring: like a network's output; a label for each pixel
 
 # Bars: ratios of pydensecrf2's time to ours, one core (CPU time) and two (wall time, against its one)
 FASTER = {"80/13": 3.5, "67/3": 2.0}
@@ -71,49 +67,11 @@ GFLOPS, GBPS, BUILD_MS = 90.0, 13.0, 10.0
 TUNED_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
-@dataclass(frozen=True)
-class Job:
-    """One thing to measure; `model` is "dense" or "conv"."""
-
-    model: str
-    engine: str
-    size: tuple[int, int]
-    parameters: str
-    threads: int = 1
-    iterations: int = ITERATIONS
-
-
-@dataclass
-class Measured:
-    """Of one job over all rounds: medians of each round in milliseconds, peak memory in MB, and the marginals."""
-
-    cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
-    marginals: np.ndarray | None = None
-
-    def ratio(self, other: "Measured", key: str, own_key: str | None = None) -> float:
-        """How many times as long (or as much) the other takes: the median of the rounds' ratios."""
-        pairs = zip(getattr(other, key), getattr(self, own_key or key), strict=True)
-        return statistics.median(theirs / ours for theirs, ours in pairs)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What every worker gets: the photograph (H, W, 3) uint8, the number of classes and of timed calls."""
-
-    photograph: np.ndarray
-    classes: int
-    calls: int
-    window: int
-    small: tuple[int, int]  # height and width for the exact sum
-
-
 Bar = tuple[str, str, bool | None]  # what, measured, met (None: could not be measured)
 
 
 @dataclass
-class Report:
+class Measurements:
     """Lines of text and tables in the order of the run, as plain text and as markdown."""
 
     parts: list[str | list[list[str]]] = field(default_factory=list)
@@ -138,210 +96,6 @@ class Report:
             ruler = ["---", *["---:"] * (len(part[0]) - 1)]
             blocks.append("\n".join("| " + " | ".join(row) + " |" for row in (part[0], ruler, *part[1:])))
         return "\n\n".join(blocks) + "\n"
-
-
-def unaries(classes: int, height: int, width: int, cell: int = BLOBS) -> Tensor:
-    """Probabilities (1, C, H, W): random labels of some `cell` pixels across, blurred, softened."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, classes, -(-height // cell), -(-width // cell), generator=generator)
-    labels = F.interpolate(noise, (height, width), mode="bicubic").argmax(1)
-    soft = F.one_hot(labels, classes).movedim(3, 1).float()
-    for _ in range(2):
-        soft = F.avg_pool2d(soft, 7, stride=1, padding=3, count_include_pad=False)
-    grain = torch.rand(soft.shape, generator=generator)
-    return (3 * soft + grain).softmax(1)
-
-
-def photograph(path: Path | None) -> np.ndarray:
-    """An RGB image (H, W, 3) uint8."""
-    if path is not None:
-        return np.asarray(Image.open(path).convert("RGB"))
-    from skimage import data
-
-    return np.asarray(data.coffee())  # type: ignore[no-untyped-call]
-
-
-def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def pydensecrf(probabilities: Tensor, image: np.ndarray, iterations: int, parameters: dict[str, Any]) -> Tensor:
-    """The C++ original behind the interface of `dense_crf`, for one image; a weight of 0 leaves its kernel out."""
-    import pydensecrf.densecrf as original
-
-    _, classes, height, width = probabilities.shape
-    crf = original.DenseCRF2D(width, height, classes)
-    energy = probabilities[0].flatten(1).clamp(min=torch.finfo(torch.float32).tiny).log_().neg_()
-    crf.setUnaryEnergy(energy.numpy())
-    kinds = {"kernel": original.DIAG_KERNEL, "normalization": original.NORMALIZE_SYMMETRIC}
-    alpha, beta, gamma = (parameters[f"theta_{name}"] for name in ("alpha", "beta", "gamma"))
-    if parameters["w_smoothness"]:
-        crf.addPairwiseGaussian(sxy=gamma, compat=parameters["w_smoothness"], **kinds)
-    if parameters["w_appearance"]:
-        crf.addPairwiseBilateral(sxy=alpha, srgb=beta, rgbim=image, compat=parameters["w_appearance"], **kinds)
-    return torch.from_numpy(np.asarray(crf.inference(iterations))).view(probabilities.shape)
-
-
-def unfolded(
-    probabilities: Tensor,
-    images: Tensor,
-    *,
-    w_appearance: float,
-    theta_alpha: float,
-    theta_beta: float,
-    w_smoothness: float,
-    theta_gamma: float,
-    window: int,
-    iterations: int,
-) -> Tensor:
-    """`conv_crf` with a square window and symmetric normalization, as its authors' code sums: over a materialised window.
-
-    Both kernels are merged into one, as that code does by default.
-    """
-    number, _, height, width = probabilities.shape
-
-    def neighbours(maps: Tensor) -> Tensor:  # (N, C, window^2, H, W)
-        return F.unfold(maps, window, padding=window // 2).view(number, maps.shape[1], window**2, height, width)
-
-    steps = torch.arange(window) - window // 2
-    distances = (steps[:, None] ** 2 + steps**2).view(window**2, 1, 1)
-    colours = (neighbours(images) - images[:, :, None]).square().sum(1, keepdim=True)
-    inside = neighbours(torch.ones_like(images[:, :1]))
-    appearance = torch.exp(-distances / (2 * theta_alpha**2) - colours / (2 * theta_beta**2)) * inside
-    smoothness = torch.exp(-distances / (2 * theta_gamma**2)) * inside
-    merged = torch.zeros_like(appearance)
-    for weight, kernel in ((w_appearance, appearance), (w_smoothness, smoothness)):
-        norm = kernel.sum(2).rsqrt()
-        merged += weight * norm[:, :, None] * kernel * neighbours(norm)
-    logs = probabilities.log()
-    q = logs.softmax(1)
-    for _ in range(iterations):
-        q = (logs + (merged * neighbours(q)).sum(2)).softmax(1)
-    return q
-
-
-def _call(job: Job, image: np.ndarray, problem: Problem) -> Callable[[], Tensor]:
-    """What is timed: from probabilities and an image, the kernels included, to marginals."""
-    parameters = PARAMETERS[job.parameters]
-    probabilities = unaries(problem.classes, *image.shape[:2])
-    if job.engine == ORACLE:
-        return lambda: pydensecrf(probabilities, image, job.iterations, parameters)
-    images = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    if job.engine == UNFOLD:
-        plain = {name: value for name, value in parameters.items() if name != "normalization"}
-        return lambda: unfolded(probabilities, images, window=problem.window, iterations=job.iterations, **plain)
-    engine = {COMPILED: "c++", TORCH: "torch"}[job.engine]
-    settings = {**parameters, "iterations": job.iterations, "engine": engine}
-    if job.model == "dense":
-        return lambda: dense_crf(probabilities, images, **settings)
-    return lambda: conv_crf(probabilities, images, window=problem.window, shape="square", **settings)
-
-
-def _measure(job: Job, problem: Problem, keep: bool) -> tuple[float, float, float, np.ndarray | None]:
-    """CPU and wall milliseconds (medians of the calls), peak memory in MB, and the marginals (C, H, W) if to be kept."""
-    torch.set_num_threads(job.threads)
-    with torch.no_grad():
-        _call(job, resized(problem.photograph, 24, 32), problem)()  # libraries are loaded, the kernel compiled
-        call = _call(job, resized(problem.photograph, *job.size), problem)
-        _forget_peak()
-        before = _resident_mb()
-        marginals = call()
-        memory = max(0.0, _peak_mb() - before)
-        kept = marginals[0].numpy().copy() if keep else None
-        del marginals
-        cpu, wall = [], []
-        for _ in range(problem.calls):
-            started = time.process_time(), time.perf_counter()
-            call()
-            cpu.append(time.process_time() - started[0])
-            wall.append(time.perf_counter() - started[1])
-    return 1000 * statistics.median(cpu), 1000 * statistics.median(wall), memory, kept
-
-
-def _forget_peak() -> None:
-    """Gives back what malloc keeps of freed memory, and lets VmHWM start anew: both would hide what the call needs."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # proc(5)
-    except (AttributeError, OSError):
-        pass  # not Linux with glibc: no peak is read there
-
-
-def measure(jobs: Sequence[Job], problem: Problem, rounds: int) -> dict[Job, Measured]:
-    """Each round measures each job once, in a fresh process."""
-    measured = {job: Measured() for job in jobs}
-    for number in range(rounds):
-        for job in jobs:
-            cpu, wall, memory, marginals = _alone(_measure, job, problem, number == 0)
-            result = measured[job]
-            result.cpu.append(cpu)
-            result.wall.append(wall)
-            result.memory.append(memory)
-            result.marginals = marginals if number == 0 else result.marginals
-    return measured
-
-
-def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs in a process of its own, forked from one that has imported what takes long and started no thread."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.benchmark", "lightning_modules.refinement.conv_crf", "PIL.Image"])
-    with context.Pool(1) as pool:
-        return pool.apply(work, arguments)
-
-
-def _exactness(
-    problem: Problem, parameters: str, cell: int, engines: list[str]
-) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Of each engine on a small photograph, against the exact sum: mean and maximum difference, label agreement.
-
-    "marginals" after all iterations; "smoothness" and "appearance" for one filtering step with that kernel: the message
-    that one iteration adds to the logits, less its mean over the classes, to which softmax is blind.
-    """
-    torch.set_num_threads(1)
-    image = resized(problem.photograph, *problem.small)
-    images = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    probabilities = unaries(problem.classes, *problem.small, cell)
-    logs = probabilities.log()
-    weights = {"smoothness": (0.0, 1.0), "appearance": (1.0, 0.0)}
-
-    def marginals(engine: str, iterations: int, settings: dict[str, Any]) -> Tensor:
-        if engine == ORACLE:
-            return pydensecrf(probabilities, image, iterations, settings)
-        if engine == "exact":
-            exact: Tensor = dense_crf(
-                probabilities.double(), images.double(), method="exact", iterations=iterations, **settings
-            )
-            return exact.float()
-        with torch.no_grad():
-            lattice: Tensor = dense_crf(
-                probabilities,
-                images,
-                engine={COMPILED: "c++", TORCH: "torch"}[engine],
-                iterations=iterations,
-                **settings,
-            )
-        return lattice
-
-    def message(engine: str, kernel: str) -> Tensor:
-        pair = dict(zip(("w_appearance", "w_smoothness"), weights[kernel], strict=True))
-        added = marginals(engine, 1, {**PARAMETERS[parameters], **pair}).log() - logs
-        return added - added.mean(1, keepdim=True)
-
-    exact = {kernel: message("exact", kernel) for kernel in weights}
-    exact["marginals"] = marginals("exact", ITERATIONS, PARAMETERS[parameters])
-    found = {}
-    for engine in engines:
-        ours = {kernel: message(engine, kernel) for kernel in weights}
-        ours["marginals"] = marginals(engine, ITERATIONS, PARAMETERS[parameters])
-        found[engine] = {key: differences(ours[key], exact[key]) for key in exact}
-    return found
-
-
-def differences(a: Tensor, b: Tensor) -> tuple[float, float, float]:
-    """Mean and maximum difference, and the share of pixels whose largest class is the same."""
-    apart = (a - b).abs()
-    same = (a.argmax(-3) == b.argmax(-3)).float().mean()
-    return float(apart.mean()), float(apart.max()), float(same)
 
 
 def _timings(measured: dict[Job, Measured], peer: str) -> list[list[str]]:
@@ -379,7 +133,12 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def dense(
-    report: Report, problem: Problem, sizes: list[tuple[int, int]], rounds: int, threads: list[int], engines: list[str]
+    report: Measurements,
+    problem: Problem,
+    sizes: list[tuple[int, int]],
+    rounds: int,
+    threads: list[int],
+    engines: list[str],
 ) -> list[Bar]:
     bars: list[Bar] = []
     for size, parameters in itertools.product(sizes, PARAMETERS):
@@ -455,7 +214,7 @@ def _bound(size: tuple[int, int], compiled: Measured | None) -> str:
     return f"{line} The C++ engine takes {ours:.0f} ms, {ours / high:.1f} to {ours / low:.1f} times that."
 
 
-def exactness(report: Report, problem: Problem, engines: list[str]) -> list[Bar]:
+def exactness(report: Measurements, problem: Problem, engines: list[str]) -> list[Bar]:
     bars: list[Bar] = []
     report.say(f"## Lattice against the exact sum, {_by(problem.small)}, {problem.classes} classes")
     report.say(
@@ -466,7 +225,7 @@ def exactness(report: Report, problem: Problem, engines: list[str]) -> list[Bar]
     rows = [["", *(f"{kernel}, {what}" for kernel in STEP for what in ("mean", "max"))]]
     rows[0] += ["marginals, mean", "max", "labels agree"]
     for parameters, (unary, cell) in itertools.product(PARAMETERS, (("noise", NOISE), ("blobs", BLOBS))):
-        found = _alone(_exactness, problem, parameters, cell, engines)
+        found = alone(exactness_of, problem, parameters, cell, engines)
         for engine, values in found.items():
             cells = [f"{value:.2g}" for kernel in STEP for value in values[kernel][:2]]
             mean, most, same = values["marginals"]
@@ -484,7 +243,7 @@ def exactness(report: Report, problem: Problem, engines: list[str]) -> list[Bar]
     return bars
 
 
-def conv(report: Report, problem: Problem, size: tuple[int, int], rounds: int, engines: list[str]) -> list[Bar]:
+def conv(report: Measurements, problem: Problem, size: tuple[int, int], rounds: int, engines: list[str]) -> list[Bar]:
     bars: list[Bar] = []
     window = f"{problem.window}x{problem.window}"
     for iterations in CONV_ITERATIONS:
@@ -512,9 +271,8 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-@ending()
+@command()
 def main(arguments: Sequence[str] | None = None) -> None:
-    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("--sizes", type=_size, nargs="+", default=[(320, 480), (375, 500)], metavar="HxW")
     parser.add_argument("--classes", type=positive, default=21)
@@ -537,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.malloc == "tuned":
         os.environ.update(TUNED_MALLOC)  # glibc reads them when a process starts; the workers' server has not yet
 
-    report = Report()
+    report = Measurements()
     window, small = (5, (16, 24)) if args.quick else (WINDOW, PHOTOGRAPH)
     problem = Problem(photograph(args.image), args.classes, args.calls, window, small)
     report.say("# What the CRFs cost, and how exact they are")

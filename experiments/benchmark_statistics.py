@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.evidence.intervals import RESAMPLES, compare, make_contrasts
+from experiments.shell.command import forgiving_output
 from experiments.shell.ending import ending
 from experiments.shell.files import write_atomic, write_json
-from experiments.shell.flags import Parser, forgiving_output, positive
-from lightning_modules.components.scores.confusion import scores
+from experiments.shell.flags import Parser, positive
+from lightning_modules.components.scores.reductions import scores
 
 VARIANTS, SEEDS, IMAGES, CLASSES = "ab", 3, 500, 21
 ROUNDS, LOOPED = 5, 100  # resamples of the loop, whose time is scaled to RESAMPLES

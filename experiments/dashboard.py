@@ -18,16 +18,16 @@ from typing import Any
 
 import wandb
 
-from experiments.evidence.experiment import load
-from experiments.report import warnings
+from experiments.evidence.experiment import load_experiment
 from experiments.reports.formats import rows_to_markdown
 from experiments.reports.reproduce import show_command
 from experiments.reports.tables import Table, make_notes, make_tables
-from experiments.shell.ending import ending
+from experiments.reports.write import warnings
+from experiments.shell.command import command
 from experiments.shell.files import write_json
-from experiments.shell.flags import Parser, forgiving_output, refuse
-from experiments.sync import logged_in
+from experiments.shell.flags import Parser, refuse
 from experiments.tracking.loggers import STEP
+from experiments.tracking.merge import logged_in
 
 CURVES = {"val/miou": "validation mIoU", "train/loss_epoch": "training loss", "val/loss": "validation loss"}
 CURVES |= {"val/boundary_f1": "validation boundary F1"}
@@ -66,7 +66,7 @@ def content(folder: Path) -> Content:
 
     Raises FileNotFoundError where there is no experiment, ValueError where no cell is finished or a file is damaged.
     """
-    experiment = load(folder)
+    experiment = load_experiment(folder)
     if not experiment.finished():
         raise ValueError(f"{folder} has no finished cell, so there is nothing to show: {experiment.plan['command']}")
     tables = [table for table in make_tables(experiment) if table.rows]
@@ -177,9 +177,8 @@ def specification(built: Any) -> dict[str, Any]:
     return plain
 
 
-@ending()
+@command()
 def main() -> None:
-    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of an experiment, such as outputs/ablate_upsampling")
     parser.add_argument("--entity", help="user or team on the server (default: that of the login)")

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.shell.ending import ending
-from experiments.shell.flags import forgiving_output, refuse
-from experiments.train import ARCHITECTURES, Formatter, Parser, documentation, listed, lookup
+from experiments.shell.catalogue import ARCHITECTURES, documentation, listed, lookup
+from experiments.shell.class_flags import ClassParser, first_word
+from experiments.shell.command import command, console
+from experiments.shell.flags import refuse
 from lightning_modules.analysis.receptive_field import ReceptiveField, evaluating, receptive_fields, watched
 from lightning_modules.analysis.tracer import Tracer
 from lightning_modules.base import SegmentationModule
@@ -125,7 +126,7 @@ class Network:
         return self.shapes[output] != self.shapes[paths[before]]
 
 
-def build(
+def build_on_meta(
     architecture: type[SegmentationModule], num_classes: int, in_channels: int = 3, **hparams: Any
 ) -> SegmentationModule:
     """The module on the meta device, where weights have shapes and no values.
@@ -137,7 +138,7 @@ def build(
         return architecture(num_classes, -1, in_channels=in_channels, **hparams)  # no label is ignored, none is read
 
 
-def show(network: Network, console: Console, depth: int | None = None, *, with_fields: bool = True) -> None:
+def show_network(network: Network, console: Console, depth: int | None = None, *, with_fields: bool = True) -> None:
     height, width = network.size
     table = Table("path", "kind", title=f"{type(network.module).__name__}, one image of {height} x {width}")
     for column in ("output", "stride", "field", "parameters", "multiply-adds"):
@@ -194,27 +195,25 @@ def _count(macs: int) -> str:
     return f"{macs / unit:.3g} {letter}".rstrip()
 
 
-def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace]:
+def parse_architecture(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace]:
     """The architecture and the other flags of a command line."""
     usage = "python -m experiments.explain MODEL --num-classes N [--model.FLAG ...] [options]"
-    if argv and not argv[0].startswith("-"):
-        try:
-            architecture = lookup("MODEL", argv[0], ARCHITECTURES)
-        except ValueError as error:
-            refuse(str(error))
-    elif {"-h", "--help"} & {*argv}:
-        print(f"usage: {usage}\n\n{__doc__}\nMODEL: {listed(ARCHITECTURES)}\n\nflags of one: MODEL --help")
-        sys.exit(0)
-    else:
-        refuse(f"the first word is to be an architecture, one of {listed(ARCHITECTURES)} (usage: {usage})")
-    parser = Parser(
-        prog="python -m experiments.explain",
+    word = first_word(
+        argv,
+        what=f"an architecture, one of {listed(ARCHITECTURES)}",
+        usage=usage,
+        description=f"{__doc__}\nMODEL: {listed(ARCHITECTURES)}\n\nflags of one: MODEL --help",
+    )
+    try:
+        architecture = lookup("MODEL", word, ARCHITECTURES)
+    except ValueError as error:
+        refuse(str(error))
+    parser = ClassParser(
+        verb="explain",
         usage=usage,
         description=f"{__doc__}\nThe flags below are those of {architecture.__name__}.\n\n{documentation(architecture)}",
-        formatter_class=Formatter,
-        allow_abbrev=False,
+        chosen="after the MODEL you want",
     )
-    parser.chosen = "after the MODEL you want"
     parser.add_argument("--num-classes", type=PositiveInt, metavar="N", help="of the logits; has no default")
     parser.add_argument("--in-channels", type=PositiveInt, default=3, metavar="C", help="of the image")
     parser.add_argument(
@@ -225,12 +224,7 @@ def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace
     )
     parser.add_argument("--no-fields", action="store_true", help="leave out strides and receptive fields")
     parser.add_argument("--count", action="store_true", help="print the number of parameters, nothing else")
-    parser.add_function_arguments(
-        as_function(architecture), "model", skip={"num_classes", "ignore_index", "in_channels"}
-    )
-    for action in parser._actions:
-        if action.option_strings == ["--model"]:  # of jsonargparse, to read a file
-            action.help = argparse.SUPPRESS
+    parser.add_class(as_function(architecture), "model", skip={"num_classes", "ignore_index", "in_channels"})
     args = parser.parse_args(argv[1:], defaults=True)
     if args.num_classes is None:
         refuse(f"say how many classes there are: --num-classes N (usage: {usage})")
@@ -239,17 +233,15 @@ def parse(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace
     return architecture, args
 
 
-@ending()
+@command()
 def main(argv: list[str] | None = None) -> None:
-    forgiving_output()
-    architecture, args = parse(sys.argv[1:] if argv is None else argv)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    architecture, args = parse_architecture(sys.argv[1:] if argv is None else argv)
     try:
-        module = build(architecture, args.num_classes, args.in_channels, **args.model.as_dict())
+        module = build_on_meta(architecture, args.num_classes, args.in_channels, **args.model.as_dict())
         if args.count:
             print(sum(p.numel() for p in module.parameters()))
             return
-        show(Network(module, *args.size), console, args.depth, with_fields=not args.no_fields)
+        show_network(Network(module, *args.size), console(), args.depth, with_fields=not args.no_fields)
     except RuntimeError as error:  # of torch, for sizes that no tensor has
         refuse(f"torch cannot describe a network of these sizes: {str(error).splitlines()[0]}")
 

@@ -18,363 +18,31 @@ where no CRF was better); search.png, images with and without it. `--test` then 
 """
 
 import argparse
-import csv
-import difflib
-import hashlib
-import inspect
-import io
-import itertools
-import json
 import math
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import rich.table
 import torch
 from jsonargparse.typing import PositiveInt
-from matplotlib.figure import Figure
 from rich.console import Console
-from torch import Tensor
 
-from datamodules.base import SegmentationDataModule, SegmentationDataset
-from experiments.grids.cells import clock
-from experiments.reports.figures import drawing, label_colours, save_figure
-from experiments.runs.callbacks import to_rgb
+from datamodules.base import SegmentationDataModule
+from experiments.crfs.grid import CRFS, check_grid, default_grid, parse_grid
+from experiments.crfs.outcome import picture, table
+from experiments.crfs.search import Finished, Found, at_an_end, confusions, keep, search, search_key, spread, workers
 from experiments.runs.run import Run
+from experiments.shell.catalogue import DATAMODULES, listed, load, lookup
+from experiments.shell.class_flags import Choice, ClassParser, first_word
+from experiments.shell.command import command
 from experiments.shell.ending import ending
-from experiments.shell.files import locked, read_json, write_atomic, write_json
-from experiments.shell.flags import forgiving_output, refuse
-from experiments.train import DATAMODULES, Formatter, Parser, listed, load, lookup
+from experiments.shell.files import locked, read_json, write_json
+from experiments.shell.flags import refuse
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
-from lightning_modules.components.finite import labelled_logits, naming
-from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
-from lightning_modules.refinement.checks import check_memory
-from lightning_modules.refinement.conv_crf import conv_crf
-from lightning_modules.refinement.dense_crf import dense_crf
-
-Value = float | str
-Point = dict[str, Value]  # one combination of the grid: arguments of a CRF
-Grid = dict[str, list[Value]]
-
-CRFS: dict[str, Callable[..., Any]] = {"dense": dense_crf, "conv": conv_crf}
-NOT_SEARCHED = {"compatibility", "engine", "return_energy"}  # no numbers, or change none
-VOC_DIAGONAL = 625.0  # pixels, of 500 x 375, the most frequent size in PASCAL VOC
-WEIGHTS = ("w_appearance", "w_smoothness")
-SHOWN = 10  # rows of the printed table
-EVERY = 15.0  # seconds between two lines of progress
-
-
-@dataclass(frozen=True)
-class Row:
-    """A combination and its score; without a point, the network alone."""
-
-    point: Point | None
-    miou: float
-
-    def rank(self) -> tuple[float, ...]:
-        """Best first; of equal scores the smaller weights, then the smaller deviations."""
-        numbers = {} if self.point is None else {k: v for k, v in self.point.items() if isinstance(v, int | float)}
-        others = sorted(name for name in numbers if name not in WEIGHTS)
-        return (-self.miou, *(numbers.get(name, 0.0) for name in WEIGHTS), *(numbers[name] for name in others))
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found, best first."""
-
-    rows: list[Row]
-
-    @property
-    def best(self) -> Row:
-        return self.rows[0]
-
-    @property
-    def without(self) -> Row:
-        return next(row for row in self.rows if row.point is None)
-
-    @property
-    def best_crf(self) -> Point:
-        return next(row.point for row in self.rows if row.point is not None)
-
-    @property
-    def parameters(self) -> Point:
-        """Arguments of the CRF; with weights of 0, which change nothing, where none was better."""
-        return self.best.point if self.best.point is not None else self.best_crf | dict.fromkeys(WEIGHTS, 0.0)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Images of a split, their masks and what the network says of them."""
-
-    split: str
-    names: list[str]
-    images: list[Tensor]  # (1, 1 or 3, H, W) in 0..255
-    masks: list[Tensor]  # (1, H, W)
-    probabilities: list[Tensor]  # (1, C, H, W)
-    num_classes: int
-    ignore_index: int
-
-    @property
-    def diagonal(self) -> float:
-        """The median over the images, in pixels."""
-        return float(np.median([math.hypot(*mask.shape[-2:]) for mask in self.masks]))
-
-
-class Finished:
-    """search.csv: the score of every finished combination.
-
-    `key` names all else that decides a score. Rows of another key, of an earlier search with other images say, stay in
-    the file and are not used.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
-        self.lines: list[dict[str, str]] = []
-        self.miou: dict[str, float] = {}
-        try:
-            if path.exists():
-                self.lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-            self.miou = {self._name(line): float(line["miou"]) for line in self.lines}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}): delete it to search from the start") from error
-
-    def get(self, point: Point | None) -> float | None:
-        """The mIoU of a combination, None before it is known."""
-        return self.miou.get(self._name(self._line(point)))
-
-    def add(self, point: Point | None, miou: float) -> None:
-        line = self._line(point)
-        self.miou[self._name(line)] = miou
-        self.lines.append({**line, "miou": repr(miou)})
-        columns = [column for column in dict.fromkeys(itertools.chain(*self.lines)) if column != "miou"]
-        file = io.StringIO()
-        writer = csv.DictWriter(file, [*columns, "miou"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.lines)
-        write_atomic(self.path, file.getvalue())
-
-    def _line(self, point: Point | None) -> dict[str, str]:
-        return {"key": self.key, **{name: str(value) for name, value in (point or {}).items()}}
-
-    @staticmethod
-    def _name(line: Mapping[str, str]) -> str:
-        """Of a combination, whatever the order of its columns."""
-        return json.dumps(sorted((name, value) for name, value in line.items() if value and name != "miou"))
-
-
-def default_grid(crf: str, diagonal: float) -> Grid:
-    """The grid for images of this diagonal in pixels: ends and middles of what DeepLab searched or released.
-
-    v1, Sec. 5: w1 in [5, 10], sigma_alpha in [50:10:100], sigma_beta in [3:1:10], released with 4, 121 and 5; v2, Sec. 4.1:
-    [3:6], [30:10:100] and [3:6]. Both search with w2 = 3 and sigma_gamma = 3 fixed. pydensecrf's example has sigma_beta
-    13. ConvCRF, Sec. 4.2 and its code: blur 4 and w1 10, theta_alpha beyond the window.
-    """
-    scale = diagonal / VOC_DIAGONAL
-    grid: Grid = {
-        "w_appearance": [3.0, 5.5, 10.0],
-        "theta_alpha": [_rounded(scale * pixels) for pixels in (30.0, 60.0, 120.0)],
-        "theta_beta": [3.0, 6.0, 13.0],
-        "w_smoothness": [3.0],
-        "theta_gamma": [_rounded(3.0 * scale)],
-    }
-    if crf == "conv":
-        grid |= {"w_appearance": [3.0, 10.0, 30.0], "theta_alpha": [_rounded(scale * 60.0)], "blur": [1, 2, 4]}
-    return grid
-
-
-def parse_grid(crf: str, texts: Sequence[str]) -> Grid:
-    """`name=value,value,...` for arguments of a CRF; ValueError for what is none, with the nearest name."""
-    known = {
-        parameter.name: parameter
-        for parameter in inspect.signature(CRFS[crf]).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in NOT_SEARCHED
-    }
-    grid: Grid = {}
-    for text in texts:
-        name, equals, values = text.partition("=")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"--grid knows {', '.join(known)} of {crf}_crf, got {name!r}{hint}")
-        kind = type(known[name].default)
-        read = kind if kind in (int, str) else float
-        try:
-            grid[name] = [read(value) for value in values.split(",")]
-        except ValueError:
-            grid[name] = []
-        if not equals or not grid[name]:
-            wanted = {int: "whole numbers", str: "names", float: "numbers"}[read]
-            raise ValueError(f"--grid {name} must list {wanted}, such as {name}=3,4,5, got {text!r}")
-    return grid
-
-
-def check_grid(crf: str, grid: Grid) -> None:
-    """Tries every value on an image of one grey: what the CRF refuses, it refuses before the work and not within it."""
-    first = {name: values[0] for name, values in grid.items()}
-    for name, values in grid.items():
-        for value in values:
-            try:
-                CRFS[crf](torch.full((1, 2, 4, 4), 0.5), torch.full((1, 3, 4, 4), 128.0), **first | {name: value})
-            except ValueError as error:
-                raise ValueError(f"--grid: {error}") from error
-
-
-def spread(length: int, count: int) -> list[int]:
-    """Positions of `count` images spread evenly over a split: the next frame of a video shows nothing new."""
-    count = min(length, count)
-    return [int((i + 0.5) * length / count) for i in range(count)]
-
-
-def keep(
-    module: SegmentationModule,
-    dataset: SegmentationDataset,
-    split: str,
-    positions: Sequence[int],
-    say: Callable[[str], None],
-) -> Kept:
-    """The images at `positions` with the network's probabilities, in the memory of the computer.
-
-    Raises NonFiniteError, naming the image, for a logit at a labelled pixel that is NaN or infinite.
-    """
-    needed = 4 * len(positions) * dataset[positions[0]][1].numel() * (module.num_classes + 3)  # float32
-    check_memory(needed, torch.device("cpu"), f"keeping the probabilities of {len(positions)} images (--images)")
-    kept = Kept(split, [], [], [], [], module.num_classes, module.ignore_index)
-    spoken = time.monotonic()
-    for done, position in enumerate(positions):
-        image, mask = dataset[position]
-        name = f"{dataset.names[position]} ({split})"
-        with torch.no_grad(), naming(name):
-            logits = module.eval().predict(image[None].to(module.device)).float()
-        labelled_logits(logits, mask[None].to(logits.device), module.ignore_index, [name], module.class_names)
-        kept.names.append(dataset.names[position])
-        kept.images.append((255 * image[None]).round())  # whole grey levels, as a module's `refine` has them
-        kept.masks.append(mask[None])
-        kept.probabilities.append(logits.softmax(1).cpu())
-        if time.monotonic() - spoken > EVERY:
-            spoken = time.monotonic()
-            say(f"network: {done + 1} of {len(positions)} images")
-    return kept
-
-
-@contextmanager
-def workers(jobs: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute with one core each, as the kernels let go of the interpreter; cancelled by an interrupt."""
-    pool = ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def refined(crf: str, point: Point | None, probabilities: Tensor, images: Tensor) -> Tensor:
-    """The marginals of one combination; the probabilities themselves without one."""
-    if point is None:
-        return probabilities
-    marginals: Tensor = CRFS[crf](probabilities, images, **point)
-    return marginals
-
-
-def confusions(crf: str, point: Point | None, kept: Kept, pool: ThreadPoolExecutor, device: torch.device) -> np.ndarray:
-    """Confusion matrices of the images (n, C, C)."""
-
-    def one(index: int) -> np.ndarray:
-        with torch.no_grad(), naming(f"{kept.names[index]} ({kept.split})"):
-            probabilities, image = kept.probabilities[index].to(device), kept.images[index].to(device)
-            labels = predict_labels(refined(crf, point, probabilities, image)).cpu()
-            return confusion_matrix(labels, kept.masks[index], kept.num_classes, kept.ignore_index)[0].numpy()
-
-    return np.stack(list(pool.map(one, range(len(kept.names)))))
-
-
-def search(
-    crf: str,
-    grid: Grid,
-    kept: Kept,
-    finished: Finished,
-    *,
-    rounds: int = 2,
-    jobs: int = 1,
-    device: torch.device | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Found:
-    """Scores every combination of the grid, then in each further round those around the best at half the step."""
-    device = device or torch.device("cpu")
-    rows: list[Row] = []
-    with workers(jobs) as pool:
-        for number in range(1, rounds + 1):
-            known = [row.point for row in rows]
-            wanted = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-            points = [*([] if known else [None]), *(point for point in wanted if point not in known)]
-            missing = [point for point in points if finished.get(point) is None]
-            say(f"round {number}: {len(points)} combinations on {len(kept.names)} images, {len(missing)} of them to do")
-            started = spoken = time.monotonic()
-            for done, point in enumerate(missing, start=1):
-                miou = float(scores(confusions(crf, point, kept, pool, device).sum(0))["miou"])
-                if math.isnan(miou):
-                    raise ValueError(f"none of the {len(kept.names)} images has a labelled pixel: take more (--images)")
-                finished.add(point, miou)
-                now = time.monotonic()
-                if now - spoken > EVERY and done < len(missing):
-                    spoken, left = now, (now - started) / done * (len(missing) - done)
-                    say(
-                        f"round {number}: {done} of {len(missing)}, {clock(now - started)} so far, about {clock(left)} to go"
-                    )
-            rows += [Row(point, score) for point in points if (score := finished.get(point)) is not None]
-            rows.sort(key=Row.rank)
-            grid = _around(grid, Found(rows).best_crf)
-    return Found(rows)
-
-
-def _around(grid: Grid, best: Point) -> Grid:
-    """Half a step below and above the best value of each number that has several, and the best value of what has one.
-
-    Steps are ratios, as the ranges of DeepLab are spanned by them; next to 0 they are differences.
-    """
-    return {name: _halfway(sorted(values), best[name]) for name, values in grid.items()}
-
-
-def _halfway(values: list[Any], best: Any) -> list[Value]:
-    if len(values) == 1 or not isinstance(best, float):
-        return [best]
-    place = values.index(best)
-    below = values[place - 1] if place else None
-    above = values[place + 1] if place + 1 < len(values) else None
-    near = [_middle(best, other) for other in (below, above) if other is not None]
-    if len(near) == 1 and best > 0:  # at an end of the range: as far beyond it
-        near.append(_rounded(best * best / near[0]) if near[0] > 0 else best)
-    return sorted({*near, best})
-
-
-def _middle(a: float, b: float) -> float:
-    return _rounded(math.sqrt(a * b) if min(a, b) > 0 else (a + b) / 2)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.3g}")
-
-
-def at_an_end(found: Found) -> list[str]:
-    """The numbers whose best value is the smallest or the largest that was tried."""
-    points = [row.point for row in found.rows if row.point is not None]
-    tried = {name: sorted({p[name] for p in points if isinstance(p[name], float)}) for name in found.best_crf}
-    return [n for n, values in tried.items() if len(values) > 1 and found.best_crf[n] in (values[0], values[-1])]
-
-
-def search_key(crf: str, checkpoint: Path, run: Run, split: str, names: Sequence[str]) -> str:
-    """Names what decides the score of a combination: the weights, the data and the images."""
-    data = {k: v for k, v in run.identified().resolved().items() if k.split(".")[0] in ("data", "datamodule")}
-    decides = [crf, hashlib.sha256(checkpoint.read_bytes()).hexdigest(), data, split, list(names)]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+from lightning_modules.components.scores.reductions import scores
 
 
 def check_classes(module: SegmentationModule, datamodule: SegmentationDataModule) -> None:
@@ -392,77 +60,33 @@ def check_classes(module: SegmentationModule, datamodule: SegmentationDataModule
         )
 
 
-def table(found: Found) -> rich.table.Table:
-    """The best combinations and the network alone."""
-    names = list(found.best_crf)
-    shown = rich.table.Table(*["", *names, "mIoU (%)", "gain"])
-    for place, row in enumerate(found.rows):
-        if place < SHOWN or row.point is None:
-            values = [str(row.point[name]) for name in names] if row.point else ["no CRF", *["-"] * (len(names) - 1)]
-            gain = "" if row.point is None else f"{100 * (row.miou - found.without.miou):+.2f}"
-            shown.add_row(str(place + 1), *values, f"{100 * row.miou:.2f}", gain)
-    return shown
-
-
-def picture(
-    crf: str, found: Found, kept: Kept, palette: Sequence[Sequence[int]], path: Path, device: torch.device
-) -> None:
-    """Writes a figure of three images, with the most to gain, the middle one and the most to lose by the best CRF."""
-    with workers(1) as pool:
-        per_image = [scores(confusions(crf, point, kept, pool, device))["miou"] for point in (None, found.best_crf)]
-    order = np.argsort(np.nan_to_num(per_image[0] - per_image[1]), kind="stable")
-    rows = list(dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]))
-    colours = label_colours(palette)
-    height, width = kept.masks[rows[0]].shape[-2:]
-    with drawing():
-        figure = Figure(figsize=(11, 0.4 + len(rows) * (0.3 + 2.7 * height / width)), layout="constrained")
-        axes = figure.subplots(len(rows), 4, squeeze=False)
-        for line, index in zip(axes, rows, strict=True):
-            probabilities, image = kept.probabilities[index].to(device), kept.images[index].to(device)
-            with torch.no_grad():
-                labels = [predict_labels(refined(crf, p, probabilities, image))[0] for p in (None, found.best_crf)]
-            tiles = [to_rgb(kept.images[index][0] / 255), *(colours[x.cpu()] for x in (kept.masks[index][0], *labels))]
-            titles = [kept.names[index], "truth"]
-            titles += [
-                f"{name}: mIoU {100 * s[index]:.1f} %" for name, s in zip(("no CRF", crf), per_image, strict=True)
-            ]
-            for axis, tile, title in zip(line, tiles, titles, strict=True):
-                axis.imshow(tile, interpolation="nearest")
-                axis.set_title(title, fontsize=8)
-                axis.set_axis_off()
-        save_figure(figure, path, {"Software": None})
-
-
-def parse(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
+def parse_search(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
     """The checkpoint, the run it is of with the data that the flags leave or change, and the other flags."""
     usage = (
         "python -m experiments.search_crf CHECKPOINT [--data NAME] [--data.FLAG ...] [--grid NAME=V,V ...] [options]"
     )
-    if not argv or argv[0].startswith("-"):
-        if {"-h", "--help"} & {*argv}:
-            print(f"usage: {usage}\n\n{__doc__}\nevery flag: CHECKPOINT --help")
-            sys.exit(0)
-        refuse(f"the first word is to be a checkpoint, such as outputs/.../checkpoints/last.ckpt (usage: {usage})")
-    checkpoint = Path(argv[0])
-    choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    choice.add_argument("--data")
+    word = first_word(
+        argv,
+        what="a checkpoint, such as outputs/.../checkpoints/last.ckpt",
+        usage=usage,
+        description=f"{__doc__}\nevery flag: CHECKPOINT --help",
+    )
+    checkpoint = Path(word)
+    chosen, rest = Choice(f"--data takes one of {listed(DATAMODULES)}", data=None).parse_known_args(argv[1:])
     try:
-        chosen, rest = choice.parse_known_args(argv[1:])
         stored = _stored_run(checkpoint)
         if chosen.data is None and stored is None:
             raise ValueError(f"there is no run.json beside {checkpoint} to say what it was trained on: give --data")
         datamodule = stored.datamodule if chosen.data is None else lookup("--data", chosen.data, DATAMODULES)  # type: ignore[union-attr]
-    except (ValueError, FileNotFoundError, argparse.ArgumentError) as error:
+    except (ValueError, FileNotFoundError) as error:
         refuse(str(error))
-    parser = Parser(
-        prog="python -m experiments.search_crf",
+    parser = ClassParser(
+        verb="search_crf",
         usage=usage,
         description=f"{__doc__}\ndata sets (--data): {listed(DATAMODULES)}\n\nThe flags below are those of "
         f"{datamodule.__name__}.",
-        formatter_class=Formatter,
-        allow_abbrev=False,
+        chosen="after the CHECKPOINT",
     )
-    parser.chosen = "after the CHECKPOINT"
     parser.add_argument("--crf", choices=list(CRFS), default="dense", help="the kind of CRF")
     parser.add_argument("--root", type=str, help="folder of the data, the same as --data.root")
     parser.add_argument("--images", type=PositiveInt, default=100, help="of the split, spread evenly; DeepLab took 100")
@@ -474,10 +98,7 @@ def parse(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
         "--out", type=Path | None, default=None, help="folder of the results (default: beside run.json)"
     )
     parser.add_argument("--jobs", type=PositiveInt, default=os.cpu_count() or 1, help="images at a time")
-    parser.add_class_arguments(datamodule, "data")
-    for action in parser._actions:
-        if action.option_strings == ["--data"]:
-            action.metavar, action.help = "NAME", "one of those listed above"
+    parser.add_class(datamodule, "data", help="one of those listed above")
     if stored is not None and datamodule is stored.datamodule:
         parser.set_defaults({f"data.{name}": value for name, value in stored.data.items()})
     if any(action.dest == "data.root" for action in parser._actions):
@@ -564,11 +185,10 @@ def verdict(crf: str, found: Found, split: str, images: int) -> Iterable[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    forgiving_output()
-    checkpoint, run, args = parse(sys.argv[1:] if argv is None else argv)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    with ending(f"interrupted; the same command continues the search in {args.out}"):
-        run_search(checkpoint, run, args, console)
+    with command() as console:
+        checkpoint, run, args = parse_search(sys.argv[1:] if argv is None else argv)
+        with ending(f"interrupted; the same command continues the search in {args.out}"):
+            run_search(checkpoint, run, args, console)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ from torch import Tensor
 
 from datamodules.files import decode, read_bytes
 from experiments.reports.figures import COLOURS, colormap, drawing, save_figure
-from experiments.shell.ending import ending
+from experiments.shell.catalogue import load
+from experiments.shell.command import command
 from experiments.shell.environment import command_line, package_version
 from experiments.shell.files import locked, read_json, write_json, write_whole
-from experiments.shell.flags import Parser, forgiving_output, natural, positive, refuse
-from experiments.train import load
+from experiments.shell.flags import Parser, natural, positive, refuse
 from lightning_modules.components.blocks import pad_to_multiple
 from lightning_modules.components.encoders import Encoder, build_encoder
 from lightning_modules.components.finite import naming
@@ -235,7 +235,7 @@ class Stages:
         self.status.update(stage)
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse_photograph(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a photograph, 8-bit RGB or grey")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one of this command")
@@ -302,9 +302,8 @@ def segment(args: argparse.Namespace, console: Console) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    forgiving_output()
-    with ending():
-        segment(parse(argv), Console())
+    with command() as console:
+        segment(parse_photograph(argv), console)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,13 @@ from lightning_modules.components.finite import finite_losses, labelled_logits, 
 from lightning_modules.components.float64 import for_float64
 from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.schedules import OPTIMIZERS, schedule
-from lightning_modules.components.scores.boundary import boundary_f1
-from lightning_modules.components.scores.calibration import calibration
-from lightning_modules.components.scores.checkerboard import checkerboard_energy
-from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
-from lightning_modules.components.scores.metrics import ConfusionMatrix, ImageMean, LossMean
-from lightning_modules.components.scores.segments import segments
-from lightning_modules.components.scores.trimap import trimap
+from lightning_modules.components.scores.metrics import LossMean, Scores
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 from lightning_modules.settings import composed
 
 Refinement = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) probabilities, (N, in_channels, H, W) images in [0, 1]
 Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long
-
-MOST_TRIMAP_CLASSES = 40  # of an image with more, the matrices of all bands would fill 256 kB and more
 
 
 class SegmentationModule(LightningModule):
@@ -216,7 +209,7 @@ class SegmentationModule(LightningModule):
         schedules = schedule(optimizer, h["schedule"], steps, h["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedules, "interval": "step"}}
 
-    def _score(self, batch: Batch, split: str, split_scores: "Scores") -> dict[str, Tensor]:
+    def _score(self, batch: Batch, split: str, split_scores: Scores) -> dict[str, Tensor]:
         """Scores of each image, which callbacks store; a padding image of distributed evaluation counts nowhere.
 
         Raises NonFiniteError, naming the image, for a logit at a labelled pixel or a loss that is NaN or infinite.
@@ -240,7 +233,7 @@ class SegmentationModule(LightningModule):
         names = dataset(split).names
         return [f"{names[max(position, 0)]} ({split})" for position in positions]  # -1: padding, of the first image
 
-    def _log_scores(self, name: str, split: "Scores") -> None:
+    def _log_scores(self, name: str, split: Scores) -> None:
         self.last_confusion[name] = split.confusion.compute().cpu().numpy()
         values = scores(self.last_confusion[name])
         logged = {key: float(values[key]) for key in ("miou", "pixel_acc", "macc", "fwiou")}
@@ -263,53 +256,6 @@ class SegmentationModule(LightningModule):
         self.describe(described["class_names"], described["palette"])
         if self._trainer is not None and self.trainer.is_global_zero:  # the sum over all devices
             self.epoch_loss.update(*described.get("epoch_loss", (0.0, 0)))
-
-
-class Scores(nn.Module):
-    """What one split is scored by: a confusion matrix over all its pixels, and means over its images.
-
-    `detailed`: of each image, its logits too, and where and how it errs: `scores.calibration`, `scores.segments`
-    and, of up to MOST_TRIMAP_CLASSES classes, `scores.trimap`.
-    """
-
-    def __init__(self, num_classes: int, ignore_index: int, *, detailed: bool = False) -> None:
-        super().__init__()
-        self.detailed = detailed
-        self.confusion = ConfusionMatrix(num_classes, ignore_index)
-        self.loss, self.boundary_f1, self.checkerboard = ImageMean(), ImageMean(), ImageMean()
-
-    @property
-    def means(self) -> dict[str, ImageMean]:
-        return {"loss": self.loss, "boundary_f1": self.boundary_f1, "checkerboard": self.checkerboard}
-
-    def update(self, logits: Tensor, masks: Tensor, losses: Tensor) -> dict[str, Tensor]:
-        """Logits (N, C, H, W), masks (N, H, W) and losses (N,) -> each image's labels, confusion matrix and scores.
-
-        Where a mask has no label the logits may be NaN or infinite; such an image has no checkerboard energy.
-        """
-        num_classes, ignore_index = self.confusion.num_classes, self.confusion.ignore_index
-        labels = predict_labels(logits)
-        confusion = confusion_matrix(labels, masks, num_classes, ignore_index)
-        per_class = boundary_f1(labels, masks, num_classes, ignore_index)
-        energy = checkerboard_energy(logits)
-        unlabelled = (masks == ignore_index).flatten(1).all(1)
-        self.confusion.update(labels, masks)
-        unlabelled = for_float64(unlabelled)  # as the energy is
-        self.loss.update(for_float64(losses).to(energy).masked_fill(unlabelled, torch.nan))
-        self.boundary_f1.update(per_class.nanmean(1))
-        self.checkerboard.update(energy.masked_fill(unlabelled, torch.nan))
-        of_images = {"labels": labels, "confusion": confusion, "boundary_f1": per_class, "checkerboard": energy}
-        if self.detailed:
-            of_images["logits"] = logits
-            of_images["calibration"] = calibration(logits, masks, ignore_index)
-            of_images["segments"] = segments(labels, masks, num_classes, ignore_index)
-            if num_classes <= MOST_TRIMAP_CLASSES:
-                of_images["trimap"] = trimap(labels, masks, num_classes, ignore_index)
-        return of_images
-
-    def reset(self) -> None:
-        for metric in (self.confusion, *self.means.values()):
-            metric.reset()
 
 
 def plain(value: Any, name: str) -> Any:

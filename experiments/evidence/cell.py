@@ -19,29 +19,8 @@ from experiments.evidence import schema
 from experiments.evidence.arrays import DamagedError, Npz, read_picture
 from experiments.evidence.resampling import Counts
 from experiments.shell.files import PREDICTION
-from lightning_modules.components.scores.calibration import calibration_error
-from lightning_modules.components.scores.confusion import scores
-from lightning_modules.components.scores.segments import HALLUCINATED, MISSED, PREDICTED, TRUE
-from lightning_modules.components.scores.trimap import WIDTH, trimap_curve
-
-PERCENT, PPM = ("%", 100.0), ("ppm", 1e6)
-# What a table shows, with the unit it is printed in. A trained network's checkerboard is a few millionths of its power.
-SCORES = {
-    "miou": ("mIoU", PERCENT),
-    "boundary_f1": ("boundary F1", PERCENT),
-    "checkerboard": ("checkerboard energy", PPM),
-    "pixel_acc": ("pixel accuracy", PERCENT),
-}
-BOUNDARY = 3  # pixels: as far from a true boundary an error is counted as one at it
-# How and where the predictions err. Those of segments and calibration need what cells of earlier versions did not store.
-ERRORS = {
-    "wrong": ("wrong pixels", PERCENT),
-    "boundary_errors": (f"of them within {BOUNDARY} px of a boundary", PERCENT),
-    "missed": ("missed segments", PERCENT),
-    "hallucinated": ("hallucinated segments", PERCENT),
-    "ece": ("calibration error", PERCENT),
-    "overconfidence": ("overconfidence", PERCENT),
-}
+from lightning_modules.components.scores.reductions import scores
+from lightning_modules.components.scores.table import PER_IMAGE
 
 
 @dataclass(frozen=True)
@@ -59,49 +38,37 @@ class Cell:
     counts: Counts  # of each image, (n, C) each
     image_miou: NDArray[np.float64]  # (n,), of each image alone, in [0, 1]; NaN for one without a labelled pixel
     confusion: NDArray[np.int64]  # (C, C), the sum over the images, rows are the truth
-    boundary_f1: NDArray[np.float64]  # (n, C), NaN for a class absent from the truth
-    checkerboard: NDArray[np.float64]  # (n,)
-    # Sums over the images of components.scores.trimap (width, C, C), .calibration (bins, 3) and .segments (C, 4); None where
-    # not stored.
-    trimap: NDArray[np.int64] | None = None
-    calibration: NDArray[np.float64] | None = None
-    segments: NDArray[np.int64] | None = None
+    arrays: Mapping[str, NDArray[Any]]  # what else is stored, by the names of `PER_IMAGE`: its sum, or a row an image
+
+    @property
+    def trimap(self) -> NDArray[np.int64] | None:
+        """Sum over the images (width, C, C); None where not stored, as the next two."""
+        return self.arrays.get("trimap")
+
+    @property
+    def calibration(self) -> NDArray[np.float64] | None:
+        """Sum over the images (bins, 3)."""
+        return self.arrays.get("calibration")
+
+    @property
+    def segments(self) -> NDArray[np.int64] | None:
+        """Sum over the images (C, 4)."""
+        return self.arrays.get("segments")
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Scores in [0, 1] by their logged names: miou, pixel_acc, boundary_f1, checkerboard, iou/<class>, those of
-        `ERRORS`, and trimap/<w>, the mIoU within w pixels of a true boundary; NaN where it was not stored.
+        """The numbers of `PER_IMAGE` by their names, and iou/<class>; NaN where it was not stored.
 
-        IoU and accuracy are of the matrix summed over all images. Boundary F1 is the mean over the classes of an
-        image, then over images; checkerboard energy the mean over images. An image without a labelled pixel counts
-        nowhere.
+        IoU and accuracy are of the matrix summed over all images. An image without a labelled pixel counts nowhere.
         """
-        of_all = scores(self.confusion)
-        labelled = self.counts.true.any(axis=1)
-        per_image = [np.nanmean(row) for row in self.boundary_f1[labelled] if not np.isnan(row).all()]
-        values = {name: float(of_all[name]) for name in ("miou", "pixel_acc", "macc", "fwiou")}
-        values["boundary_f1"] = float(np.mean(per_image)) if per_image else math.nan
-        energies = self.checkerboard[labelled & ~np.isnan(self.checkerboard)]  # NaN for an image too small for it
-        values["checkerboard"] = float(energies.mean()) if len(energies) else math.nan
-        values |= {f"iou/{name}": float(iou) for name, iou in zip(self.class_names, of_all["iou"], strict=True)}
-        near = np.full(WIDTH, math.nan) if self.trimap is None else trimap_curve(self.trimap)
-        values |= {f"trimap/{width}": float(miou) for width, miou in enumerate(near, start=1)}
-        return values | self._errors()
-
-    def _errors(self) -> dict[str, float]:
-        """The scores of `ERRORS`: shares of all labelled pixels, of the wrong ones, of the segments of all classes."""
-        wrong = int(self.confusion.sum() - self.confusion.trace())
-        values = dict.fromkeys(ERRORS, math.nan) | {"wrong": _share(wrong, int(self.confusion.sum()))}
-        if self.trimap is not None:
-            near = self.trimap[:BOUNDARY].sum(axis=0)
-            values["boundary_errors"] = _share(int(near.sum() - near.trace()), wrong)
-        if self.segments is not None:
-            counts = self.segments.sum(axis=0)
-            values["missed"] = _share(counts[MISSED], counts[TRUE])
-            values["hallucinated"] = _share(counts[HALLUCINATED], counts[PREDICTED])
-        if self.calibration is not None:
-            found = calibration_error(self.calibration)
-            values["ece"], values["overconfidence"] = (float(value) for value in found)
+        labelled, stored = self.counts.true.any(axis=1), {"confusion": self.confusion, **self.arrays}
+        of_classes = zip(self.class_names, scores(self.confusion)["iou"], strict=True)
+        values = {f"iou/{name}": float(iou) for name, iou in of_classes}
+        for name, score in PER_IMAGE.items():
+            values |= dict.fromkeys((*score.numbers, *score.others), math.nan)
+            if name in stored:
+                array = stored[name] if score.summed else stored[name][labelled]
+                values |= score.reduce(array, self.confusion)
         return values
 
     def curve(self, column: str) -> dict[int, float]:
@@ -128,7 +95,7 @@ class Cell:
 def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> Cell:
     """The finished cell in `folder`; ValueError, which names file and field, for what does not hold what it should."""
     path, sizes = folder / "per_image.npz", {"C": len(class_names)}
-    arrays = Npz(path, schema.PER_IMAGE, sizes, schema.MOST_IMAGES)
+    arrays = Npz(path, schema.per_image(), sizes, schema.MOST_IMAGES)
     names = [schema.printable(name) for name in arrays.texts("names")]
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
@@ -151,11 +118,7 @@ def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> 
         counts=counts,
         image_miou=image_miou,
         confusion=confusion,
-        boundary_f1=arrays["boundary_f1"],
-        checkerboard=arrays["checkerboard"],
-        trimap=_summed(arrays, "trimap", np.int64),
-        calibration=arrays["calibration"].sum(axis=0) if "calibration" in arrays else None,
-        segments=_summed(arrays, "segments", np.int64),
+        arrays={name: _read(arrays, name) for name in PER_IMAGE if name in arrays and name != "confusion"},
     )
 
 
@@ -184,13 +147,10 @@ def sum_up(
     return Counts(right, true, predicted), image_miou, confusion
 
 
-def _summed(arrays: Npz, key: str, dtype: type[np.int64]) -> NDArray[np.int64] | None:
-    """Over the images, in blocks of them."""
-    if key not in arrays:
-        return None
-    total: NDArray[np.int64] = np.sum([block.sum(axis=0, dtype=dtype) for _, block in arrays.blocks(key)], axis=0)
-    return total
-
-
-def _share(part: float, whole: float) -> float:
-    return float(part / whole) if whole else math.nan
+def _read(arrays: Npz, name: str) -> NDArray[Any]:
+    """What a cell holds of an array: its sum over the images, of whole numbers in blocks of them, or all of it."""
+    score = PER_IMAGE[name]
+    if score.summed and score.kinds == "iu":
+        total: NDArray[Any] = np.sum([block.sum(axis=0, dtype=np.int64) for _, block in arrays.blocks(name)], axis=0)
+        return total
+    return arrays[name].sum(axis=0) if score.summed else arrays[name]

@@ -5,10 +5,9 @@ Reads only, so that a report needs neither the networks nor their trainer.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from experiments.evidence.experiment import Cell
+from experiments.evidence.cell import Cell
 
 # What can be matched, in words. Of a training crop, because that is what a step of the budget costs.
 SIZES = {"parameters": "parameters", "gmac": "GMAC of a training crop"}
@@ -66,7 +65,7 @@ def unequal(plan: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def deviations(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"]]) -> list[str]:
+def deviations(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
     """Where the finished cells, by variant and seed, did not do what was planned or not under equal conditions."""
     found = _uneven(plan, cells)
     for variant, of_variant in cells.items():
@@ -76,7 +75,7 @@ def deviations(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"]
     return found + _conditions(plan, cells)
 
 
-def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"]]) -> list[str]:
+def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
     """Variants that lack seeds which others have: their means are over other replications."""
     seeds = sorted({seed for of_variant in cells.values() for seed in of_variant})
     lacking = {variant: [s for s in seeds if s not in of_variant] for variant, of_variant in cells.items()}
@@ -85,7 +84,7 @@ def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"]]) 
     return [f"Not every variant has the seeds {_listed(seeds)}: {listed}. {reason}"] if listed else []
 
 
-def _amiss(plan: Mapping[str, Any], cell: "Cell") -> list[str]:
+def _amiss(plan: Mapping[str, Any], cell: Cell) -> list[str]:
     """What of one cell is not as planned."""
     wrong = []
     own, parameters = cell.result.get("params"), plan["variants"][cell.variant].get("parameters")
@@ -102,7 +101,7 @@ def _amiss(plan: Mapping[str, Any], cell: "Cell") -> list[str]:
     return wrong
 
 
-def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, "Cell"]]) -> list[str]:
+def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
     """Where code, versions, threads or devices differ between cells, and whether that goes along with the variants."""
     found = []
     finished = [cell for of_variant in cells.values() for cell in of_variant.values()]

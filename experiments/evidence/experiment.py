@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from experiments.evidence import schema
 from experiments.evidence.arrays import DamagedError
-from experiments.evidence.cell import BOUNDARY, ERRORS, PERCENT, PPM, SCORES, Cell, read_cell
+from experiments.evidence.cell import Cell, read_cell
 from experiments.evidence.deviations import deviations, other_settings
 from experiments.evidence.factorial import Effect, factorial_effects, refuse_crossing
-from experiments.evidence.intervals import Compared, Estimate, compare, estimate, paired_difference
+from experiments.evidence.intervals import AgainstBaseline, Estimate, compare, estimate, paired_difference
 from experiments.evidence.resampling import Counts
-
-__all__ = ["BOUNDARY", "ERRORS", "PERCENT", "PPM", "SCORES", "Cell", "Experiment", "Picture", "comparisons", "load"]
 
 PICTURES = 6  # of the images that a variant is worst or best at, a report shows as many of each kind
 LOG_TAIL = 2**16  # bytes at the end of a log, whose last line is shown
@@ -52,7 +50,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OneFactorStep:
     """Two variants that differ in one factor alone."""
 
     factor: str
@@ -140,7 +138,7 @@ class Experiment:
         return len({tuple(cell.image_names) for cell in self.finished()}) < 2
 
     @cached_property
-    def compared(self) -> Compared | None:
+    def compared(self) -> AgainstBaseline | None:
         """The mIoU of all variants against the baseline; None where not all were scored on the same images."""
         if not self.same_images:
             return None
@@ -174,7 +172,7 @@ class Experiment:
         return {name: {seed: cell.counts for seed, cell in cells.items()} for name, cells in self.cells.items()}
 
 
-def comparisons(plan: Mapping[str, Any]) -> list[Comparison]:
+def one_factor_steps(plan: Mapping[str, Any]) -> list[OneFactorStep]:
     """Every pair of variants where one factor leaves the baseline's level and all others stay, whatever their level."""
     levels: dict[str, dict[str, str]] = {name: variant["levels"] for name, variant in plan["variants"].items()}
     baseline = levels[plan["baseline"]]
@@ -185,11 +183,11 @@ def comparisons(plan: Mapping[str, Any]) -> list[Comparison]:
             reference = next((name for name, other in levels.items() if other == wanted), None)
             if reference not in (None, variant):
                 at = {name: level for name, level in own.items() if name != factor}
-                found.append(Comparison(factor, reference, variant, at))
+                found.append(OneFactorStep(factor, reference, variant, at))
     return found
 
 
-def load(folder: Path) -> Experiment:
+def load_experiment(folder: Path) -> Experiment:
     """Reads plan.json and every finished cell it plans.
 
     Raises FileNotFoundError where there is no experiment, ValueError for a file that cannot be read.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.evidence.intervals import RESAMPLES, Cells, Contrast, Test, adjust, make_contrasts
+from experiments.evidence.intervals import RESAMPLES, Cells, Test, WeightedScore, adjust, make_contrasts
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Effect:
 
     levels: dict[str, str]  # factor -> level
     references: dict[str, str]
-    contrast: Contrast
+    contrast: WeightedScore
     test: Test  # over seeds and images; adjusted over all main effects, or over all interactions
 
     @property

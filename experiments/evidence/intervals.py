@@ -39,9 +39,7 @@ KINDS = {
     "both": "other seeds and other images",
 }
 TESTS = {
-    "seeds": "paired t test over seeds, on the same images",
     "signed-rank": "exact Wilcoxon signed-rank test over seeds, on the same images",
-    "images": "paired t test by the bootstrap over images, of the same trained networks",
     "swap": "permutation test that swaps the two variants' results on an image, of the same trained networks",
     "both": "paired t test over seeds and images",
 }
@@ -85,7 +83,7 @@ class Estimate:
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean, sample standard deviation and Student's t interval (n - 1 degrees of freedom); NaN values are left out."""
     x = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
-    return Contrast(x).estimate("seeds")
+    return WeightedScore(x).estimate("seeds")
 
 
 def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate:
@@ -141,7 +139,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class WeightedScore:
     """A weighted sum of variants' scores, seed by seed: one variant's score, a difference, an effect of a factor."""
 
     values: Floats  # (S,)
@@ -196,8 +194,8 @@ def make_contrasts(
     resamples: int = RESAMPLES,
     seed: int = 0,
     class_names: Sequence[str] = (),
-) -> dict[Name, Contrast]:
-    """A Contrast for every entry of `weights`, which weighs variants, over the seeds that all of them have.
+) -> dict[Name, WeightedScore]:
+    """A WeightedScore for every entry of `weights`, which weighs variants, over the seeds that all of them have.
 
     An array of `cells` holds the test images in the same order for all: confusion matrices (n, C, C), rows truth, for
     a score of `resampling.addends`, or (n,) numbers for the score "mean". All contrasts see the same resamples.
@@ -247,8 +245,8 @@ def _stack(arrays: Sequence[NDArray[np.generic] | Counts], score: str) -> Floats
 
 def _contrasts(
     sums: _Sums, weights: Mapping[Name, Mapping[str, float]], resamples: int, seed: int, class_names: Sequence[str]
-) -> dict[Name, Contrast]:
-    images, found, rows = sums.cells.shape[1], dict[Name, Contrast](), dict[Name, Floats]()
+) -> dict[Name, WeightedScore]:
+    images, found, rows = sums.cells.shape[1], dict[Name, WeightedScore](), dict[Name, Floats]()
     for name, factors in weights.items():
         places, factor = sums.places(factors), np.array(list(factors.values()), dtype=np.float64)
         values = factor @ sums.value[places]
@@ -258,7 +256,7 @@ def _contrasts(
             else "no scores"
         )
         if reason:
-            found[name] = Contrast(values, images, reason=reason)
+            found[name] = WeightedScore(values, images, reason=reason)
             continue
         rows[name] = np.zeros(len(sums.cells))
         np.add.at(rows[name], places, factor[:, None] / places.shape[1])
@@ -266,7 +264,7 @@ def _contrasts(
         covariance, seeds = by_seed @ by_seed.T, len(by_seed)
         pairs = seeds * (seeds - 1)
         in_common = max(float(covariance.sum() - covariance.trace()) / pairs, 0.0) if pairs else math.nan
-        found[name] = Contrast(values, images, float(covariance.sum()) / seeds**2, in_common, reason="")
+        found[name] = WeightedScore(values, images, float(covariance.sum()) / seeds**2, in_common, reason="")
     if rows:
         matrix = np.stack(list(rows.values()))
         roots = np.sort(bootstrap_roots(sums.cells, matrix, sums.score, resamples=resamples, seed=seed))
@@ -321,18 +319,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 class Difference:
     """A variant against the baseline, paired by seed and image; `tests` by their names in TESTS."""
 
-    contrast: Contrast
+    contrast: WeightedScore
     tests: dict[str, Test]
     effect: EffectSize
 
 
 @dataclass(frozen=True)
-class Compared:
+class AgainstBaseline:
     """Every variant's score, and the difference to the baseline of every other; both in the order of the cells."""
 
     score: str
     baseline: str
-    scores: dict[str, Contrast]
+    scores: dict[str, WeightedScore]
     differences: dict[str, Difference]
 
 
@@ -344,7 +342,7 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
     class_names: Sequence[str] = (),
-) -> Compared:
+) -> AgainstBaseline:
     """All variants against the baseline. For each test the differences are the family that Holm's p is adjusted for.
 
     Arguments as for `make_contrasts`; the same seed gives the same numbers.
@@ -359,9 +357,9 @@ def compare(
     family = sum(bool(len(contrasts["difference", variant].values)) for variant in others)  # those with a common seed
     for variant in others:
         contrast = contrasts["difference", variant]
-        found = [contrast.test("seeds"), signed_rank_test(contrast.values.tolist(), max(family, 1))]
-        found += [_swap_test(sums, variant, baseline, contrast, resamples, seed), contrast.test("both")]
-        for test in found:
+        signed_rank = signed_rank_test(contrast.values.tolist(), max(family, 1))
+        swapped = _swap_test(sums, variant, baseline, contrast, resamples, seed)
+        for test in (signed_rank, swapped, contrast.test("both")):
             tests.setdefault(test.name, []).append(test)
     adjusted = {name: adjust(of_name) for name, of_name in tests.items()}
     differences = {}
@@ -369,7 +367,7 @@ def compare(
         contrast = contrasts["difference", variant]
         of_variant = {name: of_name[index] for name, of_name in adjusted.items()}
         differences[variant] = Difference(contrast, of_variant, effect_size(contrast.values.tolist()))
-    return Compared(score, baseline, {variant: contrasts["score", variant] for variant in cells}, differences)
+    return AgainstBaseline(score, baseline, {variant: contrasts["score", variant] for variant in cells}, differences)
 
 
 def adjust(tests: Sequence[Test]) -> list[Test]:
@@ -377,7 +375,7 @@ def adjust(tests: Sequence[Test]) -> list[Test]:
     return [replace(test, adjusted=p) for test, p in zip(tests, holm([test.p for test in tests]), strict=True)]
 
 
-def _swap_test(sums: _Sums, variant: str, baseline: str, contrast: Contrast, resamples: int, seed: int) -> Test:
+def _swap_test(sums: _Sums, variant: str, baseline: str, contrast: WeightedScore, resamples: int, seed: int) -> Test:
     reason = contrast.refuse("images")
     if reason:
         return Test("swap", math.nan, reason)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.evidence.cell import Cell
 from experiments.evidence.deviations import deviations
-from experiments.evidence.experiment import Cell, Experiment, flatten
+from experiments.evidence.experiment import Experiment, flatten
 
 
 def join(experiments: Sequence[Experiment]) -> list[Experiment]:

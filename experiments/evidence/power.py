@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from scipy.stats import chi2
 
 from experiments.evidence.effect_size import CONFIDENCE, noncentral_t
-from experiments.evidence.intervals import NEEDED_SEEDS, Contrast, Spread
+from experiments.evidence.intervals import NEEDED_SEEDS, Spread, WeightedScore
 from experiments.evidence.resampling import MIN_IMAGES
 
 LIMIT = 2**20  # seeds or images, beyond which no number is given
@@ -39,7 +39,7 @@ class Needed:
         return f"{n} {self.of} ({low} to {high}, by what {self.known} {self.of} tell of their deviation)"
 
 
-def needed_for_width(contrast: Contrast, half_width: float, *, kind: str = "seeds", of: str = "") -> Needed:
+def needed_for_width(contrast: WeightedScore, half_width: float, *, kind: str = "seeds", of: str = "") -> Needed:
     """Seeds or images (`of`) until the interval of this kind is the mean plus and minus `half_width` or less.
 
     By default seeds; for kind "images", images. The others stay as many as they are, and what the seeds add to kind
@@ -49,7 +49,7 @@ def needed_for_width(contrast: Contrast, half_width: float, *, kind: str = "seed
 
 
 def needed_to_detect(
-    contrast: Contrast,
+    contrast: WeightedScore,
     difference: float,
     *,
     kind: str = "seeds",
@@ -71,7 +71,7 @@ def needed_to_detect(
     return _needed(contrast, kind, of, found)
 
 
-def _needed(contrast: Contrast, kind: str, of: str, enough: Callable[[Spread], bool]) -> Needed:
+def _needed(contrast: WeightedScore, kind: str, of: str, enough: Callable[[Spread], bool]) -> Needed:
     of = of or ("images" if kind == "images" else "seeds")
     if kind != "both" and of != kind:
         raise ValueError(f"an interval of kind {kind} does not depend on the number of {of}: of must be {kind}")

@@ -43,7 +43,7 @@ def addends(cell: NDArray[np.generic] | Counts, score: str) -> Floats:
     """What each image adds to the sums that the score is made of: (n, K).
 
     `cell` holds confusion matrices (n, C, C), rows truth, or their `Counts`, for the scores of
-    `components.scores.confusion.scores`: miou, mdice, macc, fwiou, pixel_acc, and iou/k, dice/k, acc/k of the class
+    `components.scores.reductions.scores`: miou, mdice, macc, fwiou, pixel_acc, and iou/k, dice/k, acc/k of the class
     with index k.
     For the score "mean" it holds a number an image, (n,), NaN for an image without one.
     """

@@ -17,8 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from experiments.evidence.arrays import Array, DamagedError, Npz, unreadable
 from experiments.shell.files import read_json
-from lightning_modules.components.scores.calibration import BINS
-from lightning_modules.components.scores.trimap import WIDTH
+from lightning_modules.components.scores.table import PER_IMAGE
 
 MOST_JSON = 2**24  # bytes of a JSON file
 MOST_CSV = 2**28  # bytes of a metrics.csv, which is read line by line
@@ -217,18 +216,13 @@ class Environment(_Stored):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
-# Letters in a shape are sizes that are the same wherever they stand: n images, C classes.
-PER_IMAGE = {
-    "names": Array("U", ("n",)),
-    "confusion": Array("iu", ("n", "C", "C"), high=MOST_PIXELS),  # rows are the truth
-    "boundary_f1": Array("f", ("n", "C"), high=1 + 1e-6, nan=True),  # NaN for a class absent from the truth
-    "checkerboard": Array("f", ("n",), high=1 + 1e-6, nan=True),  # NaN for an image too small for it
-    # Of components.scores.trimap, .calibration and .segments: not in files of earlier versions, and the first not of more
-    # than base.MOST_TRIMAP_CLASSES.
-    "trimap": Array("iu", ("n", WIDTH, "C", "C"), high=MOST_PIXELS, optional=True),
-    "calibration": Array("f", ("n", BINS, 3), high=MOST_PIXELS, optional=True),
-    "segments": Array("iu", ("n", "C", 4), high=MOST_PIXELS, optional=True),
-}
+def per_image() -> dict[str, Array]:
+    """Of per_image.npz; letters in a shape are sizes that are the same wherever they stand: n images, C classes."""
+    arrays = {"names": Array("U", ("n",))}
+    for name, score in PER_IMAGE.items():
+        high = MOST_PIXELS if score.high is None else score.high
+        arrays[name] = Array(score.kinds, ("n", *score.shape), high=high, nan=score.nan, optional=score.detailed)
+    return arrays
 
 
 SAMPLED = {"names": Array("U", ("k",)), "kinds": Array("U", ("k",), optional=True)}  # k images

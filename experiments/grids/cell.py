@@ -10,7 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
-from experiments.shell.flags import forgiving_output, positive
+from experiments.shell.command import forgiving_output
+from experiments.shell.flags import positive
 from experiments.tracking.loggers import Logging, add_logging
 
 

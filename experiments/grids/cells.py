@@ -23,7 +23,7 @@ STOP_SECONDS = 30  # for a cell to finish its step and save
 
 
 @dataclass
-class Cell:
+class PlannedCell:
     """One variant with one seed, and what became of it."""
 
     variant: str
@@ -55,7 +55,7 @@ class Cell:
 
 
 def run_cells(
-    cells: Sequence[Cell],
+    cells: Sequence[PlannedCell],
     console: Console,
     *,
     jobs: int,
@@ -64,16 +64,16 @@ def run_cells(
     logging: Logging,
     save_every: float,
     command: str,
-    seconds: Callable[[Cell], float],
-) -> list[Cell]:
+    seconds: Callable[[PlannedCell], float],
+) -> list[PlannedCell]:
     """Runs what is not done yet, `jobs` processes at a time; returns the cells that failed.
 
     `command` is what a person typed to get these cells; `seconds` estimates the time of one.
     """
     waiting = deque(cell for cell in cells if cell.result is None)
     free = list(range(jobs))
-    running: list[Cell] = []
-    failed: list[Cell] = []
+    running: list[PlannedCell] = []
+    failed: list[PlannedCell] = []
     started, before = time.monotonic(), sum(seconds(c) for c in cells if c.result)
     shown = 0.0
     try:
@@ -122,7 +122,7 @@ def run_cells(
     return failed
 
 
-def make_room(cell: Cell) -> str:
+def make_room(cell: PlannedCell) -> str:
     """Writes the cell's run.json, and sets aside what another run has left there; what is to be said of that."""
     stored, said = cell.folder / "run.json", ""
     if stored.exists() and (why := _of_another(stored, cell.run)):
@@ -132,7 +132,7 @@ def make_room(cell: Cell) -> str:
     return said
 
 
-def _start(cell: Cell, threads: int, logging: Logging, devices: str, save_every: float, command: str) -> None:
+def _start(cell: PlannedCell, threads: int, logging: Logging, devices: str, save_every: float, command: str) -> None:
     # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     # Keeps freed memory for the next step instead of giving it back to the system at each.
@@ -170,7 +170,7 @@ def _set_aside(folder: Path) -> Path:
     return folder.rename(folder.with_name(f"{folder.name}.old{number}"))
 
 
-def _stop(cell: Cell) -> None:
+def _stop(cell: PlannedCell) -> None:
     if cell.process is None or cell.process.poll() is not None:
         return
     cell.process.terminate()  # it alone: it saves, and ends the processes that it has started

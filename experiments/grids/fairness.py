@@ -6,24 +6,20 @@ A plan that is not fair is refused; what a study declares unequal is allowed, an
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from experiments.benchmark import gmac
 from experiments.evidence.deviations import SIZES, items
+from experiments.grids.ablation import Ablation, Match
+from experiments.grids.cost import gmac
 from experiments.runs.run import Run, setting
 from experiments.runs.training import build
 from experiments.shell.files import read_json
 from lightning_modules.components.checkpoints import read_checkpoint
 
-if TYPE_CHECKING:
-    from experiments.grids.ablation import Ablation
-
-TOLERANCE = 0.05  # between an arm and the one that it is matched with
 MOST_WIDENING = 2**12  # a search for a match ends here
 # What a hyperparameter of this name decides about the training, whatever the architecture.
 RECIPE = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup", "loss", "class_weights")
@@ -45,19 +41,6 @@ SOURCES = {
 }
 
 Budget = dict[str, Any]  # by item, see `budget`
-
-
-@dataclass(frozen=True, kw_only=True)
-class Match:
-    """An arm that has as many parameters, or costs as much, as another, so that the score is not one of its size.
-
-    `by`: the hyperparameter that is chosen for it, so no factor; None where the network itself sees to it.
-    """
-
-    of: str  # a key of `SIZES`
-    like: str  # a variant
-    by: str | None = None
-    tolerance: float = TOLERANCE  # relative
 
 
 def size(run: Run, of: str) -> float:
@@ -197,7 +180,7 @@ def _steps_before(checkpoint: Path) -> int:
     return steps + (_steps_before(Path(earlier)) if earlier is not None else 0)
 
 
-def check_fair(ablation: "Ablation") -> dict[str, Budget]:
+def check_fair(ablation: Ablation) -> dict[str, Budget]:
     """The budget of each variant. ValueError for variants that differ in anything but the declared factors.
 
     Such a table would answer another question. The differences may be of the settings, or of what becomes of them: the
@@ -241,7 +224,7 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
     return repr(settings[key]) if key in settings else "not set"
 
 
-def _budgets(ablation: "Ablation") -> dict[str, Budget]:
+def _budgets(ablation: Ablation) -> dict[str, Budget]:
     loaded: dict[str, Splits] = {}  # by the settings of the data, which most variants share
     budgets = {}
     for name, run in ablation.runs.items():
@@ -261,7 +244,7 @@ def _budgets(ablation: "Ablation") -> dict[str, Budget]:
     return budgets
 
 
-def _check_budgets(ablation: "Ablation", budgets: Mapping[str, Budget], declared: set[str]) -> None:
+def _check_budgets(ablation: Ablation, budgets: Mapping[str, Budget], declared: set[str]) -> None:
     """Refuses what differs without a declared factor that is about it."""
     base = items(budgets[ablation.baseline])
     for name, own in ((name, items(of_variant)) for name, of_variant in budgets.items()):
@@ -276,7 +259,7 @@ def _check_budgets(ablation: "Ablation", budgets: Mapping[str, Budget], declared
                 )
 
 
-def check_matched(ablation: "Ablation") -> dict[str, float]:
+def check_matched(ablation: Ablation) -> dict[str, float]:
     """Size of each matched arm relative to that of the arm it is matched with.
 
     ValueError outside the tolerance, and for a match that would let other differences through.
@@ -334,7 +317,7 @@ def _whole(run: Run) -> list[str]:
     return [name for name in names if type(r[f"hparams.{name}"]) is int and name != "in_channels"]
 
 
-def differences(ablation: "Ablation") -> dict[str, dict[str, list[Any]]]:
+def differences(ablation: Ablation) -> dict[str, dict[str, list[Any]]]:
     """Of each variant the settings it does not share with the baseline, factors first: [the baseline's value, its own]."""
     base, found = ablation.runs[ablation.baseline].resolved(), {}
     for name, run in ablation.runs.items():

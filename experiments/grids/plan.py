@@ -1,90 +1,200 @@
-"""What a plan of an ablation shows before anything is trained: its variants, what they cost, the budget."""
+"""The plan of an ablation: its cells, what they cost, and that no other grid has its folder."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from experiments.evidence.deviations import planned, statements
-from experiments.grids.cells import clock
-from experiments.grids.fairness import differences
-from experiments.runs.run import setting
+from experiments.grids.ablation import Ablation
+from experiments.grids.cells import PlannedCell, clock
+from experiments.grids.cost import Cost, gmac, measure
+from experiments.grids.fairness import Budget, check_fair, check_matched, differences
+from experiments.grids.plan_table import cell_seconds, show_content
+from experiments.runs.run import identified, setting
+from experiments.runs.training import build
+from experiments.shell.environment import command_line, git_commit
 from experiments.shell.files import read_json
 
-if TYPE_CHECKING:
-    from experiments.grids.ablation import Ablation
 
-START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
-EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only
+@dataclass
+class Plan:
+    """What will be run and what it costs."""
+
+    ablation: Ablation
+    out: Path
+    seeds: Sequence[int]
+    cells: list[PlannedCell]
+    parameters: dict[str, int]
+    gmac: dict[str, float]
+    costs: dict[str, Cost]
+    classes: dict[str, Any]
+    budgets: dict[str, Budget]
+    ratios: dict[str, float]  # of the matched arms' sizes
+    validation_images: int
+    jobs: int
+    device: str
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def seconds(self, cell: PlannedCell) -> float:
+        """An estimate, from the measured step."""
+        return cell_seconds(self.budgets[cell.variant], self.costs[cell.variant].step_seconds, self.validation_images)
+
+    def content(self) -> dict[str, Any]:
+        """What plan.json holds."""
+        a, base = self.ablation, self.costs[self.ablation.baseline]
+        differing = differences(a)
+        variants = {
+            name: {
+                "levels": {factor: run.resolved().get(setting(factor)) for factor in a.factors},
+                "parameters": self.parameters[name],
+                "gmac": self.gmac[name],
+                "step_ratio": self.costs[name].step_seconds / base.step_seconds,
+                "hash": run.hash,
+                **asdict(self.costs[name]),
+            }
+            for name, run in a.runs.items()
+        }
+        common = a.runs[a.baseline].resolved()
+        if "root" in a.runs[a.baseline].data:
+            common["data.root"] = a.runs[a.baseline].data["root"]  # as it was typed
+        for key in {
+            "seed",
+            "corrections",
+            *map(setting, a.factors),
+            *(key for of_one in differing.values() for key in of_one),
+        }:
+            common.pop(key, None)
+        return {
+            "experiment": a.name,
+            "question": a.question,
+            "baseline": a.baseline,
+            "factors": {name: list(levels) for name, levels in a.factors.items()},
+            "variants": variants,
+            "seeds": list(self.seeds),
+            "data": a.data,
+            "data_note": a.data_note,
+            "scale_note": a.scale_note,
+            "common": common,
+            "corrections": sorted({name for run in a.runs.values() for name in run.corrections()}),
+            "budget": self.budgets,
+            "validation_images": self.validation_images,
+            "differences": differing,
+            "matched": {name: self._match(name) for name in a.matched},
+            "device": self.device,
+            **self.classes,
+            **self.environment,
+        }
+
+    def _match(self, variant: str) -> dict[str, Any]:
+        """How an arm was matched; `values` of the setting that was chosen for it: of the arm it matches, and its own."""
+        how, runs = self.ablation.matched[variant], self.ablation.runs
+        values = [runs[name].resolved()[setting(how.by)] for name in (how.like, variant)] if how.by else None
+        return {**asdict(how), "values": values, "ratio": self.ratios[variant]}
 
 
-def cell_seconds(budget: Mapping[str, Any], step_seconds: float, validation_images: int) -> float:
-    """An estimate of a cell's time, from that of a step."""
-    steps = budget["steps"] + EVALUATION_STEPS * validation_images * budget["epochs"] / budget["batch"]
-    return START_SECONDS + float(steps * step_seconds)
-
-
-def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Console) -> None:
-    """The table of a plan as plan.json holds it, and the sentences on its budget."""
-    baseline, variants = content["baseline"], content["variants"]
-    table = Table("variant", title=f"{content['experiment']}: {len(variants)} variants x {len(seeds)} seeds")
-    factors = [setting(factor) for factor in content["factors"]]
-    found = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
-    differing = [key for key in factors if key in found] + [key for key in found if key not in factors]
-    for key in differing:
-        name = key.removeprefix("hparams.")
-        table.add_column(escape(name if key in factors else f"({name})"))
-    for column in ("parameters", "ratio", "GMAC", "ratio", "ms/step", "peak MB", "est. time"):
-        table.add_column(column, justify="right")
-    base = variants[baseline]
-    for name, own in variants.items():
-        settings = planned(content, name)
-        seconds = cell_seconds(content["budget"][name], own["step_seconds"], content.get("validation_images", 0))
-        table.add_row(
-            escape(name + (" (baseline)" if name == baseline else "")),
-            *(escape(str(settings.get(key, "-"))) for key in differing),
-            f"{own['parameters']:,}",
-            f"{own['parameters'] / base['parameters']:.2f}",
-            f"{own['gmac']:.3g}",
-            f"{own['gmac'] / base['gmac']:.2f}",
-            f"{1000 * own['step_seconds']:.0f}",
-            f"{own['peak_memory_mb']:.0f}",
-            clock(len(seeds) * seconds),
-        )
-    console.print(table)
-    for line in statements(content):
-        console.print(line, soft_wrap=True, markup=False)
-    followed = ", in brackets what follows from them" if len(differing) > len(factors) else ""
-    console.print(
-        f"The table has the factors{followed}; the other {len(content['common'])} settings are equal in all variants.",
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def show_without_data(ablation: "Ablation", out: Path, seeds: Sequence[int], reason: str, console: Console) -> None:
-    """What a dry run can tell where the data are not: the plan that was stored with them, or what the flags say."""
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False)
-
-    if (out / "plan.json").exists():
-        show_content(read_json(out / "plan.json"), seeds, console)
-        say(f"This is the plan stored in {out}; whether the data are still those is not known: {reason}")
-        return
-    differing = dict.fromkeys(key for own in differences(ablation).values() for key in own)
-    table = Table(
-        "variant",
-        *(escape(key.removeprefix("hparams.")) for key in differing),
-        title=f"{ablation.name}: {len(ablation.runs)} variants x {len(seeds)} seeds",
-    )
+def make_plan(
+    ablation: Ablation, out: Path, seeds: Sequence[int], jobs: int, threads: int, say: Callable[[str], None]
+) -> Plan:
+    """Builds every variant, verifies the data once and measures the cost, before any cell is trained."""
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"--seeds must differ from one another, got {list(seeds)}")
+    parameters, macs = {}, {}
+    say("verifying the data")
+    verified: list[dict[str, Any]] = []
     for name, run in ablation.runs.items():
-        table.add_row(escape(name), *(escape(str(run.resolved().get(key, "-"))) for key in differing))
-    console.print(table)
-    say(
-        f"Not known without the data: steps, parameters, multiply-adds, time and memory, and whether the variants are "
-        f"trained alike. {reason}"
+        with torch.device("meta"):
+            module, datamodule = build(run)
+        parameters[name] = sum(p.numel() for p in module.parameters())
+        if run.data not in verified:
+            datamodule.verify()
+            verified.append(dict(run.data))
+    ablation = replace(ablation, runs=identified(ablation.runs))
+    _check_same(ablation, out)
+    say("comparing the budgets")
+    budgets = check_fair(ablation)
+    for name, run in ablation.runs.items():
+        if not budgets[name]["steps"]:
+            raise ValueError(
+                f"{name} would be trained for no step: a batch of {budgets[name]['batch']} images is more than the "
+                f"{budgets[name]['train_images']} training images, or trainer.limit_train_batches leaves none"
+            )
+        macs[name] = gmac(run, *budgets[name]["test_size"])
+    _, datamodule = build(ablation.runs[ablation.baseline])
+    validation_images = len(datamodule.dataset("val"))
+    cells = [
+        # Seeds outermost: an interrupted grid has whole replications of the table rather than half of its rows.
+        PlannedCell(name, run.but(seed=seed), out / name / f"seed{seed}", budgets[name]["epochs"])
+        for seed in seeds
+        for name, run in ablation.runs.items()
+    ]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    costs = _stored_costs(ablation, out, device) or measure(ablation.runs, threads=threads, progress=say)
+    return Plan(
+        ablation,
+        out,
+        seeds,
+        cells,
+        parameters,
+        macs,
+        costs,
+        {"class_names": datamodule.class_names, "palette": [list(colour) for colour in datamodule.palette]},
+        budgets,
+        check_matched(ablation),
+        validation_images,
+        jobs,
+        device,
+        {"command": command_line(), "commit": git_commit()},
+    )
+
+
+def _check_same(ablation: Ablation, out: Path) -> None:
+    """Refuses to replace the results of a grid with other settings; more seeds are welcome."""
+    if not (out / "plan.json").exists():
+        return
+    stored = read_json(out / "plan.json")
+    if _is_of(stored, ablation):
+        return
+    now = {key: json.loads(json.dumps(value)) for key, value in ablation.runs[ablation.baseline].resolved().items()}
+    old = stored.get("common", {})
+    changed = [f"{key}: {old[key]!r} -> {now[key]!r}" for key in sorted({*old} & {*now}) if old[key] != now[key]]
+    corrections = {k: v for run in ablation.runs.values() for k, v in run.corrections().items()}
+    changed += [
+        f"corrected since: {why}" for name, why in corrections.items() if name not in stored.get("corrections", ())
+    ]
+    raise ValueError(
+        f"{out} holds the results of another grid ({'; '.join(changed) or 'its variants or defaults differ'}): choose another "
+        "folder with --out, or remove it"
+    )
+
+
+def _is_of(stored: Mapping[str, Any], ablation: Ablation) -> bool:
+    """Whether a stored plan, perhaps of an earlier version, has the runs of `ablation`."""
+    variants, runs = stored.get("variants", {}), ablation.runs
+    return variants.keys() == runs.keys() and all(variants[name].get("hash") in runs[name].hashes for name in runs)
+
+
+def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost] | None:
+    """The costs of an earlier call for the very same variants on the same device."""
+    try:
+        stored = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not _is_of(stored, ablation) or stored["device"] != device:
+        return None
+    return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in stored["variants"].items()}
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """The variants with what they differ in, what they cost, the budget, and how long the cells take."""
+    show_content(plan.content(), plan.seeds, console)
+    done = sum(cell.result is not None for cell in plan.cells)
+    todo = sum(plan.seconds(cell) for cell in plan.cells if cell.result is None)
+    console.print(
+        f"{len(plan.cells)} cells, {done} already done; about {clock(todo / plan.jobs)} "
+        f"with {plan.jobs} at a time on {plan.device}. Results: {plan.out}",
+        soft_wrap=True,
     )

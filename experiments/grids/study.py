@@ -8,11 +8,12 @@ from typing import Any, NoReturn
 from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
-from experiments.grids.ablation import Ablation, add_arguments, main, variants
-from experiments.grids.fairness import Match, matched
+from experiments.grids.ablation import Ablation, Match, variants
+from experiments.grids.command import add_arguments, run_ablation
+from experiments.grids.fairness import matched
 from experiments.runs.run import Run, setting
-from experiments.shell.ending import ending
-from experiments.shell.flags import Parser, forgiving_output, positive
+from experiments.shell.command import command
+from experiments.shell.flags import Parser, positive
 from lightning_modules.base import SegmentationModule
 
 DATA_NOTES = {
@@ -172,19 +173,20 @@ class Study:
 
     def command_line(self, description: str | None) -> NoReturn:
         """What `python -m experiments.<name>` does; `description` is the docstring of the file."""
-        forgiving_output()
-        parser = Parser(description=description)
-        parser.add_argument("--data", choices=self.bases, default=next(iter(self.bases)))
-        parser.add_argument("--root", help="folder of the CamVid images, masks, classes.txt and splits")
-        parser.add_argument("--epochs", type=positive, help="of each cell")
-        parser.add_argument("--scale", type=float, help="of the images' sides, relative to the default")
-        parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
-        parser.add_argument(
-            "--weights", help="of the encoder: imagenet (downloaded), package (see README), a file or a folder"
-        )
-        add_arguments(parser)
-        args = parser.parse_args()
-        with ending():
+        with command():
+            parser = Parser(description=description)
+            parser.add_argument("--data", choices=self.bases, default=next(iter(self.bases)))
+            parser.add_argument("--root", help="folder of the CamVid images, masks, classes.txt and splits")
+            parser.add_argument("--epochs", type=positive, help="of each cell")
+            parser.add_argument("--scale", type=float, help="of the images' sides, relative to the default")
+            parser.add_argument(
+                "--full-size", action="store_true", help="the paper's width and whole images, for a GPU"
+            )
+            parser.add_argument(
+                "--weights", help="of the encoder: imagenet (downloaded), package (see README), a file or a folder"
+            )
+            add_arguments(parser)
+            args = parser.parse_args()
             grid = self.ablation(
                 args.data,
                 args.root,
@@ -193,7 +195,7 @@ class Study:
                 full_size=args.full_size,
                 weights=args.weights,
             )
-        sys.exit(main(grid, args))
+        sys.exit(run_ablation(grid, args))
 
 
 def _scaled(base: Run, scale: float) -> dict[str, Any]:

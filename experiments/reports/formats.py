@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.evidence.experiment import ERRORS, PERCENT, SCORES, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.evidence.intervals import KINDS, Estimate, estimate
 from experiments.reports.page import Section
 from experiments.reports.tables import Table, marked_test
+from lightning_modules.components.scores.table import PERCENT, SCORES, errors
 
 
 def to_csv(sections: Sequence[Section]) -> str:
@@ -25,7 +26,7 @@ def to_csv(sections: Sequence[Section]) -> str:
 
 def _lines(experiment: Experiment) -> Iterable[dict[str, Any]]:
     plan = experiment.plan
-    units = {score: unit for score, (_, unit) in (SCORES | ERRORS).items()}
+    units = {score: printed.unit for score, printed in (SCORES | errors()).items()}
     units |= {f"iou/{name}": PERCENT for name in plan["class_names"]}
     for name, variant in plan["variants"].items():
         line: dict[str, Any] = {"experiment": _defused(plan["experiment"]), "data": _defused(plan["data"])}

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from experiments.evidence.deviations import planned
-from experiments.evidence.experiment import PERCENT, Experiment, Picture, flatten
+from experiments.evidence.experiment import Experiment, Picture, flatten
 from experiments.reports.figures.looks import Look, label_colours, looks
 from experiments.reports.tables import Table
+from lightning_modules.components.scores.table import PERCENT
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_SIDE = 640  # pixels of a picture in the image browser

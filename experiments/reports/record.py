@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.evidence.effect_size import CONFIDENCE
-from experiments.evidence.experiment import PERCENT, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.evidence.factorial import Effect
 from experiments.evidence.intervals import KINDS, Estimate, Test
 from experiments.reports.formats import (
@@ -31,6 +31,7 @@ from experiments.reports.tables.summary import known_difference, known_test
 from experiments.reports.tables.text import interval_of, mean_std, signed
 from experiments.shell.files import slug, write_atomic
 from experiments.shell.places import below
+from lightning_modules.components.scores.table import PERCENT
 
 RESULTS = Path(__file__).parents[1] / "results"
 FIGURES = ("scores", "seeds", "pareto")  # none with images of a data set, whose licence may forbid to pass them on

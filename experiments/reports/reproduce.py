@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.evidence.experiment import Cell, Experiment
+from experiments.evidence.cell import Cell
+from experiments.evidence.experiment import Experiment
 from experiments.shell.environment import environment
 
 ROOTS = ("--root", "--data.root")

@@ -18,7 +18,8 @@ from torch import Tensor
 from datamodules.base import SegmentationDataset
 from experiments.shell.files import PREDICTION, write_atomic, write_whole
 from lightning_modules.base import Batch
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
+from lightning_modules.components.scores.table import PER_IMAGE
 
 SAMPLES = 4  # test images, spread over the split, that every run stores for figures
 EXTREMES = 3  # of its worst test images, and of its best, each run stores as many
@@ -117,8 +118,7 @@ class MetricsFile(Callback):
 class PerImage(Callback):
     """per_image.npz: scores of each test image, once each and in order, whatever the number of devices.
 
-    Of n images of C classes: names (n,), confusion (n, C, C), boundary_f1 (n, C), checkerboard (n,), calibration
-    (n, 15, 3), segments (n, C, 4) and, of up to `base.MOST_TRIMAP_CLASSES` classes, trimap (n, 20, C, C).
+    Of n images: names (n,), and what `PER_IMAGE` in `components.scores.table` describes, (n, *shape) each.
     """
 
     def __init__(self, out: Path) -> None:
@@ -137,7 +137,7 @@ class PerImage(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        scored = {name: value for name, value in outputs.items() if name not in ("labels", "logits")}
+        scored = {name: value for name, value in outputs.items() if name in PER_IMAGE}
         self.rows.append({**scored, "index": batch["index"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -21,6 +21,7 @@ from experiments.shell.files import check_space, temporary_prefix, write_atomic,
 from lightning_modules.base import Batch
 from lightning_modules.components.checkpoints import digest, digest_file, read_checkpoint, stored_digests
 from lightning_modules.components.errors import MoreThanDataError, NonFiniteError
+from lightning_modules.components.finite import not_finite
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 SAVE_EVERY = 10.0  # minutes
@@ -179,12 +180,6 @@ class SafePoints(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
         self.saved = time.monotonic()
-
-
-def not_finite(state: Mapping[str, Tensor]) -> str:
-    """The names of weights and buffers that hold NaN or an infinity; empty where all are numbers."""
-    names = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -5,8 +5,9 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,34 @@ from experiments.runs.run import Run, changes
 from experiments.shell.ending import Interrupted, WorkerError, first_process
 from experiments.shell.environment import environment
 from experiments.shell.files import locked, read_json, write_json
-from experiments.tracking.logger import Tracking, tracking
-from experiments.tracking.loggers import Logging
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
 from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 # Of Lightning's, those in which this process, which reports, trains too: see `_check_strategy`.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+
+
+@dataclass
+class Tracking:
+    """What a run is logged to beside metrics.csv."""
+
+    loggers: list[Logger] = field(default_factory=list)
+    callbacks: list[Callback] = field(default_factory=list)
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Called when it is sure that the run trains; `config` is what is known only now, of the commit and the device."""
+
+    def finish(self, exit_code: int) -> None:
+        """Called after the result of the run is stored, or with another code than 0 where it has none."""
+
+
+Tracker = Callable[[dict[str, Any], Path], Tracking]  # of the settings of a run, flat, with its hash, and its folder
+
+
+def untracked(settings: dict[str, Any], out: Path) -> Tracking:
+    """Logs to metrics.csv alone."""
+    return Tracking()
 
 
 def build(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
@@ -60,7 +81,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
-    logger: str | Logging = "csv",
+    tracker: Tracker = untracked,
     save_every: float = SAVE_EVERY,
     command: str | None = None,
     **where: Any,
@@ -75,7 +96,6 @@ def train(
     for numbers that are none, NoSpaceError for a full disk, WorkerError for a process that was killed while it loaded data.
     """
     out = Path(out)
-    logging = logger if isinstance(logger, Logging) else Logging(logger)
     _check_length(run.trainer)
     _check_strategy({**run.trainer, **where}.get("strategy", "auto"))
     if not save_every > 0:
@@ -91,7 +111,7 @@ def train(
             last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
             settings = run.resolved() | {"hash": run.hash}
             settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
-            tracked = tracking(logging, settings, out)
+            tracked = tracker(settings, out)
             own = [SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
             trainer = _trainer(run, out, [*callbacks, *own], tracked.loggers, where)
             _check_strategy(trainer.strategy)  # what "auto" has become

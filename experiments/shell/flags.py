@@ -2,23 +2,12 @@
 
 import argparse
 import difflib
-import io
 import math
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
-
-
-def forgiving_output() -> None:
-    """What the terminal's encoding lacks is printed as its number, such as \\xb1: no reason for a success to fail.
-
-    The first thing of every command. A file is UTF-8 whatever the terminal is.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def refuse(message: str) -> NoReturn:

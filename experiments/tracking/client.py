@@ -24,14 +24,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.tracking.loggers import STAGED
+from experiments.tracking.loggers import CUT, STAGED
 
 IMPORT = 90.0  # seconds for the process to import W&B: a machine may be busy
 START = 15.0  # and then to begin a run on the server
 START_OFFLINE = 60.0  # or on the disk, for which nobody is asked
 FINISH = 15.0  # to take the rest at the end; WANDB_FINISH_TIMEOUT allows more
 WAITING = 256 << 20  # bytes of messages that may wait for the process
-CUT = ".cut"  # ends the name of the file that says that a record did not arrive whole
 log = logging.getLogger("lightning.pytorch")
 
 # Of W&B's variables (WANDB_...), and of the entries of its settings files, those that say where to log and as whom. All

@@ -8,9 +8,8 @@ Local files are the source of truth and W&B a copy: nothing that W&B does can st
 import os
 import re
 import secrets
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -22,48 +21,55 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.runs.callbacks import gathered, sample_positions, to_rgb
 from experiments.runs.checkpoints import LAST, PREVIOUS
-from experiments.tracking.client import CUT, Client, agent_settings, given_settings
-from experiments.tracking.loggers import HEADER, NAME, PROJECT, STEP, TAG, Logging, short
+from experiments.runs.training import Tracker, Tracking
+from experiments.tracking.client import Client, agent_settings, given_settings
+from experiments.tracking.loggers import LOGGERS, NAME, PROJECT, STEP, TAG, Logging, short
 from lightning_modules.base import Batch, SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
 
 LONGEST_SIDE = 512  # of a logged image: full-size masks took seconds an epoch
 BINS = 64  # of a histogram of gradients
 
 
-@dataclass
-class Tracking:
-    """The loggers and callbacks of a run, which begin when it is sure that it trains and end after its result is stored."""
+class WandbTracking(Tracking):
+    """W&B begins when it is sure that a run trains, and ends after the result is stored."""
 
-    loggers: list[Logger] = field(default_factory=list)
-    callbacks: list[Callback] = field(default_factory=list)
+    def __init__(self, logger: "WandbLogger", callbacks: list[Callback]) -> None:
+        super().__init__([logger], callbacks)
+        self.logger = logger
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """`config` is what is known only now, of the commit and the device."""
-        for logger in self.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.start(config)
+        self.logger.start(config)
 
     def finish(self, exit_code: int) -> None:
-        for logger in self.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.finish(exit_code)
+        self.logger.finish(exit_code)
+
+
+def tracker(logging: Logging | str) -> Tracker:
+    """What `train` is handed to log to: by the name of a logger, or by all that the flags say."""
+    return partial(tracking, Logging(logging) if isinstance(logging, str) else logging)
 
 
 def tracking(logging: Logging, settings: dict[str, Any], out: Path) -> Tracking:
-    """What `train` logs to; `settings` are those of a `Run`, flat, with its hash."""
-    if logging.logger == "tensorboard":
-        # Events of steps that a resumed run does again are taken back: one curve, without a loop.
-        return Tracking([TensorBoardLogger(out, name="", version="tensorboard", purge_step=_step_of(out))])
-    if logging.logger != "wandb":
-        return Tracking()
+    """The loggers of a run into the folder `out`; `settings` are those of a `Run`, flat, with its hash."""
+    make = LOGGERS[logging.logger].make
+    tracked: Tracking = Tracking() if make is None else globals()[make](logging, settings, out)
+    return tracked
+
+
+def tensorboard(logging: Logging, settings: dict[str, Any], out: Path) -> Tracking:
+    # Events of steps that a resumed run does again are taken back: one curve, without a loop.
+    return Tracking([TensorBoardLogger(out, name="", version="tensorboard", purge_step=_step_of(out))])
+
+
+def wandb(logging: Logging, settings: dict[str, Any], out: Path) -> Tracking:
     callbacks: list[Callback] = [Panels()]
     if logging.gradients:
         callbacks.append(Gradients(logging.gradients))
     if logging.checkpoints:
         callbacks.append(Checkpoints(out))
-    return Tracking([WandbLogger(logging, settings, out)], callbacks)
+    return WandbTracking(WandbLogger(logging, settings, out), callbacks)
 
 
 class WandbLogger(Logger):
@@ -172,19 +178,6 @@ def _step_of(out: Path) -> int:
         except (ValueError, FileNotFoundError):
             continue
     return 0
-
-
-def next_step(logging: Logging, out: Path) -> str | None:
-    """The line that says how to see what was logged below `out`; None where there is none, or the server has it all."""
-    if logging.logger == "tensorboard":
-        return f"see the curves with: tensorboard --logdir {shlex.quote(out.as_posix())}"
-    if logging.logger != "wandb":
-        return None
-    offline = any(path.stat().st_size > len(HEADER) for path in out.glob("**/wandb/offline-run-*/*.wandb"))
-    if not offline and not any(out.glob(f"**/wandb/run-*/*{CUT}")):
-        return None
-    how = "logged offline" if offline else "did not get everything"
-    return f"W&B {how}; upload with: python -m experiments.sync {shlex.quote(out.as_posix())}"
 
 
 class Panels(Callback):

@@ -1,12 +1,11 @@
 """The rows and columns of the image that the positions of a tensor depend on, and a call that hands them on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
 
 WHOLE, NOTHING = -(2**40), 2**40  # as a bound of a field
 
@@ -52,7 +51,7 @@ class Call:
 
     def __init__(
         self,
-        field_of: WeakTensorKeyDictionary,
+        field_of: Mapping[Tensor, Field],
         value: Callable[[Tensor], Tensor | None],
         function: Any,
         args: Sequence[Any],

@@ -1,6 +1,6 @@
 """Numbers that are none stop an evaluation: of NaN no class is the largest, and an infinite loss has no mean."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -63,3 +63,9 @@ def naming(image: str) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         raise NonFiniteError(f"{image}: {error}") from error
+
+
+def not_finite(state: Mapping[str, Tensor]) -> str:
+    """The names of weights and buffers that hold NaN or an infinity; empty where all are numbers."""
+    names = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

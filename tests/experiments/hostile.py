@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.evidence.experiment import load
+from experiments.evidence.experiment import load_experiment
 from experiments.reports.page import Section
 from experiments.reports.tables import Table
 from experiments.shell.files import write_atomic, write_json
@@ -116,4 +116,4 @@ def make_section(folder: Path) -> Section:
         "classes", f"By class, against {LONG}", ["variant", *CLASSES], [[BASE, "1", "2", "3", "4"]], notes=[LONG]
     )
     notes, warnings = [f"A <b>note</b>. {LONG}"], [f"A <b>warning</b>. {LONG}"]
-    return Section(load(folder), [SCORES, classes], notes, warnings, figures)
+    return Section(load_experiment(folder), [SCORES, classes], notes, warnings, figures)

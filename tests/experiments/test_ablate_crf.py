@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from experiments.ablate_crf import FULL_SIZE, LEVELS, SETTINGS, Setting, base_run, main, parse, trained_variants
-from experiments.evidence.experiment import load
-from experiments.grids.ablation import Ablation, check_fair
+from experiments.evidence.experiment import load_experiment
+from experiments.grids.ablation import Ablation
+from experiments.grids.fairness import check_fair
 from experiments.runs.training import build, train
 
 GRIDS = [
@@ -107,7 +108,7 @@ def test_the_smallest_grid_continues_where_it_was_interrupted(
     assert main(parse(flags)) == 0
     assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before  # nothing is trained twice
     assert rows.read_text().startswith(searched)  # nor searched twice
-    experiment = load(out)
+    experiment = load_experiment(out)
     assert list(experiment.cells) == list(LEVELS)
     assert experiment.missing == []
     amiss = ("left out", "test images", "deviates from the plan")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from datamodules.shapes import ShapesDataModule
-from experiments.grids.ablation import Ablation, add_arguments, crossed, main, variants
+from experiments.grids.ablation import Ablation, crossed, variants
+from experiments.grids.command import add_arguments, run_ablation
 from experiments.runs.run import Run
 from experiments.shell.files import locked, read_json, write_atomic
 from lightning_modules.unet import UNetModule
@@ -53,7 +54,7 @@ def test_a_baseline_that_is_no_variant_is_refused() -> None:
 
 
 def test_a_dry_run_prints_the_plan_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(grid(), arguments("--out", str(tmp_path), "--seeds", "0", "1", "--dry-run")) == 0
+    assert run_ablation(grid(), arguments("--out", str(tmp_path), "--seeds", "0", "1", "--dry-run")) == 0
     printed = capsys.readouterr().out
     assert "2 variants x 2 seeds" in printed
     assert "transposed-2 (baseline)" in printed
@@ -68,7 +69,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
     blocked = tmp_path / "nearest" / "seed0" / "checkpoints"
     write_atomic(blocked, "a file where the cell needs a folder")
     flags = ("--out", str(tmp_path), "--seeds", "0", "--jobs", "2")
-    assert main(grid(), arguments(*flags)) == 3  # finished in part
+    assert run_ablation(grid(), arguments(*flags)) == 3  # finished in part
     printed = capsys.readouterr().out
     assert "failed: nearest seed 0" in printed
     assert "log.txt" in printed
@@ -77,7 +78,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
     before = finished.stat().st_mtime_ns
 
     blocked.unlink()
-    assert main(grid(), arguments(*flags)) == 0  # the same command continues
+    assert run_ablation(grid(), arguments(*flags)) == 0  # the same command continues
     assert finished.stat().st_mtime_ns == before
     result, plan = read_json(tmp_path / "nearest" / "seed0" / "result.json"), read_json(tmp_path / "plan.json")
     assert result["steps"] == plan["budget"]["nearest"]["steps"] == 2
@@ -87,12 +88,12 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
     # Another grid does not replace these results, and a run.json that cannot be read is set aside.
     longer = variants(BASE.but(trainer={"max_epochs": 2}), crossed(**FACTORS))
     capsys.readouterr()
-    assert main(grid(**longer), arguments(*flags)) == 2
+    assert run_ablation(grid(**longer), arguments(*flags)) == 2
     assert "holds the results of another grid (trainer.max_epochs: 1 -> 2)" in capsys.readouterr().err
     assert finished.stat().st_mtime_ns == before
     (tmp_path / "nearest" / "seed0" / "result.json").unlink()
     (tmp_path / "nearest" / "seed0" / "run.json").write_text("{")
-    assert main(grid(), arguments(*flags)) == 0
+    assert run_ablation(grid(), arguments(*flags)) == 0
     assert (tmp_path / "nearest" / "seed0.old1" / "run.json").read_text() == "{"
     assert finished.stat().st_mtime_ns == before
 
@@ -100,7 +101,8 @@ def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
 SCRIPT = """
 import sys
 from datamodules.shapes import ShapesDataModule
-from experiments.grids.ablation import Ablation, add_arguments, crossed, main, variants
+from experiments.grids.ablation import Ablation, crossed, variants
+from experiments.grids.command import add_arguments, run_ablation
 from experiments.runs.run import Run
 from lightning_modules.unet import UNetModule
 import argparse
@@ -112,7 +114,7 @@ grid = Ablation(name="tiny", question="?", runs=variants(base, crossed(**factors
 parser = argparse.ArgumentParser()
 add_arguments(parser)
 if __name__ == "__main__":
-    sys.exit(main(grid, parser.parse_args()))
+    sys.exit(run_ablation(grid, parser.parse_args()))
 """
 
 

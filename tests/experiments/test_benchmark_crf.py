@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.benchmark_crf import ORACLE, PARAMETERS, TUNED_MALLOC, Measured, main, pydensecrf, unaries, unfolded
+from experiments.benchmark_crf import TUNED_MALLOC, main
+from experiments.crfs.measure import ORACLE, PARAMETERS, Measured
+from experiments.crfs.peers import pydensecrf, unaries, unfolded
 from lightning_modules.refinement.conv_crf import conv_crf
 from lightning_modules.refinement.dense_crf import dense_crf
 

@@ -14,15 +14,16 @@ import pytest
 import torch
 from interrupt import BASE, OFTEN, QUIET, RUNS, At, PowerCut, cut, outcome, terminate, unequal, whole
 
-from experiments.runs.checkpoints import STATES, CheckpointFiles, SafePoints, Signals, checkpoint_to_resume, not_finite
+from experiments.runs.checkpoints import STATES, CheckpointFiles, SafePoints, Signals, checkpoint_to_resume
 from experiments.runs.run import Run
 from experiments.runs.training import train
+from experiments.shell.catalogue import load
 from experiments.shell.ending import Interrupted
 from experiments.shell.files import locked, write_atomic
-from experiments.train import load
 from lightning_modules.base import plain
 from lightning_modules.components.checkpoints import digest, digest_file, read_checkpoint
 from lightning_modules.components.errors import NonFiniteError
+from lightning_modules.components.finite import not_finite
 from lightning_modules.components.schedules import OPTIMIZERS
 
 SHORT = BASE.but(trainer={"max_epochs": 2})

@@ -15,9 +15,9 @@ from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 
 from experiments.evidence.factorial import factorial_effects
-from experiments.evidence.intervals import Contrast, estimate, holm, make_contrasts, signed_rank_test
+from experiments.evidence.intervals import WeightedScore, estimate, holm, make_contrasts, signed_rank_test
 from experiments.evidence.resampling import addends, bootstrap_roots, influence, swap_p
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
 
 slow = pytest.mark.slow  # of a world with many images: minutes together, beside smaller ones of the same kind
 SIMULATIONS = 2000
@@ -104,7 +104,7 @@ def simulations(world: World, seeds: int, images: int) -> Iterator[tuple[dict[st
             yield {str(v): dict(enumerate(of_variant)) for v, of_variant in enumerate(matrices)}, shift
 
 
-def covered(contrast: Contrast, kind: str, truth: float) -> float:
+def covered(contrast: WeightedScore, kind: str, truth: float) -> float:
     """1 or 0; NaN for a refused interval."""
     found = contrast.estimate(kind)
     return np.nan if found.reason else float(found.low <= truth <= found.high)
@@ -171,7 +171,7 @@ def test_the_two_levels_hold_whatever_the_shares_of_seeds_and_images(seeds: int)
             generator.normal(0, np.sqrt(sum(parts)), 4000), squares, strict=True
         ):
             values = mean + deviation * np.sqrt(by_seed)
-            contrast = Contrast(values, images, by_image, max(by_image - rest, 0.0), reason="")
+            contrast = WeightedScore(values, images, by_image, max(by_image - rest, 0.0), reason="")
             hits.append(covered(contrast, "both", 0.0))
         found[parts] = np.mean(hits)
     assert all(0.935 <= share <= 0.97 for share in found.values()), found
@@ -251,7 +251,7 @@ def test_over_seeds_no_difference_is_found_where_there_is_none(seeds: int) -> No
     matrices, _ = world.draw(np.random.default_rng(0), 1, SIMULATIONS * seeds, 16)
     miou = scores(matrices[0].sum(-3))["miou"].reshape(4, SIMULATIONS, seeds)
     differences = (miou[1:] - miou[0]).transpose(1, 0, 2)  # (simulations, 3, seeds)
-    rejects([[Contrast(d).test("seeds").p for d in three] for three in differences])
+    rejects([[WeightedScore(d).test("seeds").p for d in three] for three in differences])
     if seeds == 8:
         rejects([[signed_rank_test(d, comparisons=3).p for d in three] for three in differences])
 

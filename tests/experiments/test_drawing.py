@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_figures import write_experiment
 
-from experiments.evidence.experiment import load
+from experiments.evidence.experiment import load_experiment
 from experiments.reports.figures import colormap, write_figures
 from experiments.tracking.process import confusion_image
 
@@ -108,7 +108,7 @@ def plain(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 
 
 def drawn(folder: Path, out: Path) -> dict[str, bytes]:
-    write_figures(load(folder), out)
+    write_figures(load_experiment(folder), out)
     return {path.name: path.read_bytes() for path in sorted((out / "figures").iterdir())}
 
 
@@ -151,9 +151,9 @@ def test_a_matplotlibrc_and_a_backend_change_no_byte_of_a_report(
         (tmp_path / "rc").write_text(hostile, encoding="utf-8")
         environment["MATPLOTLIBRC"] = str(tmp_path / "rc")
     code = (
-        "import sys; from pathlib import Path; from experiments.reports import figures; from experiments.evidence.experiment import load; "
+        "import sys; from pathlib import Path; from experiments.reports import figures; from experiments.evidence.experiment import load_experiment; "
         f"figures.FIGURES = {{name: figures.FIGURES[name] for name in {FEW}}}; "
-        "figures.write_figures(load(Path(sys.argv[1])), Path(sys.argv[2]))"
+        "figures.write_figures(load_experiment(Path(sys.argv[1])), Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "out")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -15,8 +15,8 @@ from hostile import write_hostile
 
 import experiments
 from experiments.grids.study import Study
+from experiments.shell.command import forgiving_output
 from experiments.shell.files import write_atomic
-from experiments.shell.flags import forgiving_output
 
 ROOT = Path(__file__).parents[2]
 ASCII = [

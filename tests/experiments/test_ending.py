@@ -21,9 +21,10 @@ from PIL import Image
 import experiments.grids.cells
 import experiments.runs.checkpoints
 import experiments.train
-from experiments.grids.ablation import Ablation, add_arguments, variants
-from experiments.grids.ablation import main as run_grid
+from experiments.grids.ablation import Ablation, variants
 from experiments.grids.cell import end_with_parent
+from experiments.grids.command import add_arguments
+from experiments.grids.command import run_ablation as run_grid
 from experiments.runs.training import train
 from experiments.shell import ending, files
 from experiments.shell.ending import Interrupted, NoSpaceError, of_writing, status
@@ -494,7 +495,7 @@ def test_the_processes_of_a_cell_on_several_devices_have_another_parent(monkeypa
 def test_a_killed_cell_says_by_what(tmp_path: Path) -> None:
     from rich.console import Console
 
-    cell = experiments.grids.cells.Cell("v", BASE, tmp_path / "v" / "seed0", 3)
+    cell = experiments.grids.cells.PlannedCell("v", BASE, tmp_path / "v" / "seed0", 3)
     cell.folder.mkdir(parents=True)
 
     def start(cell: Any, *args: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from test_report import CLASSES, save_npz, write_experiment
 
 from experiments.evidence.confusions import confusion_shares
-from experiments.evidence.experiment import load
+from experiments.evidence.experiment import load_experiment
 from experiments.reports.formats import to_latex, to_markdown
 from experiments.reports.page import Section
 from experiments.reports.tables import Table, make_tables
@@ -16,7 +16,7 @@ from experiments.shell.files import write_atomic
 
 
 def tables(folder: Path) -> dict[str, Table]:
-    return {table.key: table for table in make_tables(load(folder))}
+    return {table.key: table for table in make_tables(load_experiment(folder))}
 
 
 def extend(folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_confusions_are_shares_of_the_wrong_pixels_and_names_are_escaped(tmp_pat
     arrays["confusion"][:] = 0
     arrays["confusion"][0, 0], arrays["confusion"][1, 1] = (50, 30, 0), (10, 7, 0)
     save_npz(path, **arrays)
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     shares = confusion_shares(experiment)["nearest+none"]
     assert (
         shares[0, 1] == pytest.approx(0.75) and shares[1, 0] == pytest.approx(0.25) and shares.sum() == pytest.approx(1)

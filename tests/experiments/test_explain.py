@@ -6,10 +6,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from datamodules.shapes import ShapesDataModule
-from experiments.benchmark import gmac
-from experiments.explain import LINES, Network, build, main, show
+from experiments.explain import LINES, Network, build_on_meta, main, show_network
+from experiments.grids.cost import gmac
 from experiments.runs.run import Run
-from experiments.train import ARCHITECTURES
+from experiments.shell.catalogue import ARCHITECTURES
 from lightning_modules.analysis.receptive_field import trace
 from lightning_modules.base import SegmentationModule
 from lightning_modules.unet import UNetModule
@@ -59,7 +59,7 @@ def test_folding(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 9])
 def test_parts_add_up_at_any_depth(depth: int) -> None:
-    module = build(UNetModule, 5, width=8, norm="batch", upsample="bilinear")
+    module = build_on_meta(UNetModule, 5, width=8, norm="batch", upsample="bilinear")
     network = Network(module, 64, 32)
     parts = network.parts(depth)
     assert sum(part.parameters for part in parts) == sum(p.numel() for p in module.parameters())
@@ -69,12 +69,12 @@ def test_parts_add_up_at_any_depth(depth: int) -> None:
 def test_multiply_adds_are_those_of_the_benchmark() -> None:
     run = Run(module=UNetModule, datamodule=ShapesDataModule, hparams={"width": 8})
     classes = ShapesDataModule().num_classes
-    assert Network(build(UNetModule, classes, width=8), 64, 64).macs == round(gmac(run, 64, 64) * 1e9)
+    assert Network(build_on_meta(UNetModule, classes, width=8), 64, 64).macs == round(gmac(run, 64, 64) * 1e9)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_is_explained(name: str) -> None:
-    module = build(ARCHITECTURES[name], 21)
+    module = build_on_meta(ARCHITECTURES[name], 21)
     assert all(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
     assert trace(module, 3, 256)[""].field is not None  # every function has a rule; the sizes would take seconds
     network = Network(module, 64, 96)
@@ -108,8 +108,8 @@ class OddModule(SegmentationModule):
 
 
 def test_what_is_odd_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    network = Network(build(OddModule, 2), 8, 8)
-    show(network, Console(width=120))
+    network = Network(build_on_meta(OddModule, 2), 8, 8)
+    show_network(network, Console(width=120))
     text = capsys.readouterr().out
     assert row(text, "itself")[1:] == ["Odd", "2 x 8 x 8", "", "", "9", "576"]
     assert row(text, "conv")[2] == "2 x 8 x 8"

@@ -13,8 +13,9 @@ from rich.console import Console
 from datamodules.base import SegmentationDataset
 from datamodules.shapes import Shapes, ShapesDataModule
 from experiments.evidence.deviations import deviations, other_settings, planned, statements, unequal
-from experiments.grids.ablation import Ablation, crossed, make_plan, show, variants
-from experiments.grids.fairness import Match, Splits, budget, check_fair, check_matched, match, matched, size
+from experiments.grids.ablation import Ablation, Match, crossed, variants
+from experiments.grids.fairness import Splits, budget, check_fair, check_matched, match, matched, size
+from experiments.grids.plan import make_plan, show_plan
 from experiments.grids.study import Study
 from experiments.runs.run import Run, setting
 from experiments.runs.training import train
@@ -53,7 +54,7 @@ def printed_plan(ablation: Ablation, out: Path) -> tuple[dict[str, Any], str]:
     """What plan.json will hold, and what a person sees of it, on one line."""
     plan = make_plan(ablation, out, seeds=[0], jobs=1, threads=1, say=lambda message: None)
     console = Console(width=200, record=True, file=io.StringIO())
-    show(plan, console)
+    show_plan(plan, console)
     return json.loads(json.dumps(plan.content())), " ".join(console.export_text().split())
 
 
@@ -93,7 +94,7 @@ def test_a_level_that_is_not_declared_and_a_variant_twice_are_refused() -> None:
 
 
 def test_a_rate_that_a_module_chooses_by_a_factor_is_refused_unless_declared() -> None:
-    # FCN trained in stages has a rate for each stride, which the settings do not show: lr is None in all.
+    # FCN trained in stages has a rate for each stride, which the settings do not show_plan: lr is None in all.
     staged = Run(module=FCNModule, datamodule=ShapesDataModule, hparams={"at_once": False}, trainer={"max_epochs": 1})
     runs = variants(staged.but(encoder="resnet50", encoder_width=0.125), crossed(stride=(32, 16)))
     with pytest.raises(

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
-from experiments.evidence.experiment import Experiment, load
+from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.reports.figures import FIGURES, drawing, missing_figures, write_figures
 from experiments.reports.figures.cost import on_front, place_names
 from experiments.reports.figures.looks import COLOURS, legend_columns, limits, looks, short
@@ -95,7 +95,7 @@ def write_experiment(folder: Path, seeds: int = 3) -> Experiment:
         for seed in range(seeds):
             write_cell(folder / name / f"seed{seed}", confusions(right[seed]), seed=seed)
     write_plan(folder, list(RIGHT), seeds, CLASSES)
-    return load(folder)
+    return load_experiment(folder)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_what_earlier_cells_did_not_store_is_left_out_with_a_reason(tmp_path: Pa
     for name, right in RIGHT.items():
         for seed in range(2):
             write_cell(tmp_path / name / f"seed{seed}", confusions(right[seed]), earlier=True, seed=seed)
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     missing = missing_figures(experiment)
     assert set(missing) == {"trimap", "calibration", "extremes"}
     assert all("not stored" in reason or "not all cells stored" in reason for reason in missing.values())
@@ -155,7 +155,7 @@ def test_what_earlier_cells_did_not_store_is_left_out_with_a_reason(tmp_path: Pa
 def test_one_variant_of_one_seed_has_the_figures_that_need_no_other(tmp_path: Path) -> None:
     write_plan(tmp_path, ["base"], 1, CLASSES)
     write_cell(tmp_path / "base" / "seed0", confusions(80))
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     missing = missing_figures(experiment)
     assert missing == {
         "pareto": "all variants cost the same",
@@ -171,7 +171,7 @@ def test_without_the_baseline_there_are_scores_but_no_differences(tmp_path: Path
     write_experiment(tmp_path)
     for seed in range(3):
         (tmp_path / "base" / f"seed{seed}" / "result.json").unlink()
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     assert missing_figures(experiment) == dict.fromkeys(
         ("classes", "confusion"), "the baseline, base, has no finished seed"
     )
@@ -182,7 +182,7 @@ def test_without_the_baseline_there_are_scores_but_no_differences(tmp_path: Path
 def test_cells_of_different_images_are_not_paired_by_image(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     write_cell(tmp_path / "third" / "seed1", confusions(82, images=6))
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     captions = {name: draw(experiment, name)[1] for name in FIGURES}
     assert "for other seeds, the same images, leaves out 0" in captions["classes"]
     assert "95 % interval of the mean for other seeds, the same images" in captions["pareto"]
@@ -286,7 +286,7 @@ def test_pareto_fills_the_front_and_leaves_out_a_cost_that_is_equal_for_all(tmp_
         variant |= {"gmac": 2.0, "image_seconds": {"network": 0.01, "crf": 0.01 * number}}
     plan["variants"]["third"]["step_seconds"] = None
     write_atomic(tmp_path / "plan.json", json.dumps(plan))
-    figure, caption = draw(load(tmp_path), "pareto")
+    figure, caption = draw(load_experiment(tmp_path), "pareto")
     assert [axis.get_xlabel() for axis in figure.axes] == ["training step (ms)", "prediction of one image (ms)"]
     assert "Not drawn: GMAC of one image, the same for all variants." in caption
     assert "no claim of significance" in caption and "for other seeds and other images" in caption
@@ -327,7 +327,7 @@ def test_a_class_that_is_predicted_but_in_no_image_has_no_difference(tmp_path: P
     confusion[:, 0, 2] = 5
     write_cell(tmp_path / "a" / "seed0", confusion)
     write_cell(tmp_path / "b" / "seed0", 2 * confusion)
-    figure, _ = draw(load(tmp_path), "classes")
+    figure, _ = draw(load_experiment(tmp_path), "classes")
     assert texts(figure.axes[0]) == ["0.00"] * 3  # the two other classes and the mIoU
 
 
@@ -341,7 +341,7 @@ def many_classes(folder: Path, classes: int) -> Experiment:
         confusion[:, range(classes), range(classes)] = right
         confusion[:, range(classes), [*range(1, classes), 0]] = 1000 - right
         write_cell(folder / name / "seed0", confusion, earlier=True)
-    return load(folder)
+    return load_experiment(folder)
 
 
 def test_of_many_classes_those_that_move_most_are_shown_and_the_cut_is_named(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_confusions_are_shares_of_all_wrong_pixels(tmp_path: Path) -> None:
     write_plan(tmp_path, ["a", "b"], 1, CLASSES)
     write_cell(tmp_path / "a" / "seed0", confusion)
     write_cell(tmp_path / "b" / "seed0", confusion.transpose(0, 2, 1))
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     shares = confusion_shares(experiment)
     assert shares["a"][0, 1] == pytest.approx(0.6)
     assert shares["b"][1, 0] == pytest.approx(0.6)

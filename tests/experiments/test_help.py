@@ -8,7 +8,8 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from experiments.train import ARCHITECTURES, parse
+from experiments.shell.catalogue import ARCHITECTURES
+from experiments.train import parse
 
 
 def flags(printed: str, part: str) -> dict[str, tuple[str, str]]:

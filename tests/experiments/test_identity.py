@@ -16,10 +16,11 @@ from PIL import Image
 import datamodules.verify
 from datamodules.camvid import CamVidDataModule
 from datamodules.fingerprint import fingerprint, stored_record
-from experiments.evidence.experiment import load as load_experiment
+from experiments.evidence.experiment import load_experiment
 from experiments.evidence.join import join
-from experiments.grids.ablation import Ablation, add_arguments, main, variants
-from experiments.report import write_report
+from experiments.grids.ablation import Ablation, variants
+from experiments.grids.command import add_arguments, run_ablation
+from experiments.reports.write import write_report
 from experiments.runs.run import Run, changes, identified
 from experiments.runs.training import train
 from experiments.shell.files import read_json, write_json
@@ -85,16 +86,16 @@ def test_moved_data_are_not_trained_again_and_a_report_needs_none(
     camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(grid(camvid), arguments("--out", str(out), "--seeds", "0")) == 0
+    assert run_ablation(grid(camvid), arguments("--out", str(out), "--seeds", "0")) == 0
     stamp = (out / "nearest" / "seed0" / "result.json").stat().st_mtime_ns
     moved = camvid.rename(tmp_path / "moved")
-    assert main(grid(moved), arguments("--out", str(out), "--seeds", "0")) == 0
+    assert run_ablation(grid(moved), arguments("--out", str(out), "--seeds", "0")) == 0
     assert (out / "nearest" / "seed0" / "result.json").stat().st_mtime_ns == stamp
     assert read_json(out / "nearest" / "seed0" / "run.json")["fingerprint"] == fingerprint(moved)
 
     # A second machine with the same data elsewhere adds a seed.
     other = Path(shutil.copytree(moved, tmp_path / "there"))
-    assert main(grid(other), arguments("--out", str(tmp_path / "out2"), "--seeds", "1")) == 0
+    assert run_ablation(grid(other), arguments("--out", str(tmp_path / "out2"), "--seeds", "1")) == 0
     for folder in (moved, other):
         shutil.rmtree(folder)
     (whole,) = join([load_experiment(out), load_experiment(tmp_path / "out2")])
@@ -103,15 +104,15 @@ def test_moved_data_are_not_trained_again_and_a_report_needs_none(
 
     # A dry run without data shows the plan that is stored, or says what it cannot know.
     capsys.readouterr()
-    assert main(grid(moved), arguments("--out", str(out), "--seeds", "0", "--dry-run")) == 0
+    assert run_ablation(grid(moved), arguments("--out", str(out), "--seeds", "0", "--dry-run")) == 0
     printed = capsys.readouterr().out
     assert "This is the plan stored in" in printed
     assert "GMAC" in printed
-    assert main(grid(moved), arguments("--out", str(tmp_path / "new"), "--dry-run")) == 0
+    assert run_ablation(grid(moved), arguments("--out", str(tmp_path / "new"), "--dry-run")) == 0
     printed = capsys.readouterr().out
     assert "Not known without the data: steps" in printed
     assert "bilinear" in printed
-    assert main(grid(moved), arguments("--out", str(out), "--seeds", "0")) == 2
+    assert run_ablation(grid(moved), arguments("--out", str(out), "--seeds", "0")) == 2
     assert "does not exist" in capsys.readouterr().err
 
 

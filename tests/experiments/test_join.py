@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from test_report import plant, save_npz, write_experiment
 
-from experiments.evidence.experiment import load
+from experiments.evidence.experiment import load_experiment
 from experiments.evidence.join import join
-from experiments.report import collect, main, write
+from experiments.report import main
 from experiments.reports.tables import make_summary
+from experiments.reports.write import collect, write
 from experiments.shell.files import write_json
 
 
@@ -39,7 +40,7 @@ def test_folders_of_one_grid_with_other_seeds_are_one_experiment(tmp_path: Path)
     (one / "nearest+none" / "seed0" / "result.json").unlink()  # finished in the other
     (other / "nearest+none" / "seed1" / "result.json").unlink()  # nowhere
     change_plan(other, command="python -m experiments.x --seeds 0 1", commit="cd34")
-    (joined,) = join([load(one), load(other)])
+    (joined,) = join([load_experiment(one), load_experiment(other)])
     assert joined.plan["seeds"] == [0, 2, 1]
     assert joined.values("transposed-3+concat", "miou") == pytest.approx({0: 0.80, 2: 0.84, 1: 0.82})
     assert list(joined.cells["nearest+none"]) == [0, 2]
@@ -55,13 +56,13 @@ def test_folders_of_one_grid_with_other_seeds_are_one_experiment(tmp_path: Path)
 
 def test_another_result_of_the_same_cell_is_refused_and_an_equal_one_is_not(tmp_path: Path) -> None:
     folders = [hashed(tmp_path / name, [0, 1, 2]) for name in ("one", "other")]
-    assert len(join([load(folder) for folder in folders])) == 1
+    assert len(join([load_experiment(folder) for folder in folders])) == 1
     path = tmp_path / "other" / "nearest+none" / "seed2" / "per_image.npz"
     with np.load(path) as stored:
         arrays = dict(stored)
     save_npz(path, **{**arrays, "confusion": arrays["confusion"] + 1})
     with pytest.raises(ValueError, match=r"one.nearest\+none.seed2 and .*other.nearest\+none.seed2 hold other results"):
-        join([load(folder) for folder in folders])
+        join([load_experiment(folder) for folder in folders])
 
 
 def test_other_settings_are_no_seeds_of_the_same_grid(tmp_path: Path) -> None:
@@ -69,21 +70,21 @@ def test_other_settings_are_no_seeds_of_the_same_grid(tmp_path: Path) -> None:
     plan = json.loads((other / "plan.json").read_text())
     plan["variants"]["nearest+none"]["hash"] = "another"
     change_plan(other, variants=plan["variants"])
-    names = [experiment.plan["experiment"] for experiment in join([load(one), load(other)])]
+    names = [experiment.plan["experiment"] for experiment in join([load_experiment(one), load_experiment(other)])]
     assert names == ["ablate_up_sampling (one)", "ablate_up_sampling (other)"]
     same = other.rename(tmp_path / "one")
     change_plan(same, common={"trainer.max_epochs": 9, "hparams.width": 4})
     for path in same.glob("*/seed*/run.json"):
         write_json(path, json.loads(path.read_text()) | {"trainer": {"max_epochs": 9}})
     with pytest.raises(ValueError, match=r"a.one and .*one hold .*trainer.max_epochs 2 against 9.*Rename"):
-        join([load(one), load(same)])
+        join([load_experiment(one), load_experiment(same)])
 
 
 def test_the_same_variants_on_two_data_sets_stand_side_by_side(tmp_path: Path) -> None:
     plant(tmp_path / "one")
     plant(tmp_path / "two")
     change_plan(tmp_path / "two", experiment="planted_two", data="photographs")
-    table = make_summary([load(tmp_path / "one"), load(tmp_path / "two")])
+    table = make_summary([load_experiment(tmp_path / "one"), load_experiment(tmp_path / "two")])
     assert table.columns[:4] == ["variant", "sign (shapes / photographs)", "mIoU (%), shapes", table.columns[3]]
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["transposed-3+concat"][:3] == ["baseline", "60.00 ± 0.60", "baseline"]

@@ -14,12 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.grids.ablation import Ablation, add_arguments
-from experiments.grids.ablation import main as run_grid
+from experiments.grids.ablation import Ablation
+from experiments.grids.command import add_arguments
+from experiments.grids.command import run_ablation as run_grid
 from experiments.runs.run import Run
 from experiments.runs.training import build
+from experiments.shell.catalogue import load
 from experiments.shell.files import PREDICTION
-from experiments.train import load, main, parse
+from experiments.train import main, parse_run
 
 ROOT = Path(__file__).parents[2]
 SETS = sorted(path for path in (ROOT / "tests" / "data" / "kept").iterdir() if (path / "checkpoints").is_dir())
@@ -153,7 +155,7 @@ def test_a_finished_run_with_resume_returns_its_result(
 def test_a_half_finished_run_ends_as_the_one_that_was_not_stopped(kept: Path, tmp_path: Path) -> None:
     half, whole = kept / "half", kept / "finished"
     assert not (half / "result.json").exists()
-    assert parse(typed(half, half))[0].hash == stored_run(half).hash == stored_run(whole).hash
+    assert parse_run(typed(half, half))[0].hash == stored_run(half).hash == stored_run(whole).hash
     out = copy(half, tmp_path)
     main([*typed(half, out), "--resume"])
     found, expected = (json.loads((folder / "result.json").read_text()) for folder in (out, whole))

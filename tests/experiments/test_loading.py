@@ -14,7 +14,9 @@ from datamodules.shapes import ShapesDataModule
 from experiments.runs.checkpoints import checkpoint_to_resume
 from experiments.runs.run import Run
 from experiments.runs.training import train
-from experiments.train import ARCHITECTURES, DATAMODULES, Parser, load, parse
+from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, load
+from experiments.shell.class_flags import ClassParser
+from experiments.train import parse_run
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.encoders.weights import read_weights
 from lightning_modules.components.errors import MoreThanDataError, NonFiniteError
@@ -211,14 +213,14 @@ def test_the_canary_sings(imported: list[str]) -> None:
 @pytest.mark.parametrize("model", ["unet", "crf_as_rnn", "smp"])
 def test_no_flag_imports_what_it_names(model: str, imported: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     flags: list[str] = []
-    real = Parser.parse_args
+    real = ClassParser.parse_args
 
-    def seen(self: Parser, *args: Any, **named: Any) -> Any:
+    def seen(self: ClassParser, *args: Any, **named: Any) -> Any:
         flags[:] = [flag for action in self._actions for flag in action.option_strings]
         return real(self, *args, **named)
 
-    monkeypatch.setattr(Parser, "parse_args", seen)
-    parse(["--model", model, "--data", "shapes"])
+    monkeypatch.setattr(ClassParser, "parse_args", seen)
+    parse_run(["--model", model, "--data", "shapes"])
     tried = [flag for flag in flags if flag not in ("--help", "-h", "--model", "--data")]
     assert len(tried) > 40 and "--trainer.strategy" in tried
     tried += [f"--trainer.{name}" for name in ("logger", "callbacks", "plugins", "profiler")] + ["--config"]
@@ -229,7 +231,7 @@ def test_no_flag_imports_what_it_names(model: str, imported: list[str], monkeypa
         )
         for pair in words:
             try:
-                parse(["--model", model, "--data", "shapes", *pair])
+                parse_run(["--model", model, "--data", "shapes", *pair])
             except SystemExit as stop:
                 assert stop.code == 2, pair
             assert not imported, pair
@@ -240,7 +242,7 @@ def test_no_file_and_no_dictionary_of_flags_imports_what_it_names(imported: list
     for flag in ("--trainer", "--data", "--model", "--config"):
         for value in (str(tmp_path / "c.yaml"), f'{{"strategy": {FOREIGN}}}', f'{{"accelerator": {FOREIGN}}}', FOREIGN):
             with pytest.raises(SystemExit) as stop:
-                parse([flag, value])
+                parse_run([flag, value])
             assert stop.value.code == 2 and not imported, (flag, value)
 
 
@@ -248,9 +250,9 @@ def test_no_file_and_no_dictionary_of_flags_imports_what_it_names(imported: list
 def test_a_class_in_place_of_a_name_is_refused_by_the_flag(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     for value in VALUES:
         with pytest.raises(SystemExit):
-            parse(["--model", "unet", "--data", "shapes", flag, value])
+            parse_run(["--model", "unet", "--data", "shapes", flag, value])
         assert f"{flag}: expected a name" in capsys.readouterr().err
-    assert parse(["--data", "shapes", flag, "cpu"])[1].where == {flag.rpartition(".")[2]: "cpu"}
+    assert parse_run(["--data", "shapes", flag, "cpu"])[1].where == {flag.rpartition(".")[2]: "cpu"}
 
 
 def test_tables_name_what_they_hold() -> None:

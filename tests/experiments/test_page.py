@@ -16,7 +16,7 @@ import pytest
 from hostile import BASE, CLASSES, IMAGES, IMG, LONG, PALETTE, UNFINISHED, make_section, write_hostile
 from PIL import Image
 
-from experiments.evidence.experiment import load
+from experiments.evidence.experiment import load_experiment
 from experiments.reports.page import MOST_PIXELS, MOST_SIDE, Section, _side, render
 from experiments.reports.tables import Table
 
@@ -189,5 +189,7 @@ def test_two_experiments_share_the_scripts_and_no_id(section: Section, tmp_path:
 
 
 def test_the_same_cells_give_the_same_page(section: Section, html: str) -> None:
-    again = Section(load(section.experiment.folder), section.tables, section.notes, section.warnings, section.figures)
+    again = Section(
+        load_experiment(section.experiment.folder), section.tables, section.notes, section.warnings, section.figures
+    )
     assert render([again]) == html

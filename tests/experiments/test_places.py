@@ -9,12 +9,12 @@ import pytest
 from test_record import section
 from test_report import write_experiment
 
-from experiments.evidence.experiment import load
-from experiments.report import Report, collect, write
+from experiments.evidence.experiment import load_experiment
 from experiments.reports import figures
 from experiments.reports.figures import scores, write_figures
 from experiments.reports.page import Section
 from experiments.reports.record import write_record
+from experiments.reports.write import Report, collect, write
 from experiments.shell.ending import CannotWriteError
 from experiments.shell.files import locked
 
@@ -79,7 +79,7 @@ def test_the_folder_that_a_person_names_may_be_a_link(tmp_path: Path) -> None:
     write(collect([tmp_path / "outputs"], tmp_path / "outputs"))
     assert (tmp_path / "elsewhere" / "figures" / "scores.png").is_file()
     shutil.rmtree(tmp_path / "elsewhere" / "figures")
-    write_figures(load(tmp_path / "outputs"), tmp_path / "outputs")
+    write_figures(load_experiment(tmp_path / "outputs"), tmp_path / "outputs")
     assert (tmp_path / "elsewhere" / "figures" / "scores.png").is_file()
 
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from test_report import plant, save_npz, write_experiment
 
-from experiments.evidence.experiment import load
-from experiments.report import warnings
+from experiments.evidence.experiment import load_experiment
 from experiments.reports.page import Section
 from experiments.reports.record import draft, write_record
 from experiments.reports.tables import make_notes, make_summary, make_tables
+from experiments.reports.write import warnings
 
 PNG = b"\x89PNG of hand"
 WORDS = "Words of a person.\n\n## With a heading\n\n| a | table |\n| --- | --- |"
 
 
 def section(folder: Path) -> Section:
-    experiment = load(folder)
+    experiment = load_experiment(folder)
     figures = {name: (PNG, f"caption of {name}") for name in ("scores", "samples", "extremes", "logits", "seeds")}
     return Section(experiment, make_tables(experiment), make_notes(experiment), warnings(experiment), figures)
 
@@ -66,7 +66,7 @@ def test_an_interval_that_leaves_out_0_without_a_star_is_neither(tmp_path: Path)
         arrays["confusion"][:, [0, 1], [0, 1]] += moved
         arrays["confusion"][:, [0, 1], [1, 0]] -= moved // 2
         save_npz(path, **arrays)
-    differences = draft(load(tmp_path))[0]
+    differences = draft(load_experiment(tmp_path))[0]
     assert differences.startswith("**On shapes, nearest+none (-28.00 points, [")
     assert r"\*) differs from transposed-3+concat" in differences
     assert ". For transposed-3+none (-20.00 points, [-3" in differences
@@ -77,7 +77,7 @@ def test_an_interval_that_leaves_out_0_without_a_star_is_neither(tmp_path: Path)
 
 def test_what_cannot_be_tested_is_said(tmp_path: Path) -> None:
     write_experiment(tmp_path)  # of two images
-    differences, effects, legend = draft(load(tmp_path))
+    differences, effects, legend = draft(load_experiment(tmp_path))
     known = (
         "**On shapes, no difference to transposed-3+concat (82.00 ± 2.00 % mIoU) is known. Not tested: nearest+concat "
     )
@@ -92,7 +92,7 @@ def test_what_cannot_be_tested_is_said(tmp_path: Path) -> None:
 
 def test_one_seed_speaks_of_its_networks_only(tmp_path: Path) -> None:
     plant(tmp_path, seeds=1)
-    differences, _, legend = draft(load(tmp_path))
+    differences, _, legend = draft(load_experiment(tmp_path))
     alone = "All of this is of these trained networks alone: 1 seed is too few to tell what other seeds would give.**"
     assert differences.endswith(alone)
     assert "(59.40 ± - % mIoU)" in differences and r"nearest+none (-26.80 points, [-2" in differences
@@ -103,7 +103,7 @@ def test_one_seed_speaks_of_its_networks_only(tmp_path: Path) -> None:
 def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     shutil.rmtree(tmp_path / "transposed-3+concat")
-    (sentence,) = draft(load(tmp_path))
+    (sentence,) = draft(load_experiment(tmp_path))
     assert sentence == "**On shapes, nothing can be compared yet: no variant has a finished seed of the baseline.**"
 
 
@@ -112,13 +112,13 @@ def test_one_variant_is_compared_with_nothing(tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "plan.json").read_text())
     plan["variants"] = {"transposed-3+concat": plan["variants"]["transposed-3+concat"]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    assert draft(load(tmp_path)) == ["**On shapes, nothing can be compared: there is one variant.**"]
+    assert draft(load_experiment(tmp_path)) == ["**On shapes, nothing can be compared: there is one variant.**"]
 
 
 def test_the_correction_is_blamed_only_for_what_it_took(tmp_path: Path) -> None:
     """An interval by one method and a test by another can disagree without any correction."""
     plant(tmp_path, seeds=1)
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     assert experiment.compared is not None
     for name, one in experiment.compared.differences.items():
         tests = {kind: replace(test, p=0.06, adjusted=0.06) for kind, test in one.tests.items()}
@@ -132,14 +132,14 @@ def test_of_other_images_no_interval_is_called_one_of_the_same(tmp_path: Path) -
     path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
     with np.load(path) as stored:
         save_npz(path, **{key: array[:-1] for key, array in stored.items()})
-    legend = draft(load(tmp_path))[-1]
+    legend = draft(load_experiment(tmp_path))[-1]
     assert "seeds, the same images" not in legend and "does not allow for the images being other ones" in legend
 
 
 def test_an_effect_without_a_common_seed_is_named(tmp_path: Path) -> None:
     plant(tmp_path)
     shutil.rmtree(tmp_path / "nearest+none")
-    effects = draft(load(tmp_path))[1]
+    effects = draft(load_experiment(tmp_path))[1]
     assert "Without a seed that all its variants have finished: upsample transposed-3 to nearest and skips" in effects
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.evidence.experiment import load
-from experiments.report import main, warnings, write_report
+from experiments.evidence.experiment import load_experiment
+from experiments.report import main
 from experiments.reports.formats import to_csv, to_latex, to_markdown
 from experiments.reports.page import Section
 from experiments.reports.tables import make_notes, make_summary, make_tables
+from experiments.reports.write import warnings, write_report
 from experiments.shell.files import write_atomic, write_json
 
 CLASSES = ["background", "<script>alert(1)</script>", "=absent_class 5%"]
@@ -102,7 +103,7 @@ def save_npz(path: Path, **arrays: np.ndarray) -> None:
 
 def write_tables(folder: Path) -> None:
     """The tables alone, as write_report writes them: figures and page take seconds."""
-    experiment = load(folder)
+    experiment = load_experiment(folder)
     one = Section(experiment, make_tables(experiment), make_notes(experiment), warnings(experiment), {})
     write_atomic(folder / "table.md", to_markdown([one]))
     write_atomic(folder / "table.csv", to_csv([one]))
@@ -259,7 +260,7 @@ def test_a_design_that_is_not_crossed_says_why_it_has_no_effects(tmp_path: Path)
     del plan["variants"]["nearest+none"]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     reason = "No effects of the factors: not fully crossed: there is no variant with nearest + none."
-    assert reason in make_notes(load(tmp_path))
+    assert reason in make_notes(load_experiment(tmp_path))
 
 
 def test_of_other_test_images_no_number_is_called_that_of_all(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_of_other_test_images_no_number_is_called_that_of_all(tmp_path: Path) ->
     path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
     with np.load(path) as stored:
         save_npz(path, **{key: array[:-1] for key, array in stored.items()})
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     notes = make_notes(experiment)
     assert "on 11 to 12, not always the same, images of the test split" in notes[0]
     assert "No effects of the factors: not scored on the same test images." in notes
@@ -434,7 +435,7 @@ def test_cells_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     write_json(stale, json.loads(stale.read_text()) | {"trainer": {"max_epochs": 9}})
     shutil.copytree(tmp_path / "nearest+none" / "seed0", tmp_path / "nearest+none" / "seed7")
     shutil.copytree(tmp_path / "nearest+none" / "seed0", tmp_path / "nearest+none" / "seed0.old1")
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     assert [(m.variant, m.seed, m.state) for m in experiment.missing] == [
         ("nearest+none", 2, "trained with other settings (trainer.max_epochs 9, planned 2)")
     ]
@@ -448,30 +449,30 @@ def test_other_test_images_are_named(tmp_path: Path) -> None:
     path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
     with np.load(path) as stored:
         save_npz(path, **{**stored, "names": np.array(["a.png", "c.png"])})
-    assert "same test images" in load(tmp_path).deviations[0]
+    assert "same test images" in load_experiment(tmp_path).deviations[0]
 
 
 def test_cells_are_read_with_and_without_a_trimap(tmp_path: Path) -> None:
     write_experiment(tmp_path, seeds=1)
     path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
-    assert load(tmp_path).cells["nearest+none"][0].trimap is None  # as stored before there was one
+    assert load_experiment(tmp_path).cells["nearest+none"][0].trimap is None  # as stored before there was one
     with np.load(path) as stored:
         arrays = dict(stored)
     bands = np.arange(2 * 20 * 9).reshape(2, 20, 3, 3)
     save_npz(path, **arrays, trimap=bands)
-    cell = load(tmp_path).cells["nearest+none"][0]
+    cell = load_experiment(tmp_path).cells["nearest+none"][0]
     assert cell.trimap is not None and np.array_equal(cell.trimap, bands.sum(axis=0))
     save_npz(path, **arrays, trimap=bands[:, :19])
     with pytest.raises(ValueError, match=r"trimap must have the shape \('n', 20, 3, 3\).*got \(2, 19, 3, 3\)"):
-        load(tmp_path)
+        load_experiment(tmp_path)
 
 
 def test_cells_of_another_commit_or_machine_are_named(tmp_path: Path) -> None:
     write_experiment(tmp_path)
-    assert load(tmp_path).deviations == []
+    assert load_experiment(tmp_path).deviations == []
     path = tmp_path / "nearest+none" / "seed1" / "environment.json"
     write_json(path, {"commit": "4567def", "torch_threads": 1, "device": "1 x CPU"})
-    (found,) = load(tmp_path).deviations
+    (found,) = load_experiment(tmp_path).deviations
     assert (
         found.startswith("Cells were trained with different commit (ab12: ") and "4567def: nearest+none seed 1" in found
     )

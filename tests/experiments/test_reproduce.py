@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_report import write_cell, write_experiment, write_tables
 
-from experiments.evidence.experiment import Experiment, load
+from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.reports.reproduce import calls, read_command, report_environment, reproduce_script, show_command
 from experiments.shell.files import write_json
 
@@ -53,7 +53,7 @@ def experiment(folder: Path, command: str, commit: str) -> Experiment:
         (folder / "plan.json").write_text(json.dumps(plan | {name: value}))
     for path in folder.glob("*/seed*/environment.json"):
         write_json(path, json.loads(path.read_text()) | {"command": command, "commit": commit})
-    return load(folder)
+    return load_experiment(folder)
 
 
 def test_places_become_variables_and_all_else_stays_as_typed() -> None:
@@ -78,7 +78,7 @@ def test_commands_that_differ_in_their_seeds_alone_are_one(tmp_path: Path) -> No
     assert "--out" not in call.shown and call.shown.endswith("--root DIR --weights PATH --jobs 2 --seeds 0 1")
     other = tmp_path / "nearest+none" / "seed0" / "environment.json"
     write_json(other, json.loads(other.read_text()) | {"commit": "ffff0000"})
-    two = load(tmp_path)
+    two = load_experiment(tmp_path)
     assert [(call.commit, call.seeds) for call in calls(two)] == [("ab12cd34", [0, 1]), ("ffff0000", [0])]
     # The plan that is written last names the seeds of all.
     lines = reproduce_script([two], {NAME: "x"}, "ab12cd34").splitlines()
@@ -181,7 +181,7 @@ def test_the_environment_holds_what_all_cells_share_and_lists_what_differs(tmp_p
     ]
     path = tmp_path / "nearest+none" / "seed1" / "environment.json"
     write_json(path, json.loads(path.read_text()) | {"device": "1 x H200"})
-    (found,) = report_environment([load(tmp_path)])["experiments"].values()
+    (found,) = report_environment([load_experiment(tmp_path)])["experiments"].values()
     assert not found["cells_agree"] and "device" not in found
     assert found["differences"]["device"][1] == {"value": "1 x H200", "cells": ["nearest+none/seed1"]}
     assert "/home" not in json.dumps(found)
@@ -252,7 +252,7 @@ def test_a_seed_that_is_no_whole_number_is_refused(tmp_path: Path, seed: Any) ->
     plan = json.loads((tmp_path / "plan.json").read_text())
     (tmp_path / "plan.json").write_text(json.dumps(plan | {"seeds": [seed]}))
     with pytest.raises(ValueError, match=r"plan\.json seeds\.0 must .*, got "):
-        load(tmp_path)
+        load_experiment(tmp_path)
 
 
 @pytest.mark.parametrize("commit", ["ab12cd34", "main", "--upload-pack=touch canary", "$(touch canary)", "a" * 39])

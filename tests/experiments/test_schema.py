@@ -19,7 +19,7 @@ from test_report import SIDES, write_experiment
 
 from experiments.ablate_upsampling import RUNS
 from experiments.evidence import schema
-from experiments.evidence.experiment import Experiment, load
+from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.grids.ablation import Ablation
 
 VARIANT = "nearest+none"
@@ -63,7 +63,7 @@ def use(experiment: Experiment) -> None:
 
 def refused(folder: Path, *words: str) -> str:
     with pytest.raises(ValueError, match=r".") as caught:
-        use(load(folder))
+        use(load_experiment(folder))
     said = str(caught.value)
     assert len(said.splitlines()) == 1 and len(said) < 700
     for word in words:
@@ -84,7 +84,7 @@ def change(path: Path, keys: tuple[str, ...], value: Any) -> None:
 
 
 def test_the_folder_is_fine_before_anything_is_changed(folder: Path) -> None:
-    use(load(folder))
+    use(load_experiment(folder))
 
 
 PLAN_KEYS = [
@@ -331,7 +331,7 @@ def test_names_cannot_steer_a_terminal(folder: Path) -> None:
     for path in folder.glob("*/seed0/*.npz"):
         rewrite(path, put("names", lambda a: np.array([f"\x1b[2J\udcff{name}" for name in a])))
     change(folder / "plan.json", ("question",), "\x1b]0;x\x07 \ud800?")
-    experiment = load(folder)
+    experiment = load_experiment(folder)
     assert experiment.finished()[0].image_names[0] == "\\x1b[2J\\udcffa.png"
     assert experiment.pictures[0].name == "\\x1b[2J\\udcffa.png" and experiment.pictures[0].predictions
     assert experiment.plan["question"] == "\\x1b]0;x\\x07 \\ud800?"
@@ -405,7 +405,7 @@ def test_a_picture_of_another_size_is_refused_before_it_is_decoded(
 ) -> None:
     picture = png(height, width, depth=1)
     write_zip(folder / VARIANT / "seed0" / "predictions.zip", [picture] * 2)
-    cell = load(folder).cells[VARIANT][0]
+    cell = load_experiment(folder).cells[VARIANT][0]
     for size in (None, SIDES):
         tracemalloc.start()
         with warnings.catch_warnings(), pytest.raises(ValueError, match=r"predictions\.zip cannot be read") as caught:
@@ -422,7 +422,7 @@ def test_an_entry_too_large_for_its_picture_is_not_read(folder: Path) -> None:
         for _ in range(800):
             file.write(bytes(2**20))
     assert path.stat().st_size < 2**20
-    cell = load(folder).cells[VARIANT][0]
+    cell = load_experiment(folder).cells[VARIANT][0]
     for size in (None, SIDES):
         tracemalloc.start()
         with pytest.raises(ValueError, match=r"predictions\.zip.*00000\.png takes 838,860,800 bytes, too many"):
@@ -438,7 +438,7 @@ def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
     path.unlink()
     os.mkfifo(path)
     if name == "predictions.zip":  # as one that was not stored
-        assert load(folder).cells[VARIANT][0].prediction("a.png") is None
+        assert load_experiment(folder).cells[VARIANT][0].prediction("a.png") is None
     else:
         refused(folder, name, "no regular file")
 
@@ -450,7 +450,7 @@ def test_of_a_huge_log_only_the_end_is_read(folder: Path) -> None:
         file.truncate(2**32)
         file.seek(2**32)
         file.write(b"\nthe \x1b[2Jend\n")
-    (missing,) = load(folder).missing
+    (missing,) = load_experiment(folder).missing
     assert missing.state.endswith("log.txt ends: the \\x1b[2Jend")
 
 
@@ -465,15 +465,15 @@ def test_what_other_versions_store_besides_is_let_pass_and_what_they_lack_is_opt
     (cell / "predictions.zip").unlink()
     rewrite(cell / "per_image.npz", put("later", np.array(["x"])))
     rewrite(cell / "samples.npz", lambda a: [a.pop(key) for key in ("logits", "initial_logits")])
-    use(load(folder))
+    use(load_experiment(folder))
 
 
 def test_matrices_in_fortran_order_or_of_other_whole_numbers_are_the_same(folder: Path) -> None:
-    before = load(folder).cells[VARIANT][0]
+    before = load_experiment(folder).cells[VARIANT][0]
     path = folder / VARIANT / "seed0" / "per_image.npz"
     for changed in (np.asfortranarray, lambda a: a.astype(">i4"), lambda a: a.astype(np.uint8)):
         rewrite(path, put("confusion", changed))
-        after = load(folder).cells[VARIANT][0]
+        after = load_experiment(folder).cells[VARIANT][0]
         assert np.array_equal(after.confusion, before.confusion)
         np.testing.assert_equal(after.scores, before.scores)
         assert np.array_equal(after.counts.predicted, before.counts.predicted)

@@ -9,21 +9,11 @@ import pytest
 import torch
 
 from datamodules.shapes import Shapes, ShapesDataModule
+from experiments.crfs.grid import CRFS, Grid, Point, default_grid, parse_grid
+from experiments.crfs.search import Finished, Found, Kept, search
 from experiments.runs.run import Run
 from experiments.runs.training import train
-from experiments.search_crf import (
-    CRFS,
-    Finished,
-    Found,
-    Grid,
-    Kept,
-    Point,
-    default_grid,
-    main,
-    parse_grid,
-    search,
-    verdict,
-)
+from experiments.search_crf import main, verdict
 from lightning_modules.components.scores.confusion import predict_labels
 from lightning_modules.unet import UNetModule
 

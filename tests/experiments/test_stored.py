@@ -11,12 +11,13 @@ import pytest
 
 from datamodules.shapes import ShapesDataModule
 from experiments.benchmark_statistics import write_experiment
-from experiments.evidence.experiment import BOUNDARY, ERRORS, load
+from experiments.evidence.experiment import load_experiment
 from experiments.runs.callbacks import EXTREMES, SAMPLES
 from experiments.runs.run import Run
 from experiments.runs.training import train
 from experiments.shell.files import write_json
-from lightning_modules.components.scores.confusion import scores
+from lightning_modules.components.scores.reductions import scores
+from lightning_modules.components.scores.table import BOUNDARY, errors
 from lightning_modules.unet import UNetModule
 
 LENGTH = 12
@@ -68,7 +69,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_errors_agree_with_the_predictions(folder: Path) -> None:
-    experiment = load(folder)
+    experiment = load_experiment(folder)
     cell, test = experiment.cells["nearest"][0], ShapesDataModule(**RUN.data).dataset("test")
     wrong, near, pixels = 0, 0, 0
     for index, name in enumerate(test.names):
@@ -94,7 +95,7 @@ def distance(mask: np.ndarray, y: int, x: int) -> float:
 
 
 def test_pictures_are_fixed_ones_then_the_worst_then_the_best_with_every_prediction(folder: Path) -> None:
-    experiment = load(folder)
+    experiment = load_experiment(folder)
     pictures = experiment.pictures
     assert [p.kinds[0] for p in pictures[:SAMPLES]] == ["fixed"] * SAMPLES
     test = ShapesDataModule(**RUN.data).dataset("test")
@@ -127,11 +128,11 @@ def test_cells_of_earlier_versions_say_what_they_have_not_stored(folder: Path) -
             (cell / f"{name}.npz").unlink()
             np.savez(cell / f"{name}.npz", **arrays)
         (cell / "predictions.zip").unlink()
-    experiment = load(folder)
+    experiment = load_experiment(folder)
     cell = experiment.cells["nearest"][0]
     assert cell.calibration is None and cell.segments is None and cell.prediction("test0003") is None
     assert not math.isnan(cell.scores["wrong"])
-    assert all(math.isnan(cell.scores[name]) for name in ERRORS if name != "wrong")
+    assert all(math.isnan(cell.scores[name]) for name in errors() if name != "wrong")
     assert {kind for picture in experiment.pictures for kind in picture.kinds} == {"fixed"}
     for picture in experiment.pictures:
         stored_by = [v for v in LEVELS if picture.name in experiment.cells[v][0].samples()["names"]]
@@ -149,7 +150,7 @@ def test_a_damaged_file_of_predictions_is_named(folder: Path, damage: str) -> No
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("00000.png", b"")
     with pytest.raises(ValueError, match=r"predictions.zip cannot be read.*delete"):
-        load(folder).cells["nearest"][0].prediction("test0005")
+        load_experiment(folder).cells["nearest"][0].prediction("test0005")
 
 
 def test_arrays_of_another_shape_are_refused(folder: Path) -> None:
@@ -159,17 +160,17 @@ def test_arrays_of_another_shape_are_refused(folder: Path) -> None:
     path.unlink()
     np.savez(path, **{**arrays, "segments": arrays["segments"][..., :3]})
     with pytest.raises(ValueError, match=r"segments must have the shape \('n', 3, 4\)"):
-        load(folder)
+        load_experiment(folder)
 
 
 def test_a_missing_cell_is_no_obstacle(folder: Path) -> None:
-    assert [missing.seed for missing in load(folder).missing] == [1, 1]
+    assert [missing.seed for missing in load_experiment(folder).missing] == [1, 1]
     assert json.loads((folder / "nearest" / "seed0" / "result.json").read_text())["steps"] == LENGTH // 2 * 2
 
 
 def test_scores_are_those_of_the_whole_matrices_to_the_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.evidence.arrays.BLOCK", 2000)  # of several blocks
-    cell = load(folder).cells["nearest"][0]
+    cell = load_experiment(folder).cells["nearest"][0]
     with np.load(folder / "nearest" / "seed0" / "per_image.npz") as stored:
         confusion, trimap, segments = (stored[key] for key in ("confusion", "trimap", "segments"))
         calibration = stored["calibration"]
@@ -186,7 +187,7 @@ def test_matrices_are_never_held_at_once(tmp_path: Path) -> None:
     write_experiment(tmp_path, seeds=1, images=400, classes=60)
     size = 8 * 400 * 60 * 60 * 8  # bytes of 8 cells
     tracemalloc.start()
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     assert experiment.compared and experiment.effects
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

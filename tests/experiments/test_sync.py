@@ -16,18 +16,11 @@ from conftest import WandbServer
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import Run
 from experiments.runs.training import train
-from experiments.sync import (
-    Cell,
-    Fragment,
-    _point_to_staged,
-    find_cells,
-    main,
-    merge,
-    pb,
-    read_records,
-    values,
-    write_records,
-)
+from experiments.sync import main
+from experiments.tracking.attempts import Fragment, LoggedRun, find_runs
+from experiments.tracking.logger import tracker
+from experiments.tracking.merge import _point_to_staged, merge
+from experiments.tracking.records import pb, read_records, values, write_records
 from lightning_modules.unet import UNetModule
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +104,7 @@ def test_of_a_step_done_again_the_last_version_stays(tmp_path: Path) -> None:
     (empty / "run-abcd1234.wandb").write_bytes(b":W&B\xe1\xbe\x00")
     before = {path: path.read_bytes() for path in cell.rglob("*") if path.is_file()}
 
-    (found,) = find_cells(tmp_path)
+    (found,) = find_runs(tmp_path)
     assert (len(found.fragments), found.empty, found.finished, found.run_id) == (3, 1, True, "abcd1234")
     merged = merge(found, tmp_path / "merged")
 
@@ -147,7 +140,7 @@ def test_no_file_from_elsewhere_is_uploaded(way: str, tmp_path: Path) -> None:
     hostile = pb.Record()
     hostile.files.files.add(path=named)
     write_records(file, [*read_records(file), hostile])
-    (cell,) = find_cells(tmp_path)
+    (cell,) = find_runs(tmp_path)
     with pytest.raises(ValueError, match="names a file outside of it"):
         merge(cell, tmp_path / "merged")
     assert not list((tmp_path / "merged").rglob("secret.txt"))
@@ -168,7 +161,7 @@ def test_a_record_that_is_none_is_the_error_of_its_run_alone(tmp_path: Path) -> 
         else:
             hostile.artifact.manifest.manifest_file_path = "/etc/hostname"
         write_records(file, [*records, hostile] if name != "id" else records)
-    cells = {cell.folder.parent.name: cell for cell in find_cells(tmp_path)}
+    cells = {cell.folder.parent.name: cell for cell in find_runs(tmp_path)}
     assert "no name of a run" in cells["id"].error and "record of W&B is none" in cells["kind"].error
     assert cells["good"].error == ""
     assert merge(cells["good"], tmp_path / "merged")
@@ -178,7 +171,7 @@ def test_a_file_with_the_contents_of_an_artifact_is_not_read(tmp_path: Path) -> 
     artifact = pb.Record().artifact
     artifact.manifest.manifest_file_path = "/etc/hostname"
     with pytest.raises(ValueError, match="which is not read"):
-        _point_to_staged(artifact, Cell(tmp_path))
+        _point_to_staged(artifact, LoggedRun(tmp_path))
 
 
 def test_what_is_uploaded_and_what_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,7 +239,7 @@ def test_every_run_is_uploaded_once_and_a_broken_one_does_not_stop_the_others(
 
     # Continued after it was uploaded as it was: the whole goes to a run of its own.
     write_fragment(good, {4: 5.3}, start=3, exit_code=0)
-    (again,) = find_cells(tmp_path)
+    (again,) = find_runs(tmp_path)
     assert (again.run_id, again.known) == ("abcd1234-3", {"abcd1234"})
 
 
@@ -256,6 +249,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from experiments.runs.run import Run
 from experiments.runs.training import train
+from experiments.tracking.logger import tracker
 
 class Slow(Callback):
     def on_train_start(self, trainer, *args, **kwargs):
@@ -266,12 +260,12 @@ class Slow(Callback):
         time.sleep(0.1 if trainer.global_step < 7 else 30)  # in the second epoch, of which rows are to be on the disk
 
 run = Run.from_config(json.loads(sys.argv[1]))
-train(run, Path(sys.argv[2]), callbacks=[Slow()], accelerator="cpu", enable_progress_bar=False, logger="wandb")
+train(run, Path(sys.argv[2]), callbacks=[Slow()], accelerator="cpu", enable_progress_bar=False, tracker=tracker("wandb"))
 """
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+def killed(tmp_path_factory: pytest.TempPathFactory) -> LoggedRun:
     """A training that was killed in the middle of an epoch, with rows after its checkpoint, and continued."""
     run = Run(
         module=UNetModule,
@@ -292,8 +286,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Cell:
         os.killpg(process.pid, signal.SIGKILL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
-        train(run, out, resume=True, accelerator="cpu", enable_progress_bar=False, logger="wandb")
-    (cell,) = find_cells(out)
+        train(run, out, resume=True, accelerator="cpu", enable_progress_bar=False, tracker=tracker("wandb"))
+    (cell,) = find_runs(out)
     return cell
 
 
@@ -305,7 +299,7 @@ def _beyond_checkpoint(out: Path) -> bool:
     return any(row.get("trainer/global_step", 0) >= 6 for row in rows(file.parent))
 
 
-def test_a_killed_and_continued_training_leaves_one_history(killed: Cell, tmp_path: Path) -> None:
+def test_a_killed_and_continued_training_leaves_one_history(killed: LoggedRun, tmp_path: Path) -> None:
     first, second = killed.fragments
     assert first.run.run_id == second.run.run_id and [one.exit_code for one in first.of("exit")] in ([], [1])
     again = [values(row.item) for row in second.of("history")]
@@ -337,7 +331,7 @@ def test_a_killed_and_continued_training_leaves_one_history(killed: Cell, tmp_pa
     assert len(tables) == 8 and all(Path(one.manifest.contents[0].local_path).is_file() for one in tables)
 
 
-def test_the_joined_run_is_one_that_wandb_reads(killed: Cell, tmp_path: Path) -> None:
+def test_the_joined_run_is_one_that_wandb_reads(killed: LoggedRun, tmp_path: Path) -> None:
     (file,) = merge(killed, tmp_path).glob("*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -345,7 +339,7 @@ def test_the_joined_run_is_one_that_wandb_reads(killed: Cell, tmp_path: Path) ->
     assert len(theirs) == len(list(read_records(file)))
 
 
-def test_wandb_sync_takes_it(killed: Cell, wandb_server: WandbServer) -> None:
+def test_wandb_sync_takes_it(killed: LoggedRun, wandb_server: WandbServer) -> None:
     with pytest.raises(SystemExit, match="0"):
         call(killed.folder)
     run_id = killed.fragments[0].run.run_id

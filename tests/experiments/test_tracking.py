@@ -17,9 +17,9 @@ from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import Run
 from experiments.runs.training import train
 from experiments.shell.environment import git_commit
-from experiments.sync import read_records, values
-from experiments.tracking.logger import next_step, tracking
+from experiments.tracking.logger import tracker, tracking
 from experiments.tracking.loggers import Logging
+from experiments.tracking.records import read_records, values
 from lightning_modules.unet import UNetModule
 
 RUN = Run(
@@ -37,7 +37,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         run = RUN.but(seed=3)
-        train(run, out, accelerator="cpu", enable_progress_bar=False, logger="wandb")
+        train(run, out, accelerator="cpu", enable_progress_bar=False, tracker=tracker("wandb"))
     return out
 
 
@@ -116,7 +116,7 @@ def test_the_logged_samples_are_what_was_scored(split: str, tmp_path: Path, monk
     setattr(Listener, f"on_{'validation' if split == 'val' else 'test'}_batch_end", Listener.keep)
     out = tmp_path / "experiment" / "variant" / "seed0"
     run = RUN.but(trainer={"max_epochs": 1, "precision": "bf16-mixed"})
-    train(run, out, callbacks=[Listener()], accelerator="cpu", enable_progress_bar=False, logger="wandb")
+    train(run, out, callbacks=[Listener()], accelerator="cpu", enable_progress_bar=False, tracker=tracker("wandb"))
     (folder,) = out.glob("wandb/offline-run-*")
     (file,) = folder.glob("*.wandb")
     rows = [values(record.history.item) for record in read_records(file) if record.HasField("history")]
@@ -129,11 +129,11 @@ def test_the_logged_samples_are_what_was_scored(split: str, tmp_path: Path, monk
 
 def test_the_one_line_that_uploads_it(logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = logged.parents[1]
-    assert next_step(Logging("wandb"), out) == f"W&B logged offline; upload with: python -m experiments.sync {out}"
-    assert next_step(Logging("wandb"), logged / "checkpoints") is None
-    assert next_step(Logging(), out) is None
+    assert Logging("wandb").next_step(out) == f"W&B logged offline; upload with: python -m experiments.sync {out}"
+    assert Logging("wandb").next_step(logged / "checkpoints") is None
+    assert Logging().next_step(out) is None
     monkeypatch.setattr("experiments.tracking.loggers.find_spec", lambda name: True)  # the package is an extra
-    assert next_step(Logging("tensorboard"), Path("a b")) == "see the curves with: tensorboard --logdir 'a b'"
+    assert Logging("tensorboard").next_step(Path("a b")) == "see the curves with: tensorboard --logdir 'a b'"
 
 
 SECRETS = {
@@ -165,7 +165,7 @@ def test_neither_secrets_nor_the_home_folder_are_logged(
         trainer={"max_epochs": 1, "log_every_n_steps": 1},
     )
     out = home / "outputs" / "experiment" / "variant" / "seed0"
-    train(run, out, accelerator="cpu", enable_progress_bar=False, logger="wandb")
+    train(run, out, accelerator="cpu", enable_progress_bar=False, tracker=tracker("wandb"))
 
     (folder,) = out.glob("wandb/offline-run-*")
     files = [path for path in (out / "wandb").rglob("*") if path.is_file()]
@@ -213,9 +213,9 @@ def test_a_logger_whose_package_is_missing_is_refused_at_once(
 ) -> None:
     monkeypatch.setattr("experiments.tracking.loggers.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[tensorboard\]"'):
-        train(RUN, tmp_path / "out", logger="tensorboard")
+        train(RUN, tmp_path / "out", tracker=tracker("tensorboard"))
     with pytest.raises(ValueError, match="one of csv, tensorboard, wandb, none, got 'mlflow'"):
-        train(RUN, tmp_path / "out", logger="mlflow")
+        train(RUN, tmp_path / "out", tracker=tracker("mlflow"))
     for wrong in ({"private": True}, {"checkpoints": True}, {"gradients": 5}):
         with pytest.raises(ValueError, match="is for Weights & Biases: add --logger wandb"):
             Logging("csv", **wrong)
@@ -233,8 +233,10 @@ def test_tensorboard_takes_back_the_steps_that_are_done_again(tmp_path: Path) ->
 
     out = tmp_path / "experiment" / "variant" / "seed0"
     with pytest.raises(RuntimeError, match="in the middle"):
-        train(RUN, out, callbacks=[Crash()], accelerator="cpu", enable_progress_bar=False, logger="tensorboard")
-    train(RUN, out, resume=True, accelerator="cpu", enable_progress_bar=False, logger="tensorboard")
+        train(
+            RUN, out, callbacks=[Crash()], accelerator="cpu", enable_progress_bar=False, tracker=tracker("tensorboard")
+        )
+    train(RUN, out, resume=True, accelerator="cpu", enable_progress_bar=False, tracker=tracker("tensorboard"))
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2, 3]

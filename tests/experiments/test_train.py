@@ -24,8 +24,11 @@ from datamodules.shapes import ShapesDataModule
 from experiments.runs.callbacks import sample_positions, to_rgb
 from experiments.runs.run import Run
 from experiments.runs.training import STRATEGIES, _check_strategy, build, train
-from experiments.train import ARCHITECTURES, DATAMODULES, load, main, parse
-from lightning_modules.components.scores.confusion import confusion_matrix, scores
+from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, load
+from experiments.tracking.logger import tracker
+from experiments.train import main, parse_run
+from lightning_modules.components.scores.confusion import confusion_matrix
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.components.scores.segments import segments
 from lightning_modules.components.scores.trimap import trimap
 from lightning_modules.unet import UNetModule
@@ -47,7 +50,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def test_help_lists_every_architecture_and_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        parse(["--help"])
+        parse_run(["--help"])
     printed = capsys.readouterr().out
     assert stop.value.code == 0
     for cls in (*ARCHITECTURES.values(), *DATAMODULES.values()):
@@ -60,7 +63,7 @@ def test_flags_become_the_run_they_describe() -> None:
     command = (
         "--model UNetModule --model.upsample nearest --model.lr 0.1 --data shapes --data.size 32 --trainer.max_epochs 3"
     )
-    run, args = parse([*command.split(), "--trainer.devices", "2", "--seed", "5"])
+    run, args = parse_run([*command.split(), "--trainer.devices", "2", "--seed", "5"])
     assert (run.module, run.datamodule, run.seed) == (UNetModule, ShapesDataModule, 5)
     same = Run(
         module=UNetModule,
@@ -94,7 +97,7 @@ def test_a_wrong_flag_names_the_right_one(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        parse(arguments)
+        parse_run(arguments)
     assert stop.value.code == 2
     assert re.search(message, capsys.readouterr().err)
 
@@ -228,7 +231,7 @@ def test_the_same_run_gives_the_same_numbers_with_any_number_of_workers(tmp_path
 
 def test_class_weights_are_a_list_or_the_name_of_a_rule() -> None:
     for value, expected in (("median-frequency", "median-frequency"), ("[1,2,0.5]", [1, 2, 0.5]), ("null", None)):
-        run, _ = parse(["--data", "shapes", "--model.class_weights", value])
+        run, _ = parse_run(["--data", "shapes", "--model.class_weights", value])
         assert run.hparams["class_weights"] == expected
         assert run.hash == Run.from_config(json.loads(json.dumps(run.config()))).hash
     assert len({TINY.but(class_weights=w).hash for w in ("median-frequency", [1, 2, 3], [3, 2, 1], None)}) == 4
@@ -410,7 +413,7 @@ def test_a_run_on_images_of_any_number_of_channels_stores_its_samples(
         trainer={"max_epochs": 1, "limit_train_batches": 1},
     )
     out = tmp_path / "experiment" / "variant" / "seed0"
-    train(run, out, logger=logger, **QUIET)
+    train(run, out, tracker=tracker(logger), **QUIET)
     assert np.load(out / "samples.npz")["image_0"].shape == (32, 32, 3)
     if logger == "wandb":
         assert len(list(out.glob("wandb/offline-run-*/files/media/images/test/samples_*.png"))) == 4

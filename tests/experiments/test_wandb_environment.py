@@ -18,10 +18,10 @@ from wandb_server import WandbServer
 
 from experiments.runs.training import train
 from experiments.shell.environment import git_commit
-from experiments.sync import read_records, values
 from experiments.tracking.client import GIVEN, Client, agent_settings, given_settings, own_environ
-from experiments.tracking.logger import WandbLogger, histogram, tracking
+from experiments.tracking.logger import WandbLogger, histogram, tracker, tracking
 from experiments.tracking.loggers import Logging
+from experiments.tracking.records import read_records, values
 
 ROOT = Path(__file__).parents[2]
 STRANGE = {
@@ -221,7 +221,7 @@ def test_gradients_and_the_checkpoint_are_logged_on_request_and_change_no_number
     plain, out = (tmp_path / "experiment" / name / "seed0" for name in ("plain", "logged"))
     quiet = {"accelerator": "cpu", "enable_progress_bar": False}
     train(RUN, plain, **quiet)
-    train(RUN, out, logger=Logging("wandb", checkpoints=True, gradients=3), **quiet)
+    train(RUN, out, tracker=tracker(Logging("wandb", checkpoints=True, gradients=3)), **quiet)
     numbers = ["epoch", "train/loss_epoch", "val/loss", "val/miou"]
     rows = [[line.split(",") for line in (one / "metrics.csv").read_text().splitlines()] for one in (plain, out)]
     kept = [[row[index] for index, name in enumerate(table[0]) if name in numbers for row in table] for table in rows]

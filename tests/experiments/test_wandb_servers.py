@@ -21,10 +21,11 @@ from test_tracking import RUN
 from wandb_server import STATES, WandbServer
 
 from experiments.runs.training import train
-from experiments.sync import find_cells, read_records, state, values
+from experiments.tracking.attempts import find_runs, state
 from experiments.tracking.client import FINISH, Client
-from experiments.tracking.logger import WandbLogger, tracking
+from experiments.tracking.logger import WandbLogger, tracker, tracking
 from experiments.tracking.loggers import Logging
+from experiments.tracking.records import read_records, values
 
 KEY = "0123456789" * 4
 STAYS_ONLINE = ("slow", "stops", "dies", "hangs")
@@ -73,7 +74,7 @@ def outcome(server: WandbServer, logger: WandbLogger, out: Path) -> Outcome:
     (file,) = out.glob("wandb/*run-*-*/*.wandb")
     rows = [values(record.history.item) for record in read_records(file) if record.HasField("history")]
     steps = [row["trainer/global_step"] for row in rows]
-    upload = [state(cell, unfinished=True) for cell in find_cells(out)]
+    upload = [state(cell, unfinished=True) for cell in find_runs(out)]
     return Outcome(sending, finishing, logger.client.mode, logger.client.whole, steps, upload)
 
 
@@ -138,7 +139,7 @@ def test_a_training_whose_server_goes_away_ends_as_without_it(
     train(RUN, plain, **quiet)
     with WandbServer(name) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        result = train(RUN, out, callbacks=[Spoils(server)], logger="wandb", **quiet)
+        result = train(RUN, out, callbacks=[Spoils(server)], tracker=tracker("wandb"), **quiet)
     assert result["status"] == "done"
     assert results_at_the_end == ["done"]  # it stands before W&B is waited for
     assert "did not take all" in caplog.text
@@ -159,7 +160,7 @@ def test_an_error_of_wandb_does_not_reach_the_training(
     (broken / "__init__.py").write_text("raise AttributeError('half installed')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     out = tmp_path / "experiment" / "variant" / "seed0"
-    result = train(RUN, out, accelerator="cpu", enable_progress_bar=False, logger="wandb")
+    result = train(RUN, out, accelerator="cpu", enable_progress_bar=False, tracker=tracker("wandb"))
     assert result["status"] == "done"
     assert "half installed (training goes on" in caplog.text
 

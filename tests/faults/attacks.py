@@ -88,10 +88,10 @@ def told(function: Callable[[], object]) -> Callable[[], object]:
 
 
 def loaded(bench: Bench, kind: str, **variables: str) -> tuple[Ended, str]:
-    from experiments.train import load
+    from experiments.shell.catalogue import load_experiment
 
     path = poisoned(bench, bench.here / "x.ckpt", kind)
-    ended = bench.call(told(lambda: load(path)), variables=variables)
+    ended = bench.call(told(lambda: load_experiment(path)), variables=variables)
     return check_ended(ended, 2, NEVER), "refused"
 
 
@@ -135,7 +135,7 @@ def instantiator(bench: Bench) -> tuple[Ended, str]:
     """Lightning calls what a checkpoint names so, unless the class says otherwise."""
     import torch
 
-    from experiments.train import load
+    from experiments.shell.catalogue import load_experiment
     from lightning_modules.components.checkpoints import read_checkpoint
 
     path = begun(bench)
@@ -145,7 +145,7 @@ def instantiator(bench: Bench) -> tuple[Ended, str]:
         content["hparams_name"] = content["hyper_parameters_name"] = "kwargs"
         torch.save(content, path)
         path.with_name("last.ckpt.sha256").unlink(missing_ok=True)
-        ended = check_ended(bench.call(told(lambda: load(path))), 2, "^error: ")
+        ended = check_ended(bench.call(told(lambda: load_experiment(path))), 2, "^error: ")
     return ended, "refused"
 
 
@@ -346,7 +346,7 @@ def png(width: int, height: int) -> bytes:
 
 def bombs(bench: Bench) -> tuple[Ended, str]:
     """Pictures and archives that are small on the disk and large in memory, encrypted, or packed in a way nobody knows."""
-    from experiments.evidence.experiment import load
+    from experiments.evidence.experiment import load_experiment
 
     folder = hostile(bench.here / "experiment")
     path = folder / "base" / "seed0" / "predictions.zip"
@@ -354,7 +354,7 @@ def bombs(bench: Bench) -> tuple[Ended, str]:
     def look() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)
-        cell = next(cell for cell in load(folder).finished() if (cell.variant, cell.seed) == ("base", 0))
+        cell = next(cell for cell in load_experiment(folder).finished() if (cell.variant, cell.seed) == ("base", 0))
         cell.prediction("b")
 
     slowest = 0.0
@@ -596,7 +596,7 @@ ATTACKS: list[Attack] = [
         attack
         for kind, words in KINDS.items()
         for attack in (
-            Attack(f"code in a checkpoint {words}: load", "is not run", lambda b, k=kind: loaded(b, k)),
+            Attack(f"code in a checkpoint {words}: load_experiment", "is not run", lambda b, k=kind: loaded(b, k)),
             Attack(f"code in a checkpoint {words}: --resume", "is not run", lambda b, k=kind: resumed(b, k)),
             Attack(f"code in a checkpoint {words}: fcn init_from", "is not run", lambda b, k=kind: from_flag(b, k, *FCN)),
             Attack(f"code in a checkpoint {words}: crf_as_rnn init_from", "is not run", lambda b, k=kind: from_flag(b, k, *CRF)),
@@ -604,7 +604,7 @@ ATTACKS: list[Attack] = [
         )
     ),
     Attack("a pickle as checkpoint", "is not run", lambda b: loaded(b, "pickle")),
-    Attack("the same where TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: load", "is not run", lambda b: loaded(b, "zip", **FORCED)),
+    Attack("the same where TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: load_experiment", "is not run", lambda b: loaded(b, "zip", **FORCED)),
     Attack("the same: --resume", "is not run", lambda b: resumed(b, "zip", **FORCED)),
     Attack("the same: init_from", "is not run", lambda b: from_flag(b, "zip", *CRF, **FORCED)),
     Attack("a program named as _instantiator of a checkpoint", "is not run", instantiator),

@@ -28,8 +28,9 @@ import pandas as pd
 import torch
 
 from datamodules.shapes import ShapesDataModule
-from experiments.grids.ablation import Ablation, add_arguments, variants
-from experiments.grids.ablation import main as run_grid
+from experiments.grids.ablation import Ablation, variants
+from experiments.grids.command import add_arguments
+from experiments.grids.command import run_ablation as run_grid
 from experiments.runs.run import Run
 from experiments.runs.training import train
 from lightning_modules.components.checkpoints import read_checkpoint

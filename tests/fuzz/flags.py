@@ -12,7 +12,8 @@ from typing import Any
 
 from datamodules.base import SegmentationDataModule
 from experiments.runs.run import Run, defaults
-from experiments.train import ARCHITECTURES, DATAMODULES, parse
+from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES
+from experiments.train import parse_run
 from lightning_modules.base import SegmentationModule
 from tests.fuzz.mutate import refused
 
@@ -112,7 +113,7 @@ def one(rng: random.Random, folder: Path) -> str:
     WATCH.asked.clear()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            run, _ = parse(argv)
+            run, _ = parse_run(argv)
         assert not WATCH.asked, argv
     except SystemExit as stop:
         assert not WATCH.asked, argv

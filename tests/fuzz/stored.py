@@ -18,9 +18,8 @@ import numpy as np
 import torch
 
 from experiments.evidence.deviations import statements
-from experiments.evidence.experiment import Experiment, load
+from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.evidence.join import join
-from experiments.report import warnings
 from experiments.reports.figures import FIGURES
 from experiments.reports.figures.looks import drawing
 from experiments.reports.formats import to_csv, to_latex, to_markdown
@@ -28,6 +27,7 @@ from experiments.reports.page import Section, _data, _json
 from experiments.reports.record import draft
 from experiments.reports.reproduce import _of_one, reproduce_script
 from experiments.reports.tables import make_notes, make_tables
+from experiments.reports.write import warnings
 from experiments.runs.callbacks import encode_labels, save_npz, save_predictions
 from experiments.shell.files import write_atomic, write_json
 from tests.fuzz.mutate import mutated, refused
@@ -181,7 +181,7 @@ def one(rng: random.Random, folder: Path) -> str:
     for path, content in files.items():
         (folder / path).write_bytes(content)
     try:
-        _use(rng, load(folder), folder)
+        _use(rng, load_experiment(folder), folder)
     except (ValueError, FileNotFoundError) as error:
         # Of a plan of other classes it is the matrices that do not fit.
         return refused(error, name, *(["per_image.npz"] if name == "plan.json" else []))

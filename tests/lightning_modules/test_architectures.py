@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import defaults
-from experiments.train import ARCHITECTURES, load
+from experiments.shell.catalogue import ARCHITECTURES, load
 from lightning_modules import catalogue
 from lightning_modules.base import SegmentationModule
 from lightning_modules.catalogue import NETWORKS

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from experiments.evidence.experiment import PERCENT, Experiment
-from experiments.evidence.intervals import KINDS, Contrast, Estimate
+from experiments.evidence.experiment import Experiment
+from experiments.evidence.intervals import KINDS, Estimate, WeightedScore
 from experiments.reports.figures.looks import WIDTH, Drawn, full_labels, limits, looks, shown_kind
+from lightning_modules.components.scores.table import PERCENT
 
 LOG_FROM = 8  # times the smallest cost, from where an axis of costs is logarithmic
 LEAST_RANGE = 0.25  # of the largest cost, or a difference of a few percent would look like one of many
@@ -174,12 +175,12 @@ def _side_by_side(axis: Axes, costs: Sequence[float]) -> list[float]:
     return [float(x) for x, _ in axis.transData.inverted().transform([(x, 0) for x in moved])]
 
 
-def _scores(experiment: Experiment) -> dict[str, Contrast]:
+def _scores(experiment: Experiment) -> dict[str, WeightedScore]:
     """The mIoU of every variant with a finished seed."""
     names = [name for name, cells in experiment.cells.items() if cells]
     if experiment.compared is not None:
         return {name: experiment.compared.scores[name] for name in names}
-    return {name: Contrast(np.array(list(experiment.values(name, "miou").values()))) for name in names}
+    return {name: WeightedScore(np.array(list(experiment.values(name, "miou").values()))) for name in names}
 
 
 def _panels(experiment: Experiment) -> tuple[dict[str, dict[str, float]], list[str]]:

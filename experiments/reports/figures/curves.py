@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from experiments.evidence.experiment import PERCENT, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.reports.figures.looks import WIDTH, Drawn, looks, short, variant_legend
-from lightning_modules.components.scores.trimap import WIDTH as TRIMAP_WIDTH
+from lightning_modules.components.scores.reductions import WIDTH as TRIMAP_WIDTH
+from lightning_modules.components.scores.table import PERCENT
 
 
 def curves(experiment: Experiment) -> Drawn:

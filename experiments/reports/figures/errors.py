@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
-from experiments.evidence.experiment import BOUNDARY, PERCENT, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.reports.figures.looks import (
     FALL_AND_RISE,
     SHARE,
@@ -29,6 +29,7 @@ from experiments.reports.figures.looks import (
     short,
     variant_legend,
 )
+from lightning_modules.components.scores.table import BOUNDARY, PERCENT
 
 MOST_CONFUSED = 24  # classes of a confusion matrix that stay readable at half the width of a page
 WITH_NUMBERS = 13

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from experiments.evidence.experiment import Experiment
-from experiments.evidence.intervals import Contrast, Estimate
+from experiments.evidence.intervals import Estimate, WeightedScore
 from experiments.shell.files import write_atomic
 
 # Okabe & Ito's palette, told apart by colour-blind readers; without its yellow, which is lost on white.
@@ -190,7 +190,7 @@ def label_rows(axis: Axes, rows: Rows, experiment: Experiment) -> None:
         axis.text(0.015, height + 0.15, short(title), transform=place, fontweight="bold", va="center")
 
 
-def shown_kind(contrasts: Iterable[Contrast]) -> str:
+def shown_kind(contrasts: Iterable[WeightedScore]) -> str:
     """What the intervals of a figure allow for, the same for all: seeds and images where any has it; "" for none."""
     found = list(contrasts)
     return next((kind for kind in ("both", "images", "seeds") if any(not one.refuse(kind) for one in found)), "")

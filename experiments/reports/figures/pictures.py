@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from experiments.evidence.experiment import PPM, Cell, Experiment, Picture
+from experiments.evidence.cell import Cell
+from experiments.evidence.experiment import Experiment, Picture
 from experiments.reports.figures.looks import (
     IGNORED,
     WIDTH,
@@ -23,6 +24,7 @@ from experiments.reports.figures.looks import (
     short,
 )
 from lightning_modules.components.scores.checkerboard import checkerboard_energy
+from lightning_modules.components.scores.table import PPM
 
 SAMPLES, EXTREMES = 3, 2  # images at most, of the extremes of each kind
 LONGEST = 15.0  # inches: fewer images where these would make a longer figure

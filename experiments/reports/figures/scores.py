@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from experiments.evidence.experiment import PERCENT, SCORES, Experiment
-from experiments.evidence.intervals import KINDS, Contrast, Estimate, estimate, make_contrasts
+from experiments.evidence.experiment import Experiment
+from experiments.evidence.intervals import KINDS, Estimate, WeightedScore, estimate, make_contrasts
 from experiments.reports.figures.looks import (
     FALL_AND_RISE,
     WIDTH,
@@ -31,6 +31,7 @@ from experiments.reports.figures.looks import (
     short,
     shown_kind,
 )
+from lightning_modules.components.scores.table import PERCENT, SCORES
 
 PANELS = ("miou", "boundary_f1", "checkerboard")
 NUMBERED_SEEDS = 6  # with more, the dots of a row are too small to hold their numbers
@@ -49,7 +50,7 @@ def scores(experiment: Experiment) -> Drawn:
     figure = Figure(figsize=(WIDTH, 1.1 + 0.32 * rows.count), layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)
     for axis, score in zip(axes, PANELS, strict=True):
-        title, (unit, factor) = SCORES[score]
+        title, (unit, factor) = SCORES[score].title, SCORES[score].unit
         baseline = experiment.estimate(experiment.plan["baseline"], score)
         axis.axvline(factor * baseline.mean, color="#888888", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         for name, height in rows.heights.items():
@@ -173,7 +174,7 @@ def refuse_differences(experiment: Experiment) -> str:
 
 
 def _score_row(axis: Axes, height: int, experiment: Experiment, name: str, score: str, look: Look) -> None:
-    _, (_, factor) = SCORES[score]
+    factor = SCORES[score].unit.factor
     values = [factor * value for value in experiment.values(name, score).values()]
     below = height + np.linspace(0.24, 0.4, len(values))  # the mark of the mean would hide them
     axis.scatter(values, below, s=13, color=look.colour, alpha=0.6, linewidths=0, zorder=3)
@@ -253,7 +254,9 @@ def _differences(experiment: Experiment, name: str) -> dict[str, Estimate]:
     return {kind: contrast.estimate(kind).times(PERCENT[1]) for kind in KINDS}
 
 
-def _class_contrasts(experiment: Experiment, compared: Sequence[str], shown: Sequence[int]) -> list[list[Contrast]]:
+def _class_contrasts(
+    experiment: Experiment, compared: Sequence[str], shown: Sequence[int]
+) -> list[list[WeightedScore]]:
     """Difference in the IoU of each shown class to the baseline, a row a class."""
     baseline, names = experiment.plan["baseline"], experiment.plan["class_names"]
     if not experiment.same_images:
@@ -266,16 +269,16 @@ def _class_contrasts(experiment: Experiment, compared: Sequence[str], shown: Seq
     return [list(of_class.values()) for of_class in found]
 
 
-def _miou_contrasts(experiment: Experiment, compared: Sequence[str]) -> list[Contrast]:
+def _miou_contrasts(experiment: Experiment, compared: Sequence[str]) -> list[WeightedScore]:
     if experiment.compared is None:
         return [_over_seeds(experiment, name, experiment.plan["baseline"], "miou") for name in compared]
     return [experiment.compared.differences[name].contrast for name in compared]
 
 
-def _over_seeds(experiment: Experiment, name: str, reference: str, score: str) -> Contrast:
+def _over_seeds(experiment: Experiment, name: str, reference: str, score: str) -> WeightedScore:
     ours, theirs = experiment.values(name, score), experiment.values(reference, score)
     pairs = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
-    return Contrast(np.array([pair for pair in pairs if not math.isnan(pair)]))
+    return WeightedScore(np.array([pair for pair in pairs if not math.isnan(pair)]))
 
 
 def _head_columns(axis: Axes, labels: Sequence[str], width: float) -> None:

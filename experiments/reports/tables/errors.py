@@ -1,46 +1,29 @@
 """Tables of how the predictions err: where, by which segments, how surely, and which classes are mistaken for which."""
 
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
-from experiments.evidence.experiment import BOUNDARY, ERRORS, PERCENT, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.reports.tables.text import Table, mean_std, number, seeds_done, signed
-from lightning_modules.components.scores.calibration import BINS
-
-MEANINGS = {
-    "wrong": "Wrong pixels: the share of the labelled pixels of all test images that got another class than the true "
-    "one.",
-    "boundary_errors": f"Of them within {BOUNDARY} px of a boundary: the share of the wrong pixels that lie at most "
-    f"{BOUNDARY} pixels from a pixel of another class, in the truth (a trimap, as of Kohli et al. 2009)",
-    "missed": "Missed segments: the share of the true segments of which no pixel got their class. A segment is a "
-    "connected component of one class, a pixel's neighbours being the eight around it; a small one counts as much as "
-    "a large one.",
-    "hallucinated": "Hallucinated segments: the share of the predicted segments of which no pixel is of their class. "
-    "Both kinds are the segments with an IoU of 0 of Rottmann et al. (2020).",
-    "ece": "Calibration error: the expected calibration error of Guo et al. (2017), with pixels in the place of "
-    f"images: {BINS} bins of equal width by the largest probability of a pixel, in each the distance of the mean "
-    "probability from the accuracy, averaged over the pixels.",
-    "overconfidence": "Overconfidence: the mean of the largest probability less the accuracy; above 0 the network is "
-    "surer than it is right.",
-}
+from lightning_modules.components.scores.table import BOUNDARY, PERCENT, errors
 
 
 def error_table(experiment: Experiment) -> Table:
     """What cells of earlier versions did not store is a dash, and a note says so."""
-    plan, rows = experiment.plan, []
+    plan, rows, shown = experiment.plan, [], errors()
     for name in plan["variants"]:
         row = [name, seeds_done(experiment, name)]
-        for score, (_, (_, factor)) in ERRORS.items():
-            found = experiment.estimate(name, score).times(factor)
-            change = experiment.difference(name, plan["baseline"], score).times(factor)
+        for score, printed in shown.items():
+            found = experiment.estimate(name, score).times(printed.unit.factor)
+            change = experiment.difference(name, plan["baseline"], score).times(printed.unit.factor)
             own = name == plan["baseline"] or not change.n
             row.append(mean_std(found, 2) + ("" if own else f" ({signed(change.mean, 2)})"))
         rows.append(row)
-    titles = {score: f"{title} ({unit})" for score, (title, (unit, _)) in ERRORS.items()}
-    stored = {score for score in ERRORS if any(experiment.estimate(name, score).n for name in plan["variants"])}
-    notes = [MEANINGS[score] for score in ERRORS if score in stored]
+    titles = {score: f"{printed.title} ({printed.unit.sign})" for score, printed in shown.items()}
+    stored = {score for score in shown if any(experiment.estimate(name, score).n for name in plan["variants"])}
+    notes = [printed.meaning for score, printed in shown.items() if score in stored]
     if "boundary_errors" in stored:
-        place = notes.index(MEANINGS["boundary_errors"])
+        place = notes.index(shown["boundary_errors"].meaning)
         notes[place] += f"; {number(PERCENT[1] * _share_near(experiment), 1)} % of all labelled pixels lie there."
-    if len(stored) < len(ERRORS):
+    if len(stored) < len(shown):
         absent = ", ".join(f'"{title}"' for score, title in titles.items() if score not in stored)
         reason = "the cells were trained by a version that did not, or there are too many classes for trimaps"
         notes.append(f"Not stored: what {absent} would need; {reason}. Cells that are trained again have it.")

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.evidence.experiment import PERCENT, Experiment
-from experiments.evidence.intervals import KINDS, NEEDED_SEEDS, RESAMPLES, TESTS, Contrast, Difference, Test
+from experiments.evidence.experiment import Experiment
+from experiments.evidence.intervals import KINDS, NEEDED_SEEDS, RESAMPLES, TESTS, Difference, Test, WeightedScore
 from experiments.evidence.power import LIMIT, Needed, needed_for_width, needed_to_detect
 from experiments.evidence.resampling import MIN_IMAGES
 from experiments.reports.tables.text import Table, interval_of, number, p_value, signed
+from lightning_modules.components.scores.table import PERCENT
 
 METHODS = {
     "seeds": "Student's t",
@@ -141,7 +142,7 @@ def _interval_titles() -> list[str]:
 
 
 def _effect_cells(
-    contrast: Contrast, test: Test, refused: dict[tuple[str, str], list[str]], columns: Sequence[str], row: str
+    contrast: WeightedScore, test: Test, refused: dict[tuple[str, str], list[str]], columns: Sequence[str], row: str
 ) -> list[str]:
     """Seeds, difference with its star, three intervals and p; what is refused is noted by column and reason."""
     factor = PERCENT[1]

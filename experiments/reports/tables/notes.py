@@ -2,6 +2,7 @@
 
 from experiments.evidence.experiment import Experiment
 from experiments.reports.tables.evidence import evidence_notes
+from lightning_modules.components.scores.table import SCORES
 
 
 def make_notes(experiment: Experiment) -> list[str]:
@@ -26,19 +27,6 @@ def make_notes(experiment: Experiment) -> list[str]:
         f"Difference: variant minus baseline ({plan['baseline']}), paired by seed, in percentage points (ppm for "
         "checkerboard energy)."
     )
-    miou = (
-        "mIoU: the confusion matrices of all images are summed, then the IoU of the classes averaged. A class absent "
-        "from both truth and prediction is left out of the mean and shown as -. Ignored pixels count nowhere."
-    )
-    boundary = (
-        "Boundary F1: agreement of the class outlines within 0.75 % of the image diagonal (the tolerance of SegNet); "
-        "mean over the classes of an image, then over images."
-    )
-    checkerboard = (
-        "Checkerboard energy: share of the spectral power of the logits at the frequencies of the last upsampling grid "
-        "(period 2), above that of a smooth neighbourhood; mean over images. Lower is smoother; sharp edges alone "
-        "reach up to about 200 ppm."
-    )
     cost = (
         "GMAC: 10^9 multiply-accumulates of the forward pass of one test image (half of what is called FLOPs). Step "
         f"time (median over training steps) and peak memory were measured on {plan['device']}, all variants in one go: "
@@ -46,8 +34,8 @@ def make_notes(experiment: Experiment) -> list[str]:
     )
     notes = [scores, interval, difference, *evidence_notes(experiment)]
     notes += [f"No effects of the factors: {experiment.no_effects}."] if experiment.no_effects else []
-    notes += [miou, *_absent_classes(experiment)]
-    notes += [boundary, checkerboard, cost]
+    notes += [SCORES["miou"].meaning, *_absent_classes(experiment)]
+    notes += [SCORES["boundary_f1"].meaning, SCORES["checkerboard"].meaning, cost]
     if any(0 < len(cells) < 2 for cells in experiment.cells.values()):
         notes.append(
             "One seed: no interval over seeds. A standard deviation and an interval over seeds need two seeds at "

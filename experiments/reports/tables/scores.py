@@ -3,9 +3,10 @@
 import math
 from collections import Counter
 
-from experiments.evidence.experiment import PERCENT, SCORES, Comparison, Experiment, comparisons
+from experiments.evidence.experiment import Experiment, OneFactorStep, one_factor_steps
 from experiments.reports.tables.evidence import footnote, marked_test
 from experiments.reports.tables.text import Table, mean_std, millions, number, seeds_done, seeds_interval, signed
+from lightning_modules.components.scores.table import PERCENT, SCORES
 
 CLASSES_WITH_STD = 6  # with more, a page has room for the means only
 TRIMAPS = (1, 3, 5, 10, 20)  # pixels
@@ -27,7 +28,9 @@ def score_table(experiment: Experiment) -> Table:
     places = {score: columns.index(title) for score, title in zip(SCORES, titles(), strict=True)}
     means: dict[str, list[float]] = {score: [] for score in SCORES}
     for name in plan["variants"]:
-        found = {score: experiment.estimate(name, score).times(factor) for score, (_, (_, factor)) in SCORES.items()}
+        found = {
+            score: experiment.estimate(name, score).times(printed.unit.factor) for score, printed in SCORES.items()
+        }
         change = experiment.difference(name, plan["baseline"], "miou").times(PERCENT[1])
         row = [name, seeds_done(experiment, name), mean_std(found["miou"], 2), seeds_interval(found["miou"], 2)]
         if name == plan["baseline"]:
@@ -68,7 +71,7 @@ def comparison_table(experiment: Experiment) -> Table:
     shown, digits = ("miou", "boundary_f1", "checkerboard"), decimals(experiment)
     twins = Counter(str(variant["levels"]) for variant in experiment.plan["variants"].values())
 
-    def row(one: Comparison) -> list[str]:
+    def row(one: OneFactorStep) -> list[str]:
         at = ", ".join(f"{factor}: {level}" for factor, level in one.at.items()) or "-"
         levels = [experiment.plan["variants"][name]["levels"][one.factor] for name in (one.reference, one.variant)]
         # Two variants of the same levels differ in what was chosen for them, say a width that makes sizes equal.
@@ -76,12 +79,12 @@ def comparison_table(experiment: Experiment) -> Table:
         cells = [f"{one.factor}: {levels[0]} to {levels[1]}{name}", at]
         cells.append(str(experiment.difference(one.variant, one.reference, "miou").n))
         for score in shown:
-            change = experiment.difference(one.variant, one.reference, score).times(SCORES[score][1][1])
+            change = experiment.difference(one.variant, one.reference, score).times(SCORES[score].unit.factor)
             bounds = "(one seed)" if change.n == 1 else seeds_interval(change, digits[score])
             cells.append(f"{signed(change.mean, digits[score])} {bounds}" if change.n else "-")
         return cells
 
-    rows = [row(one) for one in comparisons(experiment.plan)]
+    rows = [row(one) for one in one_factor_steps(experiment.plan)]
     title = (
         "One factor at a time: difference paired by seed, in percentage points (energy in ppm), with its 95 % interval "
         "over seeds"
@@ -137,21 +140,21 @@ def seed_table(experiment: Experiment) -> Table:
             row = [name, str(seed), *["-"] * (len(SCORES) + 2)]
             if seed in cells:
                 result, scores = cells[seed].result, cells[seed].scores
-                row[2:-2] = [number(factor * scores[s], digits[s]) for s, (_, (_, factor)) in SCORES.items()]
+                row[2:-2] = [number(printed.unit.factor * scores[s], digits[s]) for s, printed in SCORES.items()]
                 row[-2:] = [str(result["epochs"]), number(result["seconds"], 0)]
             rows.append(row)
     return Table("seeds", "Every seed", ["variant", "seed", *titles(), "epochs", "seconds"], rows)
 
 
 def titles() -> list[str]:
-    return [f"{title} ({unit})" for title, (unit, _) in SCORES.values()]
+    return [f"{printed.title} ({printed.unit.sign})" for printed in SCORES.values()]
 
 
 def decimals(experiment: Experiment) -> dict[str, int]:
     """Decimals of each score: two for percent, otherwise what leaves three digits to the largest value."""
     found = {}
-    for score, (_, (unit, factor)) in SCORES.items():
-        largest = max(factor * abs(cell.scores[score]) for cell in experiment.finished())
-        known = unit != PERCENT[0] and largest > 0  # NaN is not
+    for score, printed in SCORES.items():
+        largest = max(printed.unit.factor * abs(cell.scores[score]) for cell in experiment.finished())
+        known = printed.unit != PERCENT and largest > 0  # NaN is not
         found[score] = min(2, max(0, 2 - math.floor(math.log10(largest)))) if known else 2
     return found

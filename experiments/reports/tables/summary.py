@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from experiments.evidence.experiment import PERCENT, Experiment
+from experiments.evidence.experiment import Experiment
 from experiments.evidence.intervals import Estimate, Test
 from experiments.reports.tables.evidence import footnote, marked_test
 from experiments.reports.tables.text import Table, interval_of, mean_std, millions, number, seeds_done, signed
+from lightning_modules.components.scores.table import PERCENT
 
 SCORED, COST = ("mIoU (%)", "difference (points) [95 % interval]"), ("GMAC", "parameters (M)")
 

@@ -4,14 +4,12 @@ Guo, Pleiss, Sun, Weinberger 2017, "On calibration of modern neural networks" (a
 in the place of images.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_modules.components.float64 import for_float64
 from lightning_modules.components.scores.confusion import predict_labels, true_classes
-
-BINS = 15  # as in the paper's tables
+from lightning_modules.components.scores.reductions import BINS
 
 
 def calibration(logits: Tensor, masks: Tensor, ignore_index: int, bins: int = BINS) -> Tensor:
@@ -32,15 +30,3 @@ def calibration(logits: Tensor, masks: Tensor, ignore_index: int, bins: int = BI
         kinds = (torch.ones_like(confident), confident, hits)
         counts.append(torch.stack([torch.bincount(place, weights=kind, minlength=bins) for kind in kinds], -1))
     return torch.stack(counts).to(for_float64(masks).device)
-
-
-def calibration_error(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of counts (..., bins, 3): the expected calibration error (paper's Eq. 3) and the overconfidence.
-
-    The first, in [0, 1], is the mean over pixels of |accuracy - confidence| of their bin. The second, in [-1, 1], is
-    the mean confidence less the accuracy of all. NaN without a pixel.
-    """
-    pixels, confidence, right = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
-    total = pixels.sum(-1)
-    with np.errstate(invalid="ignore"):
-        return np.abs(right - confidence).sum(-1) / total, (confidence - right).sum(-1) / total

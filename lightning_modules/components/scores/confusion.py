@@ -1,9 +1,8 @@
-"""Confusion matrices of predicted labels, and the scores that are read from them.
+"""Predicted labels and their confusion matrices.
 
 Labels and masks are (N, H, W) integers, logits (N, C, H, W). Pixels whose mask is `ignore_index` count nowhere.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,40 +55,3 @@ def confusion_matrix(labels: Tensor, masks: Tensor, num_classes: int, ignore_ind
     pairs = (truth * num_classes + labels).masked_fill_(ignored, cells)
     counts = [torch.bincount(image.flatten(), minlength=cells + 1)[:cells] for image in pairs]
     return torch.stack(counts).view(-1, num_classes, num_classes)
-
-
-def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores in [0, 1] of confusion matrices (..., C, C), rows truth and columns prediction, as float64.
-
-    Per class (..., C), with t true pixels, p predicted and h right: `iou` h / (t + p - h), `dice` 2h / (t + p), `acc`
-    h / t. Their means (...): `miou`, `mdice`, `macc`. Over pixels (...): `pixel_acc` and `fwiou`, the IoU weighted by
-    t.
-
-    A class absent from both truth and prediction is NaN and left out of the mean; one that is only predicted has IoU
-    and Dice 0 and no accuracy. Without a labelled pixel everything is NaN.
-    """
-    counts = confusion.astype(np.float64)  # exact up to 2^53 pixels
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    true, predicted = counts.sum(-1), counts.sum(-2)
-    pixels = true.sum(-1)
-    iou = _ratio(right, true + predicted - right)
-    dice = _ratio(2 * right, true + predicted)
-    acc = _ratio(right, true)
-    return {
-        "iou": iou,
-        "dice": dice,
-        "acc": acc,
-        "miou": _mean_of_present(iou),
-        "mdice": _mean_of_present(dice),
-        "macc": _mean_of_present(acc),
-        "pixel_acc": _ratio(right.sum(-1), pixels),
-        "fwiou": _ratio(np.nansum(true * iou, -1), pixels),
-    }
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
-
-
-def _mean_of_present(values: np.ndarray) -> np.ndarray:
-    return _ratio(np.nansum(values, -1), (~np.isnan(values)).sum(-1).astype(np.float64))

@@ -1,4 +1,4 @@
-"""Scores collected over the batches and devices of an epoch."""
+"""The scores of images, and what is collected of them over the batches and devices of an epoch."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.components.float64 import for_float64
-from lightning_modules.components.scores.confusion import confusion_matrix
+from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels
+from lightning_modules.components.scores.table import PER_IMAGE, Predicted
 
 
 class ConfusionMatrix(Metric):
@@ -75,3 +76,41 @@ class LossMean(_Mean):
         """Total and count over all devices, which all have to ask: what a checkpoint within an epoch holds."""
         with self.sync_context(should_sync=self._to_sync):
             return float(self.total), int(self.count)
+
+
+class Scores(nn.Module):
+    """What one split is scored by: a confusion matrix over all its pixels, and means over its images.
+
+    `detailed`: of each image also its logits, and the scores of `PER_IMAGE` that are stored of the test split alone.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int, *, detailed: bool = False) -> None:
+        super().__init__()
+        self.detailed = detailed
+        scored = {name: s for name, s in PER_IMAGE.items() if s.applies(num_classes, detailed=detailed)}
+        # The detailed ones by name, so that the order of a report's columns moves no byte of a stored file.
+        self.names = sorted(scored, key=lambda name: (scored[name].detailed, name if scored[name].detailed else ""))
+        self.confusion = ConfusionMatrix(num_classes, ignore_index)
+        self.means = {"loss": ImageMean()} | {name: ImageMean() for name in self.names if scored[name].mean}
+        for name, mean in self.means.items():
+            self.add_module(name, mean)
+
+    def update(self, logits: Tensor, masks: Tensor, losses: Tensor) -> dict[str, Tensor]:
+        """Logits (N, C, H, W), masks (N, H, W) and losses (N,) -> each image's labels and scores, by name.
+
+        Where a mask has no label the logits may be NaN or infinite; an image without any label counts in no mean.
+        """
+        num_classes, ignore_index = self.confusion.num_classes, self.confusion.ignore_index
+        batch = Predicted(logits, predict_labels(logits), masks, num_classes, ignore_index)
+        of_images = {name: PER_IMAGE[name].compute(batch) for name in self.names}
+        unlabelled = for_float64((masks == ignore_index).flatten(1).all(1))  # where the scores are
+        self.confusion.update(batch.labels, masks)
+        self.means["loss"].update(for_float64(losses).double().masked_fill(unlabelled, torch.nan))
+        for name in self.names:
+            if (of_image := PER_IMAGE[name].mean) is not None:
+                self.means[name].update(of_image(of_images[name]).masked_fill(unlabelled, torch.nan))
+        return {"labels": batch.labels, **of_images} | ({"logits": logits} if self.detailed else {})
+
+    def reset(self) -> None:
+        for metric in (self.confusion, *self.means.values()):
+            metric.reset()

@@ -11,8 +11,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from lightning_modules.components.scores.confusion import true_classes
+from lightning_modules.components.scores.reductions import HALLUCINATED, MISSED, PREDICTED, TRUE
 
-TRUE, MISSED, PREDICTED, HALLUCINATED = range(4)
 EIGHT = np.ones((3, 3))  # a pixel's neighbours are the eight around it
 
 

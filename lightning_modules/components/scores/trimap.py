@@ -10,13 +10,11 @@ objects of its data; here it is around the boundaries of the classes themselves,
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.components.scores.confusion import scores, true_classes
-
-WIDTH = 20  # pixels
+from lightning_modules.components.scores.confusion import true_classes
+from lightning_modules.components.scores.reductions import WIDTH
 
 
 def trimap(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: int, width: int = WIDTH) -> Tensor:
@@ -41,15 +39,6 @@ def trimap(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: int, w
     place.masked_fill_(ignored | (band == width), cells)
     counts = [torch.bincount(image.flatten(), minlength=cells + 1)[:cells] for image in place]
     return torch.stack(counts).view(-1, width, num_classes, num_classes)
-
-
-def trimap_curve(bands: np.ndarray) -> np.ndarray:
-    """Mean IoU, as `confusion.scores` has it, within 1 to `width` pixels of a boundary.
-
-    Bands (..., width, C, C) -> (..., width).
-    Sum over the images first: the IoU of a class is one number for a data set.
-    """
-    return scores(np.cumsum(bands, axis=-3))["miou"]
 
 
 def _squared_distance(classes: Tensor, width: int) -> Tensor:

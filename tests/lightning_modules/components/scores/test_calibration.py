@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.components.scores.calibration import BINS, calibration, calibration_error
+from lightning_modules.components.scores.calibration import calibration
+from lightning_modules.components.scores.reductions import BINS, calibration_error
 from lightning_modules.unet import UNetModule
 
 

@@ -11,8 +11,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from lightning_modules.components.scores.boundary import boundary_f1
 from lightning_modules.components.scores.checkerboard import checkerboard_energy
-from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels, scores
+from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels
 from lightning_modules.components.scores.metrics import ConfusionMatrix, ImageMean, LossMean
+from lightning_modules.components.scores.reductions import scores
 from lightning_modules.components.upsampling import upsampling
 
 Score = Callable[[Tensor, Tensor, int, int], Tensor]

@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from lightning_modules.base import Scores
 from lightning_modules.components import float64
 from lightning_modules.components.scores.checkerboard import checkerboard_energy
-from lightning_modules.components.scores.metrics import LossMean
+from lightning_modules.components.scores.metrics import LossMean, Scores
 from lightning_modules.unet import UNetModule
 
 DEVICE = "meta"  # the kind of device that a tensor may be of without a driver for it

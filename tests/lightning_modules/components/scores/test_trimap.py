@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.components.scores.confusion import confusion_matrix, scores
-from lightning_modules.components.scores.trimap import trimap, trimap_curve
+from lightning_modules.components.scores.confusion import confusion_matrix
+from lightning_modules.components.scores.reductions import scores, trimap_curve
+from lightning_modules.components.scores.trimap import trimap
 from lightning_modules.unet import UNetModule
 
 

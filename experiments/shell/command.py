@@ -1,0 +1,35 @@
+"""How every command begins and ends: its output, its console, its one line and exit status for what goes wrong."""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from experiments.shell.ending import ending
+
+LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own, and a table wants one
+
+
+def forgiving_output() -> None:
+    """What the terminal's encoding lacks is printed as its number, such as \\xb1: no reason for a success to fail.
+
+    The first thing of every command. A file is UTF-8 whatever the terminal is.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def console() -> Console:
+    """As wide as the terminal, or `LOG_COLUMNS` where the output goes elsewhere."""
+    return Console(width=None if sys.stdout.isatty() else LOG_COLUMNS)
+
+
+@contextmanager
+def command(interrupted: str = "") -> Iterator[Console]:
+    """What a command does stands in this context, or in a function that it decorates: see `ending`."""
+    forgiving_output()
+    with ending(interrupted):
+        yield console()

@@ -1,0 +1,85 @@
+"""The numbers that are read from what was counted, in numpy alone."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 15  # of confidence, as in the tables of Guo et al. 2017
+WIDTH = 20  # of the widest trimap, in pixels
+TRUE, MISSED, PREDICTED, HALLUCINATED = range(4)  # what is counted of segments
+
+
+def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores in [0, 1] of confusion matrices (..., C, C), rows truth and columns prediction, as float64.
+
+    Per class (..., C), with t true pixels, p predicted and h right: `iou` h / (t + p - h), `dice` 2h / (t + p), `acc`
+    h / t. Their means (...): `miou`, `mdice`, `macc`. Over pixels (...): `pixel_acc` and `fwiou`, the IoU weighted by
+    t.
+
+    A class absent from both truth and prediction is NaN and left out of the mean; one that is only predicted has IoU
+    and Dice 0 and no accuracy. Without a labelled pixel everything is NaN.
+    """
+    counts = confusion.astype(np.float64)  # exact up to 2^53 pixels
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, predicted = counts.sum(-1), counts.sum(-2)
+    pixels = true.sum(-1)
+    iou = _ratio(right, true + predicted - right)
+    dice = _ratio(2 * right, true + predicted)
+    acc = _ratio(right, true)
+    return {
+        "iou": iou,
+        "dice": dice,
+        "acc": acc,
+        "miou": _mean_of_present(iou),
+        "mdice": _mean_of_present(dice),
+        "macc": _mean_of_present(acc),
+        "pixel_acc": _ratio(right.sum(-1), pixels),
+        "fwiou": _ratio(np.nansum(true * iou, -1), pixels),
+    }
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+
+
+def _mean_of_present(values: np.ndarray) -> np.ndarray:
+    return _ratio(np.nansum(values, -1), (~np.isnan(values)).sum(-1).astype(np.float64))
+
+
+def trimap_curve(bands: np.ndarray) -> np.ndarray:
+    """Mean IoU, as `scores` has it, within 1 to `width` pixels of a boundary.
+
+    Bands (..., width, C, C) -> (..., width).
+    Sum over the images first: the IoU of a class is one number for a data set.
+    """
+    return scores(np.cumsum(bands, axis=-3))["miou"]
+
+
+def calibration_error(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of counts (..., bins, 3): the expected calibration error (Guo et al. 2017, Eq. 3) and the overconfidence.
+
+    The first, in [0, 1], is the mean over pixels of |accuracy - confidence| of their bin. The second, in [-1, 1], is
+    the mean confidence less the accuracy of all. NaN without a pixel.
+    """
+    pixels, confidence, right = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    total = pixels.sum(-1)
+    with np.errstate(invalid="ignore"):
+        return np.abs(right - confidence).sum(-1) / total, (confidence - right).sum(-1) / total
+
+
+def boundary_mean(f1: NDArray[np.floating]) -> float:
+    """Boundary F1 of images (n, C): the mean over the classes of an image, then over images; NaN of nothing."""
+    of_images = [np.nanmean(row) for row in f1 if not np.isnan(row).all()]
+    return float(np.mean(of_images)) if of_images else math.nan
+
+
+def mean_of_scored(values: NDArray[np.floating]) -> float:
+    """The mean of what is not NaN of (n,); NaN of nothing."""
+    scored = values[~np.isnan(values)]
+    return float(scored.mean()) if len(scored) else math.nan
+
+
+def share(part: float, whole: float) -> float:
+    """NaN of nothing."""
+    return float(part / whole) if whole else math.nan
