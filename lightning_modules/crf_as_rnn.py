@@ -1,13 +1,14 @@
 """CRF as RNN, Zheng, Jayasumana, Romera-Paredes, Vineet, Su, Du, Huang, Torr 2015, https://arxiv.org/abs/1502.03240
 
-A fully connected CRF as the last layers of a network, Fig. 3, trained together with it: the steps of mean field are
-differentiable and share their parameters, a weight for each kernel and class and the compatibility of the classes
+A fully connected CRF as the last layers of a network, Fig. 3, trained together with it. The steps of mean field are
+differentiable and share their parameters: a weight for each kernel and class, and the compatibility of the classes
 (Sec. 4). The paper's network is FCN-8s; here it is any of this project, and the CRF may be a convolutional one.
 
-Departs from the paper in that the CRF's parameters do not decay: the decay of the authors' solver pulls the weights of
-the kernels to zero where rates are higher than theirs (github.com/torrvision/crfasrnn, issue 115); in that a kernel has
-a weight for each class, as in Sec. 4.2, where the authors' code has a matrix; and in that the CRF sees whole grey
-levels.
+Departs from the paper:
+- the CRF's parameters do not decay: the decay of the authors' solver pulls the weights of the kernels to zero where
+  rates are higher than theirs (github.com/torrvision/crfasrnn, issue 115);
+- a kernel has a weight for each class, as in Sec. 4.2, where the authors' code has a matrix;
+- the CRF sees whole grey levels.
 """
 
 import math

@@ -3,11 +3,14 @@
 VGG16 at output stride 8, with fc6 and fc7 as atrous convolutions of a wide field of view: 134,346,581, 65,140,565 or
 20,505,429 parameters (7x7, 4x4 and 3x3 kernel of fc6) with 21 classes. Any other encoder takes VGG16's place.
 
-Departs from the paper in that the loss compares the logits, resized, with the mask at full resolution (Sec. 3.1: with a
-mask at an eighth of it), in resizing with align_corners=False (the authors' Caffe code: True), in that fc6 and fc7
-start from random weights, not from those of a classifier (Sec. 3.2), and in that the multi-scale features are trained
-together with the rest, not after it (Sec. 4.3). The LargeFOV network that the authors released also averages pool5 over
-3x3 before fc6; neither the paper nor this network does.
+Departs from the paper:
+- the loss compares the logits, resized, with the mask at full resolution (Sec. 3.1: with a mask at an eighth of it);
+- maps are resized with align_corners=False (the authors' Caffe code: True);
+- fc6 and fc7 start from random weights, not from those of a classifier (Sec. 3.2);
+- the multi-scale features are trained together with the rest, not after it (Sec. 4.3).
+
+The LargeFOV network that the authors released also averages pool5 over 3x3 before fc6; neither the paper nor this
+network does.
 """
 
 from typing import Any, Literal

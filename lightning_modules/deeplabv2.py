@@ -7,6 +7,7 @@ Departs from the paper:
 - the loss compares the logits, resized, with the mask at full resolution (Sec. 4: with a mask at an eighth of it);
 - fc6 and fc7 start from random weights, not from those of a classifier (Sec. 4.1.1);
 - the scales are fused at output stride 8, where Sec. 3.2 resizes them to the image first.
+
 Decided here: maps are resized with align_corners=False, and the batch norms of ResNet-101 are trained. The sides of a
 scaled image are rounded, where reimplementations take the floor: 0.75 of 65 pixels are 49, not 48.
 """

@@ -1,9 +1,13 @@
 """DeepLab v3, Chen, Papandreou, Schroff, Adam 2017, https://arxiv.org/abs/1706.05587
 
 The network of Fig. 5, ResNet-101 with ASPP: 58,040,661 parameters with 21 classes. The cascade of Fig. 3 (b), blocks 5
-to 7 behind block 4: `DeepLabV3(21, cascade=7, context="none")`. Departs from the paper in that maps are resized with
-align_corners=False (the authors' TensorFlow code: True) and that an output stride beyond 32 (Table 1) is not offered.
-`form="torchvision"` is torchvision's `deeplabv3_resnet50` and `101`, whose weights it takes: they have one more 3x3
+to 7 behind block 4: `DeepLabV3(21, cascade=7, context="none")`.
+
+Departs from the paper:
+- maps are resized with align_corners=False (the authors' TensorFlow code: True);
+- an output stride beyond 32 (Table 1) is not offered.
+
+`form="torchvision"` is torchvision's `deeplabv3_resnet50` and `101`, whose weights it takes. They have one more 3x3
 convolution before the classifier, no multi-grid, and an atrous stage whose first block keeps the rate of the stage
 before.
 """

@@ -2,6 +2,7 @@
 
 The network of Fig. 2 on the aligned Xception-65 with atrous separable convolutions in ASPP and decoder: 41,049,269
 parameters with 21 classes; 45,688,261 on ResNet-101.
+
 Departs from the authors' TensorFlow code:
 - maps are resized with align_corners=False, theirs with True;
 - the low-level features of Xception, of which the paper gives only the stride, 4, are the 128 channels of its first

@@ -1,15 +1,16 @@
 """Fully convolutional networks, Long, Shelhamer, Darrell 2015, https://arxiv.org/abs/1411.4038
 
 FCN-32s, 16s and 8s on VGG16 as the authors released them, https://github.com/shelhamer/fcn.berkeleyvision.org, to the
-parameter: 136,152,917, 134,815,994 and 134,489,759 with 21 classes, of which the frozen bilinear kernels are 1,806,336,
+parameter: 136,152,917, 134,815,994 and 134,489,759 with 21 classes. Of these the frozen bilinear kernels are 1,806,336,
 458,640 and 127,008.
 
 Departs from the paper in what the released networks changed:
 - every bilinear kernel is frozen (Sec. 4.3 learns all but the last: `upsampling="inner"`);
 - the loss is summed over the pixels of one image;
-- skips are trained all at once unless `init_from` names the next coarser network (Sec. 4.2 trains in stages). With
-another encoder than "vgg16" it is an extension: features of the encoder itself at strides 32, 16 and 8, without fc6,
-fc7 and the padding of 100.
+- skips are trained all at once unless `init_from` names the next coarser network (Sec. 4.2 trains in stages).
+
+With another encoder than "vgg16" it is an extension: features of the encoder itself at strides 32, 16 and 8, without
+fc6, fc7 and the padding of 100.
 """
 
 import math
@@ -114,8 +115,7 @@ class FCN(nn.Module):
         self.upscore = self._upsampling(num_classes, stride, upsampling == "learned")
 
     def _upsampling(self, channels: int, stride: int, learned: bool) -> nn.ConvTranspose2d:
-        """Sec. 3.3. (N, C, h, w) -> (N, C, stride * h, stride * w); as published it keeps a border of stride / 2
-        more."""
+        """Sec. 3.3. (N, C, h, w) -> (N, C, stride * h, stride * w); as published with a border of stride / 2 more."""
         padding = 0 if self.published else stride // 2
         up = nn.ConvTranspose2d(channels, channels, 2 * stride, stride, padding, bias=False)
         up.weight = nn.Parameter(bilinear_kernel(channels, stride), requires_grad=learned)
@@ -154,13 +154,12 @@ class FCN(nn.Module):
         if not scaled or tuple(used["pool_scales"]) != UNSCALED:
             return {}
         return {
-            "fcn-pool-scales": "pool4 and pool3 were multiplied by .01 and .0001, which belong to Caffe's VGG16 on images in "
-            "0..255: on normalised images FCN-16s and 8s learned from fc7 alone"
+            "fcn-pool-scales": "pool4 and pool3 were multiplied by .01 and .0001, which belong to Caffe's VGG16 on "
+            "images in 0..255: on normalised images FCN-16s and 8s learned from fc7 alone"
         }
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Weights that were stored without scales were trained `at_once` with the published ones: the scores take them
-        in."""
+        """Weights stored without scales were trained `at_once` with the published ones: the scores take them in."""
         if f"{prefix}scales" not in state_dict:
             state_dict[f"{prefix}scales"] = self.scales
             scales = PUBLISHED_SCALES if self.published and self.at_once else UNSCALED
@@ -176,8 +175,8 @@ def _check_scales(pool_scales: Any, scalable: bool) -> None:
         raise ValueError(f"pool_scales must be two finite numbers of more than 0, got {pool_scales!r}")
     if tuple(pool_scales) != UNSCALED and not scalable:
         raise ValueError(
-            f"pool_scales are of encoder='vgg16' with at_once=True, got {pool_scales!r} with another encoder or in stages: "
-            "leave them out"
+            f"pool_scales are of encoder='vgg16' with at_once=True, got {pool_scales!r} with another encoder or in "
+            "stages: leave them out"
         )
 
 

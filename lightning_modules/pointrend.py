@@ -1,11 +1,14 @@
 """PointRend, Kirillov, Wu, He, Girshick 2020, https://arxiv.org/abs/1912.08193
 
 Its form for semantic segmentation, Sec. 5: where a coarse segmentation is least certain, a point head predicts anew,
-from fine features and the coarse logits at that point. Here it stands on any network of this project. Departs from the
-paper in that a network without logits at low resolution, such as U-Net, has its own averaged over blocks of 4x4 pixels,
-so that there is something to render (an adaptation); that the image is mirrored up to a multiple of 32 pixels, where
-the grids of all strides fit, and cut to size again; that maps are sampled as resizing does, repeating the border, where
-the authors' code fades to zero; and in the recipe, `SegmentationModule`'s.
+from fine features and the coarse logits at that point. Here it stands on any network of this project.
+
+Departs from the paper:
+- a network without logits at low resolution, such as U-Net, has its own averaged over blocks of 4x4 pixels, so that
+  there is something to render (an adaptation);
+- the image is mirrored up to a multiple of 32 pixels, where the grids of all strides fit, and cut to size again;
+- maps are sampled as resizing does, repeating the border, where the authors' code fades to zero;
+- the recipe is the default of `Recipe`.
 """
 
 import math

@@ -22,8 +22,7 @@ def keywords(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def composed(cls: type, base: type, network: type[nn.Module], recipe: Recipe, hidden: Collection[str]) -> Any:
-    """The `inspect.Signature` of the module `cls`: what it, `base`, `network` and `recipe` declare, but for
-    `hidden`."""
+    """The signature of the module `cls`: what it, `base`, `network` and `recipe` declare, but for `hidden`."""
     of_recipe = {}
     for field in fields(recipe):
         default = getattr(recipe, field.name)

@@ -112,7 +112,7 @@ def set_batch_norm_decay(network: nn.Module, decay: float) -> None:
 
 
 def freeze_batch_norms(network: nn.Module) -> None:
-    """DeepLab v3, Sec. 4.1: statistics, scale and shift stay as they are. `network.train()` would thaw the statistics."""
+    """DeepLab v3, Sec. 4.1: statistics, scale and shift stay as they are. `network.train()` thaws the statistics."""
     for norm in network.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             norm.eval().requires_grad_(False)

@@ -18,7 +18,10 @@ from lightning_modules.components.errors import MoreThanDataError
 
 CODE = "it holds more than data; it is not loaded"
 # What torch says of names to import and of calls; operands from 140 on are of pickle protocols that it does not write.
-MEANS_CODE = r"unsupported global|create new object|unrecognized function|Can only build|``weights_only|operand 14\d|operand 15[01]"
+MEANS_CODE = (
+    r"unsupported global|create new object|unrecognized function|Can only build|``weights_only|"
+    r"operand 14\d|operand 15[01]"
+)
 KEYS = {"segmentation": dict, "state_dict": dict, "hyper_parameters": dict}  # what a checkpoint of this project holds
 
 
@@ -47,8 +50,8 @@ def read_checkpoint(
     expected = stored_digests(path)
     if expected is not None and not expected:
         raise ValueError(
-            f"{shown} cannot be checked: {digest_file(path).name} beside it holds no SHA-256. Put it back, or remove it to "
-            "read the checkpoint unchecked"
+            f"{shown} cannot be checked: {digest_file(path).name} beside it holds no SHA-256. Put it back, or remove "
+            "it to read the checkpoint unchecked"
         )
     if expected is not None and digest(path) not in expected:
         raise ValueError(f"{shown} is damaged: its SHA-256 is not that in {digest_file(path).name} beside it")

@@ -83,7 +83,8 @@ def icnr_(conv: nn.Conv2d) -> None:
     """Gives the four phases of each channel of a sub-pixel convolution the first one's weights, in place.
 
     The layer then equals a convolution followed by a nearest-neighbour resize. A network that draws its convolutions
-    anew (He initialisation, say) calls this afterwards, or loses it. Aitken et al. 2017, https://arxiv.org/abs/1707.02937
+    anew (He initialisation, say) calls this afterwards, or loses it. Aitken et al. 2017,
+    https://arxiv.org/abs/1707.02937
     """
     for parameter in conv.parameters():
         parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))

@@ -2,10 +2,13 @@
 
 14,714,688 parameters; the names of the weights are torchvision's (`features.0.weight`), so that its files load.
 
-Departs from the paper in nothing at `output_stride=32`, except that pooling rounds odd sizes up, as Caffe does. At 8
-and 16 it is the encoder of DeepLab v1 (Chen et al. 2014, Sec. 3.1): 3x3 pools, those beyond the output stride without a
-stride, and atrous convolutions after them. There pooling rounds down: 320 pixels become 160, and in Caffe 161; the
-published crop of 321 becomes 161 in both. `norm="batch"` puts a batch norm behind each convolution.
+Departs from the paper:
+- pooling rounds odd sizes up, as Caffe does.
+
+At `output_stride` 8 and 16 it is the encoder of DeepLab v1 (Chen et al. 2014, Sec. 3.1): 3x3 pools, those beyond the
+output stride without a stride, and atrous convolutions after them. There pooling rounds down: 320 pixels become 160,
+and in Caffe 161; the published crop of 321 becomes 161 in both. `norm="batch"` puts a batch norm behind each
+convolution. fc6 and fc7 of the classifier become convolutions, as FCN has them (Long et al. 2015, Sec. 3.1 and Fig. 2).
 """
 
 from typing import Literal
