@@ -61,7 +61,7 @@ class SegmentationModule(LightningModule):
         network = inspect.get_annotations(cls).get("network")
         if network is not None:
             cls.network_class = (get_args(network) or (network,))[0]
-        cls.__signature__ = composed(cls, SegmentationModule, cls.network_class, cls.recipe, cls.hidden)
+        cls.__signature__ = composed(cls, SegmentationModule)
 
     def __init__(self, num_classes: int, ignore_index: int, *, in_channels: int = 3, **settings: Any) -> None:
         super().__init__()
@@ -298,4 +298,4 @@ def _without_files(hparams: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-SegmentationModule.__signature__ = composed(SegmentationModule, SegmentationModule, nn.Module, Recipe(), ())
+SegmentationModule.__signature__ = composed(SegmentationModule, SegmentationModule)

@@ -8,13 +8,14 @@ with separate weights per output phase (transposed-2, transposed-4) can still le
 Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016, https://doi.org/10.23915/distill.00003
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lightning_modules.components.checks import one_of
 
 
 def transposed_2(in_channels: int, out_channels: int) -> nn.Module:
@@ -140,10 +141,7 @@ UPSAMPLING: dict[UpsamplingName, Callable[[int, int], nn.Module]] = {
 
 def upsampling(kind: UpsamplingName, in_channels: int, out_channels: int) -> nn.Module:
     """Builds the layer called `kind`, one of `UPSAMPLING`; a ValueError names them all, and the nearest."""
-    if kind not in UPSAMPLING:
-        near = difflib.get_close_matches(kind, UPSAMPLING, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLING)}, got {kind!r}{hint}")
+    one_of("upsampling", kind, UPSAMPLING)
     return UPSAMPLING[kind](in_channels, out_channels)
 
 

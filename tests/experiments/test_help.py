@@ -9,7 +9,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from experiments.shell.catalogue import ARCHITECTURES
-from experiments.train import parse
+from experiments.train import parse_run
 
 
 def flags(printed: str, part: str) -> dict[str, tuple[str, str]]:
@@ -24,7 +24,7 @@ def help_of(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", "100")
     printed = io.StringIO()
     with redirect_stdout(printed), pytest.raises(SystemExit):
-        parse(["--model", name, "--help"])
+        parse_run(["--model", name, "--help"])
     return printed.getvalue()
 
 
@@ -44,3 +44,21 @@ def test_every_flag_of_the_trainer_is_explained(monkeypatch: pytest.MonkeyPatch)
     shown = flags(help_of("unet", monkeypatch), "trainer")
     assert len(shown) > 20
     assert [flag for flag, (_, text) in shown.items() if len(text.split()) < 3] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--model.upsample nearst",
+            "--model.upsample must be one of transposed-2, .*, got 'nearst'; did you mean nearest",
+        ),
+        ("--model fcn --model.stride 4", r"--model.stride must be one of 32, 16, 8, got '4' \("),
+        ("--model pointrend --model.network vnet", "--model.network must be one of deconvnet, .*; did you mean unet"),
+        ("--model.lr null", "--model.lr expects a number, got 'None'"),
+    ],
+)
+def test_a_wrong_choice_names_the_right_ones(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_run(flags.split())
+    assert re.search(message, capsys.readouterr().err)
