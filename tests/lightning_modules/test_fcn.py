@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from experiments.ablate_fcn_strides import STUDY
 from experiments.runs.run import defaults
-from lightning_modules.components.convolutionalise import convolutionalise_
+from lightning_modules.components.encoders.vgg import convolutionalise_
 from lightning_modules.components.schedules import OPTIMIZERS
 from lightning_modules.components.upsampling import bilinear_kernel
 from lightning_modules.crf_as_rnn import CRFasRNNModule
