@@ -6,7 +6,6 @@
 
 import inspect
 import re
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -49,15 +48,3 @@ def explanations(*classes: type) -> dict[str, str]:
         for name, text in re.findall(r"^    (\w+): (.*(?:\n      .*)*)", block, re.MULTILINE):
             told[name] = " ".join(text.split())
     return told
-
-
-def as_function(module: Any) -> Callable[..., None]:
-    """A function that takes what `module` takes, for a parser, which reads signature and docstring of one object."""
-
-    def settings() -> None: ...
-
-    told = explanations(Recipe, module.network_class, module)
-    summary = inspect.cleandoc(module.__doc__ or "").partition("\n")[0]
-    settings.__signature__ = inspect.signature(module)  # type: ignore[attr-defined]
-    settings.__doc__ = "\n".join([summary, "", "Args:", *(f"    {name}: {text}" for name, text in told.items())])
-    return settings

@@ -9,29 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 import jsonargparse
-from docstring_parser.google import parse as parse_docstring
 
 from experiments.shell.flags import refuse, with_nearest
 from lightning_modules.settings import explanations
-
-
-def settings_of(cls: type, *parts: type) -> Callable[..., None]:
-    """A function with the signature of `cls`, as jsonargparse reads a composed one of functions alone.
-
-    The help of an argument is what the `Args:` in the docstring of `cls`, of the `parts` that its signature is composed of,
-    or of a base of these says.
-    """
-
-    def settings(**_: Any) -> None:
-        raise NotImplementedError("this function is for its signature")
-
-    signature = inspect.signature(cls)
-    sources = [base for part in (*reversed(parts), cls) for base in reversed(part.__mro__)]  # later ones win
-    told = {p.arg_name: p.description or "" for base in sources for p in parse_docstring(base.__doc__ or "").params}
-    lines = [f"    {name}: {' '.join(told[name].split())}" for name in signature.parameters if name in told]
-    settings.__signature__ = signature  # type: ignore[attr-defined]
-    settings.__doc__ = "\n".join([(inspect.getdoc(cls) or "").partition("\n\n")[0], "", "Args:", *lines])
-    return settings
 
 
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

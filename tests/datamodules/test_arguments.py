@@ -13,8 +13,9 @@ from datamodules.base import Loading, SegmentationDataModule
 from datamodules.brain import BrainDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import defaults
-from experiments.shell.flags import settings_of
-from experiments.train import DATAMODULES
+from experiments.shell.catalogue import DATAMODULES
+from experiments.shell.class_flags import settings_of
+from experiments.train import parse_run
 
 every_data_set = pytest.mark.parametrize("name", DATAMODULES)
 
