@@ -25,13 +25,13 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.shell.catalogue import ARCHITECTURES, documentation, listed, lookup
-from experiments.shell.class_flags import ClassParser, first_word
+from experiments.shell.class_flags import ClassParser, first_word, settings_of
 from experiments.shell.command import command, console
 from experiments.shell.flags import refuse
 from lightning_modules.analysis.receptive_field import ReceptiveField, evaluating, receptive_fields, watched
 from lightning_modules.analysis.tracer import Tracer
 from lightning_modules.base import SegmentationModule
-from lightning_modules.settings import as_function
+from lightning_modules.recipe import Recipe
 
 MOST_CLASSES = 2**20  # a module keeps a name for each
 LINES = 60  # of a table whose depth nobody chose
@@ -224,7 +224,11 @@ def parse_architecture(argv: list[str]) -> tuple[type[SegmentationModule], argpa
     )
     parser.add_argument("--no-fields", action="store_true", help="leave out strides and receptive fields")
     parser.add_argument("--count", action="store_true", help="print the number of parameters, nothing else")
-    parser.add_class(as_function(architecture), "model", skip={"num_classes", "ignore_index", "in_channels"})
+    parser.add_class(
+        settings_of(architecture, Recipe, architecture.network_class),
+        "model",
+        skip={"num_classes", "ignore_index", "in_channels"},
+    )
     args = parser.parse_args(argv[1:], defaults=True)
     if args.num_classes is None:
         refuse(f"say how many classes there are: --num-classes N (usage: {usage})")

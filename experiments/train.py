@@ -25,7 +25,7 @@ from experiments.shell.flags import refuse
 from experiments.tracking.client import agent_settings
 from experiments.tracking.logger import tracker
 from experiments.tracking.loggers import Logging, add_logging
-from lightning_modules.settings import as_function
+from lightning_modules.recipe import Recipe
 
 # Arguments of Lightning's Trainer that say where a run computes; the hash of a `Run` leaves them out.
 WHERE = {
@@ -95,7 +95,10 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     add_logging(parser, jsonargparse.typing.PositiveInt)
     listed_above = "one of those listed above"
     parser.add_class(
-        as_function(module), "model", skip={"num_classes", "ignore_index", "in_channels"}, help=listed_above
+        settings_of(module, Recipe, module.network_class),
+        "model",
+        skip={"num_classes", "ignore_index", "in_channels"},
+        help=listed_above,
     )
     parser.add_class(settings_of(datamodule, Loading), "data", help=listed_above)
     parser.add_class(Trainer, "trainer", skip={*NOT_FLAGS, *NAMED})

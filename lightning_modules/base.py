@@ -61,7 +61,7 @@ class SegmentationModule(LightningModule):
         network = inspect.get_annotations(cls).get("network")
         if network is not None:
             cls.network_class = (get_args(network) or (network,))[0]
-        cls.__signature__ = composed(cls, SegmentationModule, cls.network_class, cls.recipe, cls.hidden)
+        cls.__signature__ = composed(cls, SegmentationModule)
 
     def __init__(self, num_classes: int, ignore_index: int, *, in_channels: int = 3, **settings: Any) -> None:
         super().__init__()
@@ -114,10 +114,11 @@ class SegmentationModule(LightningModule):
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
-        """What an earlier version did otherwise with these hyperparameters, defaults included: a short name and a sentence each.
+        """What an earlier version did otherwise with these hyperparameters, defaults included: a short name, a
+        sentence.
 
-        The names go into a run's hash, so that what was trained before a correction is trained again, and the sentence says why.
-        A name stays for ever; settings that a correction does not touch must not list it.
+        The names go into a run's hash, so that what was trained before a correction is trained again, and the sentence
+        says why. A name stays for ever; settings that a correction does not touch must not list it.
         """
         return {}
 
@@ -259,7 +260,7 @@ class SegmentationModule(LightningModule):
 
 
 def plain(value: Any, name: str) -> Any:
-    """Settings as plain Python, which JSON and checkpoints hold: numpy's and torch's numbers and arrays become Python's.
+    """Settings as plain Python, which JSON and checkpoints hold: of numpy's and torch's numbers and arrays, Python's.
 
     Raises ValueError for what is neither, such as a function: `name` is what it calls the setting.
     """
@@ -297,4 +298,4 @@ def _without_files(hparams: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-SegmentationModule.__signature__ = composed(SegmentationModule, SegmentationModule, nn.Module, Recipe(), ())
+SegmentationModule.__signature__ = composed(SegmentationModule, SegmentationModule)

@@ -1,16 +1,16 @@
 """CRF as RNN, Zheng, Jayasumana, Romera-Paredes, Vineet, Su, Du, Huang, Torr 2015, https://arxiv.org/abs/1502.03240
 
-A fully connected CRF as the last layers of a network, Fig. 3, trained together with it: the steps of mean field are
-differentiable and share their parameters, a weight for each kernel and class and the compatibility of the classes
+A fully connected CRF as the last layers of a network, Fig. 3, trained together with it. The steps of mean field are
+differentiable and share their parameters: a weight for each kernel and class, and the compatibility of the classes
 (Sec. 4). The paper's network is FCN-8s; here it is any of this project, and the CRF may be a convolutional one.
 
-Departs from the paper in that the CRF's parameters do not decay: the decay of the authors' solver pulls the weights of
-the kernels to zero where rates are higher than theirs (github.com/torrvision/crfasrnn, issue 115); in that a kernel has
-a weight for each class, as in Sec. 4.2, where the authors' code has a matrix; and in that the CRF sees whole grey
-levels.
+Departs from the paper:
+- the CRF's parameters do not decay: the decay of the authors' solver pulls the weights of the kernels to zero where
+  rates are higher than theirs (github.com/torrvision/crfasrnn, issue 115);
+- a kernel has a weight for each class, as in Sec. 4.2, where the authors' code has a matrix;
+- the CRF sees whole grey levels.
 """
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -18,15 +18,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules import fcn
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.checkpoints import read_checkpoint
+from lightning_modules.catalogue import NETWORKS, NetworkName, corrections_below
+from lightning_modules.components.checkpoints import load_start, read_checkpoint
 from lightning_modules.components.checks import one_of
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.pointrend import NETWORKS
 from lightning_modules.recipe import Recipe
 from lightning_modules.refinement.conv_crf import ConvCRF
 from lightning_modules.refinement.dense_crf import DenseCRF
+from lightning_modules.settings import keywords
 
 CRFName = Literal["dense", "conv", "none"]
 CRFS: dict[CRFName, type[nn.Module] | None] = {"dense": DenseCRF, "conv": ConvCRF, "none": None}
@@ -62,7 +62,7 @@ class CRFasRNN(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         *,
-        network: str = "fcn",
+        network: NetworkName = "fcn",
         network_options: dict[str, Any] | None = None,
         crf: CRFName = "dense",
         crf_options: dict[str, Any] | None = None,
@@ -98,7 +98,7 @@ class CRFasRNN(nn.Module):
 
 def check_options(argument: str, options: Mapping[str, Any], kind: type[nn.Module]) -> None:
     """ValueError unless each option is a keyword argument of `kind`."""
-    known = _keywords(kind)
+    known = keywords(kind)
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(
@@ -142,7 +142,7 @@ class CRFasRNNModule(SegmentationModule):
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
-        return fcn.corrections(hparams["network_options"] or {}) if hparams["network"] == "fcn" else {}
+        return corrections_below(hparams)
 
     def predict(self, images: Tensor) -> Tensor:
         # Whole grey levels, as image files have them; so a dark image of small levels does not look scaled to [0, 1].
@@ -173,9 +173,10 @@ class CRFasRNNModule(SegmentationModule):
         unused = NETWORKS[self.hparams["network"]].options  # a head that no logits come from
         own = {name: self.hparams[name] for name in ("num_classes", "in_channels")}
         theirs = {name: found.get(name) for name in own}
-        for name, default in _keywords(type(inner)).items():
+        for name, parameter in keywords(type(inner)).items():
             if name not in (*TRAINING_ONLY, *unused):
-                own[name], theirs[name] = self.network.options.get(name, default), found.get(name, default)
+                own[name] = self.network.options.get(name, parameter.default)
+                theirs[name] = found.get(name, parameter.default)
         wrong = [name for name in own if _plain(own[name]) != _plain(theirs[name])]
         if wrong:
             raise ValueError(
@@ -184,10 +185,10 @@ class CRFasRNNModule(SegmentationModule):
             )
         state = stored["state_dict"]
         weights = {name.removeprefix("network."): w for name, w in state.items() if name.startswith("network.")}
-        try:
-            inner.load_state_dict({n: w for n, w in weights.items() if n.split(".")[0] not in unused})
-        except RuntimeError as error:  # a module that builds more than one network, such as SegNetModule
-            raise ValueError(f"init_from={checkpoint!r} holds another network: {error}") from error
+        weights = {name: weight for name, weight in weights.items() if name.split(".")[0] not in unused}
+        # A module may build more than one network, as SegNetModule does.
+        otherwise = f"holds another network: its weights are not those of {type(inner).__name__}"
+        load_start(inner, weights, checkpoint, otherwise=otherwise)
         for name in ("mean", "std"):
             if self.hparams[name] is None:
                 if name not in state or state[name].shape != getattr(self, name).shape:
@@ -195,12 +196,6 @@ class CRFasRNNModule(SegmentationModule):
                         f"init_from={checkpoint!r} holds no {name} for {self.hparams['in_channels']} channels"
                     )
                 getattr(self, name).copy_(state[name])
-
-
-def _keywords(kind: type[nn.Module]) -> dict[str, Any]:
-    """The keyword arguments of `kind` with their defaults."""
-    parameters = inspect.signature(kind).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def _plain(value: Any) -> Any:

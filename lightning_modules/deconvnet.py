@@ -3,10 +3,11 @@
 The network of Fig. 2, 251,805,653 parameters with 21 classes, as the authors' stage_2_train.prototxt spells it out,
 https://github.com/HyeonwooNoh/DeconvNet.
 
-Departs from the paper in what it sees: whole images of any size in one stage, where the paper crops boxes around
-objects and object proposals to 224 x 224, in two stages, and joins their scores with FCN's and a CRF (Sec. 4 and 5).
-Where 224 pixels make one window of 7x7 for fc6, larger images make several, which overlap and add up; a map smaller
-than the window gets zeros around it, and loses them after the layer that mirrors fc6.
+Departs from the paper:
+- it sees whole images of any size, in one stage. The paper crops boxes around objects and object proposals to 224 x
+  224, in two stages, and joins their scores with FCN's and a CRF (Sec. 4 and 5);
+- where 224 pixels make one window of 7x7 for fc6, larger images make several, which overlap and add up;
+- a map smaller than the window gets zeros around it, and loses them after the layer that mirrors fc6.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, norm_of_one
-from lightning_modules.components.convolutionalise import load_fully_connected_
 from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.encoders.vgg import load_fully_connected_
 from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.components.unpooling import pool, unpool
+from lightning_modules.components.upsampling import pool, unpool
 from lightning_modules.recipe import Recipe
 
 WINDOW = 7  # of fc6, in pixels of pool5: 224 / 32

@@ -3,11 +3,14 @@
 VGG16 at output stride 8, with fc6 and fc7 as atrous convolutions of a wide field of view: 134,346,581, 65,140,565 or
 20,505,429 parameters (7x7, 4x4 and 3x3 kernel of fc6) with 21 classes. Any other encoder takes VGG16's place.
 
-Departs from the paper in that the loss compares the logits, resized, with the mask at full resolution (Sec. 3.1: with a
-mask at an eighth of it), in resizing with align_corners=False (the authors' Caffe code: True), in that fc6 and fc7
-start from random weights, not from those of a classifier (Sec. 3.2), and in that the multi-scale features are trained
-together with the rest, not after it (Sec. 4.3). The LargeFOV network that the authors released also averages pool5 over
-3x3 before fc6; neither the paper nor this network does.
+Departs from the paper:
+- the loss compares the logits, resized, with the mask at full resolution (Sec. 3.1: with a mask at an eighth of it);
+- maps are resized with align_corners=False (the authors' Caffe code: True);
+- fc6 and fc7 start from random weights, not from those of a classifier (Sec. 3.2);
+- the multi-scale features are trained together with the rest, not after it (Sec. 4.3).
+
+The LargeFOV network that the authors released also averages pool5 over 3x3 before fc6; neither the paper nor this
+network does.
 """
 
 from typing import Any, Literal
@@ -16,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, he_, resize
+from lightning_modules.components.blocks import at_least_one, he_, resize, small_
 from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.encoders.vgg import fully_connected
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.recipe import Recipe
 
@@ -31,29 +35,6 @@ FIELDS_OF_VIEW: dict[FieldOfView, tuple[int, int, int]] = {
     "4x4-rate8": (4, 8, 4096),
     "3x3-rate12": (3, 12, 1024),  # LargeFOV
 }
-
-
-def fully_connected(in_channels: int, width: int, kernel_size: int, rate: int, dropout: float) -> nn.Sequential:
-    """(N, in_channels, H, W) -> (N, width, H, W): two layers such as VGG's fc6 and fc7, as convolutions.
-
-    A kernel of even size keeps H and W too, if its rate is even.
-    """
-    return nn.Sequential(
-        nn.Conv2d(in_channels, width, kernel_size, padding=rate * (kernel_size - 1) // 2, dilation=rate),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Conv2d(width, width, kernel_size=1),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-    )
-
-
-def small_(classifier: nn.Conv2d) -> nn.Conv2d:
-    """Draws a last layer with standard deviation 0.01, as the authors' networks do; returns it."""
-    nn.init.normal_(classifier.weight, std=0.01)
-    if classifier.bias is not None:
-        nn.init.zeros_(classifier.bias)
-    return classifier
 
 
 class DeepLabV1(nn.Module):

@@ -7,6 +7,7 @@ Departs from the paper:
 - the loss compares the logits, resized, with the mask at full resolution (Sec. 4: with a mask at an eighth of it);
 - fc6 and fc7 start from random weights, not from those of a classifier (Sec. 4.1.1);
 - the scales are fused at output stride 8, where Sec. 3.2 resizes them to the image first.
+
 Decided here: maps are resized with align_corners=False, and the batch norms of ResNet-101 are trained. The sides of a
 scaled image are rounded, where reimplementations take the floor: 0.75 of 65 pixels are 49, not 48.
 """
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, he_, resize, whole_numbers
+from lightning_modules.components.blocks import at_least_one, he_, resize, small_, whole_numbers
 from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.encoders.vgg import fully_connected
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.deeplabv1 import fully_connected, small_
 from lightning_modules.recipe import Recipe
 
 SCALES = (1.0, 0.75, 0.5)  # of the image, Sec. 4.1.2; 1 first, as hooks and receptive fields see the first call

@@ -1,9 +1,13 @@
 """DeepLab v3, Chen, Papandreou, Schroff, Adam 2017, https://arxiv.org/abs/1706.05587
 
 The network of Fig. 5, ResNet-101 with ASPP: 58,040,661 parameters with 21 classes. The cascade of Fig. 3 (b), blocks 5
-to 7 behind block 4: `DeepLabV3(21, cascade=7, context="none")`. Departs from the paper in that maps are resized with
-align_corners=False (the authors' TensorFlow code: True) and that an output stride beyond 32 (Table 1) is not offered.
-`form="torchvision"` is torchvision's `deeplabv3_resnet50` and `101`, whose weights it takes: they have one more 3x3
+to 7 behind block 4: `DeepLabV3(21, cascade=7, context="none")`.
+
+Departs from the paper:
+- maps are resized with align_corners=False (the authors' TensorFlow code: True);
+- an output stride beyond 32 (Table 1) is not offered.
+
+`form="torchvision"` is torchvision's `deeplabv3_resnet50` and `101`, whose weights it takes. They have one more 3x3
 convolution before the classifier, no multi-grid, and an atrous stage whose first block keeps the rate of the stage
 before.
 """
@@ -14,8 +18,15 @@ from typing import Any, Literal, Self, get_args
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize, set_batch_norms
-from lightning_modules.components.checkpoints import read_checkpoint
+from lightning_modules.components.blocks import (
+    at_least_one,
+    conv_norm_relu,
+    freeze_batch_norms,
+    he_,
+    resize,
+    set_batch_norm_decay,
+)
+from lightning_modules.components.checkpoints import start_from
 from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders import NATIVE, build_encoder
 from lightning_modules.components.encoders.resnet import FORMS, Form, ResNet, stage
@@ -131,38 +142,6 @@ def _context(
         return ASPP(in_channels, width, rates, image_pooling=image_pooling, dropout=dropout)
     pyramid = PyramidPooling(in_channels)
     return nn.Sequential(pyramid, conv_norm_relu(pyramid.out_channels, width, kernel_size=1), nn.Dropout(dropout))
-
-
-def set_batch_norm_decay(network: nn.Module, decay: float) -> None:
-    """Sec. 4.1: at each step the running statistics keep the share `decay` of what they are."""
-    if not 0 <= decay < 1:
-        raise ValueError(f"batch_norm_decay must be at least 0 and less than 1, got {decay}")
-    set_batch_norms(network, momentum=1 - decay)
-
-
-def freeze_batch_norms(network: nn.Module) -> None:
-    """Sec. 4.1: statistics, scale and shift stay as they are. `network.train()` would thaw the statistics."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval().requires_grad_(False)
-
-
-def start_from(module: SegmentationModule, checkpoint: str) -> None:
-    """Takes over all weights from `checkpoint`, one of the same network at any output stride, and the normalisation.
-
-    A mean or std that the user gave stays, as do the weights of the classes, which are of the loss.
-    """
-    stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}", keys=("state_dict",))["state_dict"]
-    own = module.state_dict()
-    given = {"weight_of_class"} | {name for name in ("mean", "std") if module.hparams[name] is not None}
-    try:
-        kept = {name: own[name] for name in given & own.keys()}
-        module.load_state_dict({name: value for name, value in stored.items() if name not in given} | kept)
-    except RuntimeError as error:  # other weights
-        raise ValueError(
-            f"init_from={checkpoint!r} is no checkpoint of a {type(module).__name__} with the same arguments but for "
-            f"output_stride and freeze_batch_norm: {error}"
-        ) from error
 
 
 class DeepLabV3Module(SegmentationModule):

@@ -2,6 +2,7 @@
 
 The network of Fig. 2 on the aligned Xception-65 with atrous separable convolutions in ASPP and decoder: 41,049,269
 parameters with 21 classes; 45,688,261 on ResNet-101.
+
 Departs from the authors' TensorFlow code:
 - maps are resized with align_corners=False, theirs with True;
 - the low-level features of Xception, of which the paper gives only the stride, 4, are the 128 channels of its first
@@ -16,10 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, conv_norm_relu, resize, separable_conv
+from lightning_modules.components.blocks import (
+    at_least_one,
+    conv_norm_relu,
+    freeze_batch_norms,
+    resize,
+    separable_conv,
+    set_batch_norm_decay,
+)
+from lightning_modules.components.checkpoints import start_from
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.pyramid import ASPP, atrous_rates
-from lightning_modules.deeplabv3 import freeze_batch_norms, set_batch_norm_decay, start_from
 from lightning_modules.recipe import Recipe
 
 

@@ -1,18 +1,18 @@
 """Fully convolutional networks, Long, Shelhamer, Darrell 2015, https://arxiv.org/abs/1411.4038
 
 FCN-32s, 16s and 8s on VGG16 as the authors released them, https://github.com/shelhamer/fcn.berkeleyvision.org, to the
-parameter: 136,152,917, 134,815,994 and 134,489,759 with 21 classes, of which the frozen bilinear kernels are 1,806,336,
+parameter: 136,152,917, 134,815,994 and 134,489,759 with 21 classes. Of these the frozen bilinear kernels are 1,806,336,
 458,640 and 127,008.
 
 Departs from the paper in what the released networks changed:
 - every bilinear kernel is frozen (Sec. 4.3 learns all but the last: `upsampling="inner"`);
 - the loss is summed over the pixels of one image;
-- skips are trained all at once unless `init_from` names the next coarser network (Sec. 4.2 trains in stages). With
-another encoder than "vgg16" it is an extension: features of the encoder itself at strides 32, 16 and 8, without fc6,
-fc7 and the padding of 100.
+- skips are trained all at once unless `init_from` names the next coarser network (Sec. 4.2 trains in stages).
+
+With another encoder than "vgg16" it is an extension: features of the encoder itself at strides 32, 16 and 8, without
+fc6, fc7 and the padding of 100.
 """
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, he_
-from lightning_modules.components.checkpoints import read_checkpoint
+from lightning_modules.components.checkpoints import given, load_start, read_checkpoint
 from lightning_modules.components.checks import one_of
-from lightning_modules.components.convolutionalise import load_fully_connected_
 from lightning_modules.components.encoders import build_encoder
+from lightning_modules.components.encoders.vgg import load_fully_connected_
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.components.upsampling import bilinear_kernel
 from lightning_modules.recipe import Recipe
+from lightning_modules.settings import keywords
 
 Stride = Literal[32, 16, 8]
 Upsampling = Literal["frozen", "inner", "learned"]
@@ -89,6 +90,7 @@ class FCN(nn.Module):
         one_of("upsampling", upsampling, UPSAMPLINGS)
         at_least_one(fc_width=fc_width)
         self.published, self.at_once = encoder == "vgg16", at_once
+        self.margin = 99 if self.published else 0  # of 100 pixels around the image; conv1_1 pads the last one itself
         _check_scales(pool_scales, self.published and at_once)
         self.encoder = build_encoder(encoder, in_channels, weights=weights, width=encoder_width)
         maps = self.encoder.out_channels
@@ -113,8 +115,7 @@ class FCN(nn.Module):
         self.upscore = self._upsampling(num_classes, stride, upsampling == "learned")
 
     def _upsampling(self, channels: int, stride: int, learned: bool) -> nn.ConvTranspose2d:
-        """Sec. 3.3. (N, C, h, w) -> (N, C, stride * h, stride * w); as published it keeps a border of stride / 2
-        more."""
+        """Sec. 3.3. (N, C, h, w) -> (N, C, stride * h, stride * w); as published with a border of stride / 2 more."""
         padding = 0 if self.published else stride // 2
         up = nn.ConvTranspose2d(channels, channels, 2 * stride, stride, padding, bias=False)
         up.weight = nn.Parameter(bilinear_kernel(channels, stride), requires_grad=learned)
@@ -124,7 +125,7 @@ class FCN(nn.Module):
         """What is scored, coarsest first: fc7, pool4 and pool3 of VGG16, otherwise the encoder's last maps."""
         if not self.published:
             return self.encoder(x)[:2:-1]
-        maps = self.encoder(F.pad(x, [99] * 4))  # conv1_1 pads the 100th pixel itself
+        maps = self.encoder(F.pad(x, [self.margin] * 4))
         pools = [F.max_pool2d(map_, 2, ceil_mode=True) for map_ in (maps[3], maps[2])[: len(self.up)]]
         top = self.dropout(F.relu(self.fc6(maps[5])))  # H - 6, W - 6
         top = self.dropout(F.relu(self.fc7(top)))
@@ -144,9 +145,21 @@ class FCN(nn.Module):
         logits: Tensor = self.upscore(fused)
         return logits[..., self.image_offset :, self.image_offset :][..., :height, :width]
 
+    @staticmethod
+    def corrections(options: Mapping[str, Any]) -> dict[str, str]:
+        """See `SegmentationModule.corrections`: of an FCN built with `options`, wherever it stands."""
+        used = {name: parameter.default for name, parameter in keywords(FCN).items()}
+        used |= {name: value for name, value in options.items() if name in used}
+        scaled = used["encoder"] == "vgg16" and used["at_once"] and used["stride"] < 32
+        if not scaled or tuple(used["pool_scales"]) != UNSCALED:
+            return {}
+        return {
+            "fcn-pool-scales": "pool4 and pool3 were multiplied by .01 and .0001, which belong to Caffe's VGG16 on "
+            "images in 0..255: on normalised images FCN-16s and 8s learned from fc7 alone"
+        }
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Weights that were stored without scales were trained `at_once` with the published ones: the scores take them
-        in."""
+        """Weights stored without scales were trained `at_once` with the published ones: the scores take them in."""
         if f"{prefix}scales" not in state_dict:
             state_dict[f"{prefix}scales"] = self.scales
             scales = PUBLISHED_SCALES if self.published and self.at_once else UNSCALED
@@ -162,22 +175,9 @@ def _check_scales(pool_scales: Any, scalable: bool) -> None:
         raise ValueError(f"pool_scales must be two finite numbers of more than 0, got {pool_scales!r}")
     if tuple(pool_scales) != UNSCALED and not scalable:
         raise ValueError(
-            f"pool_scales are of encoder='vgg16' with at_once=True, got {pool_scales!r} with another encoder or in stages: "
-            "leave them out"
+            f"pool_scales are of encoder='vgg16' with at_once=True, got {pool_scales!r} with another encoder or in "
+            "stages: leave them out"
         )
-
-
-def corrections(options: Mapping[str, Any]) -> dict[str, str]:
-    """See `SegmentationModule.corrections`: of an FCN built with `options`, wherever it stands."""
-    used = {name: p.default for name, p in inspect.signature(FCN).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    used |= {name: value for name, value in options.items() if name in used}
-    scaled = used["encoder"] == "vgg16" and used["at_once"] and used["stride"] < 32
-    if not scaled or tuple(used["pool_scales"]) != UNSCALED:
-        return {}
-    return {
-        "fcn-pool-scales": "pool4 and pool3 were multiplied by .01 and .0001, which belong to Caffe's VGG16 on images in "
-        "0..255: on normalised images FCN-16s and 8s learned from fc7 alone"
-    }
 
 
 class FCNModule(SegmentationModule):
@@ -207,7 +207,7 @@ class FCNModule(SegmentationModule):
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
-        return corrections(hparams)
+        return FCN.corrections(hparams)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return caffe_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"])
@@ -236,11 +236,7 @@ class FCNModule(SegmentationModule):
             raise ValueError(
                 f"init_from={checkpoint!r} holds a {architecture} with {', '.join(wrong) or 'other layers'}"
             )
-        kept = ("network.upscore.", *(name for name in ("mean", "std") if own[name] is not None))
-        state = {name: w for name, w in stored["state_dict"].items() if not name.startswith(kept)}
-        own_state = self.state_dict()
-        odd = [n for n in own_state if n not in state and n.startswith("network.encoder.")]
-        odd += [n for n, w in state.items() if n in own_state and w.shape != own_state[n].shape]
-        if odd:
-            raise ValueError(f"init_from={checkpoint!r} holds other layers: {', '.join(odd[:3])}")
-        self.load_state_dict(state, strict=False)  # only what is new at this stride is missing
+        new = STRIDES.index(own["stride"])  # the score and the upsampling of this stage, which the one before has not
+        fresh = ("network.upscore.", f"network.scores.{new}.", f"network.up.{new - 1}.", "network.scales")
+        kept = (*fresh, *given(self))
+        load_start(self, stored["state_dict"], checkpoint, kept=kept, otherwise="holds other layers")

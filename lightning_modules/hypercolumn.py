@@ -5,10 +5,13 @@ A hypercolumn is what all layers of interest say of one pixel: their maps, upsam
 categories. `Hypercolumn` classifies every pixel of a whole image: an adaptation, which the paper does not have.
 
 The box form is the network of the code that the authors released, which classifies the maps of the whole image once for
-all its boxes; the paper's first system runs VGG16 on each box. It starts from the maps of an encoder, given to it. The
-whole-image form departs from both in a softmax over all classes, in no grid of classifiers (a position in an image says
-less than one in a box), in maps taken before their pooling and the deepest one in place of fc7, in no factor before
-each, and in training the encoder, which that code holds fixed.
+all its boxes; the paper's first system runs VGG16 on each box. It starts from the maps of an encoder, given to it.
+
+The whole-image form departs from both:
+- a softmax over all classes;
+- no grid of classifiers: a position in an image says less than one in a box;
+- maps are taken before their pooling, and the deepest one in place of fc7, with no factor before each;
+- the encoder is trained, which that code holds fixed.
 """
 
 from collections.abc import Sequence
@@ -19,19 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, resize, whole_numbers
+from lightning_modules.components.blocks import at_least_one, resize, small_, whole_numbers
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.recipe import Recipe
-
-
-def small_(module: nn.Module) -> None:
-    """Draws every classifier of `module` with standard deviation 0.01 and biases of 0, as the authors' code does."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 class Hypercolumn(nn.Module):
@@ -146,7 +140,7 @@ class HypercolumnBoxes(nn.Module):
         return self.blend(scores)
 
     def blend(self, scores: Tensor) -> Tensor:
-        """Log odds of each cell's classifier (R, cells, size, size) -> those of the mean probability (R, size,
+        """Log odds of each cell's classifier (R, cells, size, size) -> those of their mean probability (R, size,
         size)."""
         share = self.blend_weights.log()
         figure = (share + F.logsigmoid(scores)).logsumexp(1)
@@ -165,8 +159,7 @@ def crop(maps: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def bilinear_taps(intervals: Tensor, size: int, extent: int) -> Tensor:
-    """Intervals (R, 2) of an axis, from 0 to 1, -> (R, size, extent): the weights of its `extent` pixels, which add up
-    to 1.
+    """Intervals (R, 2) of an axis, from 0 to 1, -> (R, size, extent): weights of its `extent` pixels, of sum 1.
 
     They interpolate linearly, between the centres of pixels, at the centres of `size` equal parts of each interval.
     """

@@ -5,18 +5,23 @@ text says of them:
 
 - All-Dropout is that and no more.
 - All-Convolutional has convolutions with a stride in the place of the poolings.
-- InvertedNet has "delayed subsampling" of the poolings, ELU, and many maps at full resolution, 256, halved after each
-  pooling and doubled after each upsampling, where U-Net does the reverse.
+- InvertedNet has "delayed subsampling" of the poolings, ELU, and many maps at full resolution, 256. They are halved
+  after each pooling and doubled after each upsampling, where U-Net does the reverse.
 
-Decided here: ELU in all three, and dropout after it; four poolings and two padded 3x3 convolutions with bias a level;
-upsampling by repetition, without weights; 64 maps at full resolution in the first two networks, as in U-Net; a 3x3
-convolution of stride 2 that keeps the number of maps for a pooling; for a delayed one a 2x2 maximum of stride 1 and the
-stride of 2 in the convolution that follows, which lands on the grid of a 2x2 pooling; softmax; how much is dropped and
-how weights start. With one channel and four classes (lungs, clavicles, heart, background) the parameters are then
-31,377,988, 34,512,388 and 3,141,028: counts of what is built here.
+Decided here:
+- ELU in all three, and dropout after it; softmax; how much is dropped and how weights start;
+- four poolings and two padded 3x3 convolutions with bias a level; upsampling by repetition, without weights;
+- 64 maps at full resolution in the first two networks, as in U-Net;
+- for a pooling of All-Convolutional a 3x3 convolution of stride 2 that keeps the number of maps;
+- for a delayed pooling a 2x2 maximum of stride 1 and the stride of 2 in the convolution that follows, which lands on
+  the grid of a 2x2 pooling.
 
-Departs from the paper in the default loss, Jaccard's with classes weighted by median frequency: the paper's best scores
-are of one built on the Dice coefficient.
+With one channel and four classes (lungs, clavicles, heart, background) the parameters are then 31,377,988, 34,512,388
+and 3,141,028: counts of what is built here.
+
+Departs from the paper:
+- the default loss is Jaccard's with classes weighted by median frequency: the paper's best scores are of one built on
+  the Dice coefficient.
 """
 
 import math
@@ -63,7 +68,7 @@ class InvertedNet(nn.Module):
     Args:
         variant: one of the paper's three networks
         width: maps at full resolution; null: 256 for "inverted", as in the paper, and 64 otherwise
-        depth: poolings
+        depth: how many times the maps are pooled, and as often upsampled
         dropout: share of values dropped behind each convolution
     """
 

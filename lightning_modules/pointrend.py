@@ -1,62 +1,32 @@
 """PointRend, Kirillov, Wu, He, Girshick 2020, https://arxiv.org/abs/1912.08193
 
 Its form for semantic segmentation, Sec. 5: where a coarse segmentation is least certain, a point head predicts anew,
-from fine features and the coarse logits at that point. Here it stands on any network of this project. Departs from the
-paper in that a network without logits at low resolution, such as U-Net, has its own averaged over blocks of 4x4 pixels,
-so that there is something to render (an adaptation); that the image is mirrored up to a multiple of 32 pixels, where
-the grids of all strides fit, and cut to size again; that maps are sampled as resizing does, repeating the border, where
-the authors' code fades to zero; and in the recipe, `SegmentationModule`'s.
+from fine features and the coarse logits at that point. Here it stands on any network of this project.
+
+Departs from the paper:
+- a network without logits at low resolution, such as U-Net, has its own averaged over blocks of 4x4 pixels, so that
+  there is something to render (an adaptation);
+- the image is mirrored up to a multiple of 32 pixels, where the grids of all strides fit, and cut to size again;
+- maps are sampled as resizing does, repeating the border, where the authors' code fades to zero;
+- the recipe is the default of `Recipe`.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules import fcn
 from lightning_modules.base import SegmentationModule
+from lightning_modules.catalogue import NETWORKS, NetworkName, corrections_below
 from lightning_modules.components.blocks import at_least_one, pad_to_multiple, resize, wide
 from lightning_modules.components.checks import one_of
 from lightning_modules.components.losses import cross_entropy
 from lightning_modules.components.points import Grid, caught, point_labels, point_sample, uncertainty
-from lightning_modules.deconvnet import DeconvNet
-from lightning_modules.deeplabv1 import DeepLabV1
-from lightning_modules.deeplabv2 import DeepLabV2
-from lightning_modules.deeplabv3 import DeepLabV3
-from lightning_modules.deeplabv3plus import DeepLabV3Plus
-from lightning_modules.fcn import FCN
-from lightning_modules.hypercolumn import Hypercolumn
-from lightning_modules.inverted_net import InvertedNet
-from lightning_modules.pspnet import PSPNet
-from lightning_modules.segnet import SegNet
-from lightning_modules.unet import UNet
 
-
-class Base(NamedTuple):
-    """A network, the map at stride 4 in it, as `PointRend` reads it, and the options that it has to have there."""
-
-    network: type[nn.Module]
-    features: str = "encoder[2]"  # of a ResNet the paper's "res2"
-    options: Mapping[str, Any] = {}
-
-
-NETWORKS: dict[str, Base] = {
-    "deconvnet": Base(DeconvNet),
-    "deeplabv1": Base(DeepLabV1),
-    "deeplabv2": Base(DeepLabV2),
-    "deeplabv3": Base(DeepLabV3),
-    "deeplabv3plus": Base(DeepLabV3Plus),
-    "fcn": Base(FCN),
-    "hypercolumn": Base(Hypercolumn),
-    "inverted_net": Base(InvertedNet, "encoder.2"),
-    "pspnet": Base(PSPNet, options={"aux": False}),  # a head that no logits come from
-    "segnet": Base(SegNet),
-    "unet": Base(UNet, "encoder.2"),
-}
 MULTIPLE = 32  # pixels, the largest stride of these networks
 COARSE = 4  # pixels, of a network with finer logits: they are rendered in two steps, as in the paper
 
@@ -111,7 +81,7 @@ class PointRend(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         *,
-        network: str = "deeplabv3",
+        network: NetworkName = "deeplabv3",
         network_options: dict[str, Any] | None = None,
         features: Sequence[str] | None = None,
         head_width: int = 256,
@@ -184,8 +154,7 @@ class PointRend(nn.Module):
         size = int(x.shape[-1])  # torch.jit.trace has tensors in shapes
         if finer := COARSE * int(coarse.shape[-1]) // size:
             coarse = F.avg_pool2d(coarse, finer)
-        # FCN as published pads the image by 100 pixels, one of them in its first convolution.
-        margin = 99 if _is_padded(self.network) else 0
+        margin = _margin(self.network)
         strides = [2 ** round(math.log2((size + 2 * margin) / int(fine.shape[-1]))) for fine in maps]
         fine_grids = [Grid(fine, stride, margin) for fine, stride in zip(maps, strides, strict=True)]
         return [Grid(coarse, size / int(coarse.shape[-1])), *fine_grids]
@@ -233,8 +202,10 @@ class PointRend(nn.Module):
         return logits[..., :height, :width]
 
 
-def _is_padded(network: nn.Module) -> bool:
-    return isinstance(network, FCN) and network.published
+def _margin(network: nn.Module) -> int:
+    """The pixels that a network pads the image by, as FCN does."""
+    margin: Any = getattr(network, "margin", 0)
+    return int(margin)
 
 
 def _checked(features: Sequence[str], network: nn.Module) -> list[str]:
@@ -245,7 +216,7 @@ def _checked(features: Sequence[str], network: nn.Module) -> list[str]:
             "features must be a list of modules and of items of what they return, such as ['encoder.2', 'encoder[2]'], "
             f"got {features!r}"
         )
-    if _is_padded(network) and not all(name.startswith("encoder[") for name in names):
+    if _margin(network) and not all(name.startswith("encoder[") for name in names):
         raise ValueError(
             "features of an FCN on 'vgg16' must be items of its encoder, such as 'encoder[2]', because maps behind it "
             f"are cropped and shifted, got {names}: use another encoder for others"
@@ -260,7 +231,7 @@ class PointRendModule(SegmentationModule):
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
-        return fcn.corrections(hparams["network_options"] or {}) if hparams["network"] == "fcn" else {}
+        return corrections_below(hparams)
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         height, width = masks.shape[-2:]

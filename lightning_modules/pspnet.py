@@ -2,10 +2,12 @@
 
 The network of Fig. 3 on ResNet-50 with 21 classes: 46,716,373 parameters, and 49,081,578 with the auxiliary head of
 Fig. 4. Its ResNet starts with three 3x3 convolutions in place of the 7x7 one, as the authors' models do
-(`pspnet50_ADE20K_473.prototxt`), and is dilated to output stride 8. Departs from the paper in that maps are resized
-with align_corners=False (the authors' code: True), so that images need not have 8 n + 1 rows. Weights that were trained
-their way give other logits, by about a fifth. Departs from the prototxt where the authors' PyTorch code,
-https://github.com/hszhao/semseg, does:
+(`pspnet50_ADE20K_473.prototxt`), and is dilated to output stride 8.
+
+Departs from the paper:
+- maps are resized with align_corners=False (the authors' code: True), so that images need not have 8 n + 1 rows.
+  Weights that were trained their way give other logits, by about a fifth. Departs from the prototxt where the authors'
+  PyTorch code, https://github.com/hszhao/semseg, does:
 - batch norms decay by 1e-4 (prototxt: 0) and average with momentum 0.1 (0.05);
 - the bias of a classifier learns 10 times as fast as the encoder (20).
 """

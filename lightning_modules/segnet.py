@@ -9,8 +9,8 @@ have fewer.
 Departs from the paper:
 - colours are normalised by mean and standard deviation instead of local contrast (Sec. 3.2);
 - there is no dropout (Sec. 4), as in segnet_train.prototxt;
-- the loss is divided by the number of labelled pixels, as in the authors' caffe-segnet, for which their learning rates
-are. Departs from the prototxts:
+- the loss is divided by the number of labelled pixels, as in the authors' caffe-segnet, for which their rates are.
+Departs from the prototxts:
 - the shifts of batch norms start at 0, theirs at 0.001;
 - as in the paper (Sec. 3.1) the convolutions of `SegNetBasic` have no biases. The prototxt has 512, each before a batch
   norm that subtracts it again.
@@ -30,8 +30,7 @@ from lightning_modules.components.checks import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.components.unpooling import pool, unpool
-from lightning_modules.components.upsampling import bilinear_kernel
+from lightning_modules.components.upsampling import bilinear_kernel, pool, unpool
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 
 

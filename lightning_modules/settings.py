@@ -6,11 +6,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Collection
 from dataclasses import fields
 from typing import Any
-
-from torch import nn
 
 from lightning_modules.recipe import Recipe
 
@@ -21,21 +18,25 @@ def keywords(cls: type) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def composed(cls: type, base: type, network: type[nn.Module], recipe: Recipe, hidden: Collection[str]) -> Any:
-    """The `inspect.Signature` of the module `cls`: what it, `base`, `network` and `recipe` declare, but for
-    `hidden`."""
-    of_recipe = {}
-    for field in fields(recipe):
-        default = getattr(recipe, field.name)
+def composed(module: Any, base: type) -> inspect.Signature:
+    """The signature of `module`, a subclass of `base`: what both, its network and its recipe declare, but for `hidden`.
+
+    What the module declares itself goes before the others.
+    """
+    of_recipe = []
+    for field in fields(Recipe):
+        default = getattr(module.recipe, field.name)
         # Only a paper whose rate depends on other settings leaves it to the module: elsewhere it is a number.
         kind = float if field.name == "lr" and default is not None else field.type
-        of_recipe[field.name] = inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+        of_recipe.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         )
-    parameters = {**of_recipe, **keywords(network), **keywords(base), **keywords(cls)}
-    order = dict.fromkeys([*keywords(cls), *keywords(base), *keywords(network), *of_recipe])
+    named: dict[str, inspect.Parameter] = {}
+    for parameter in (*(p for cls in (module, base, module.network_class) for p in keywords(cls).values()), *of_recipe):
+        if parameter.name not in module.hidden:
+            named.setdefault(parameter.name, parameter)
     classes = list(inspect.signature(base.__init__).parameters.values())[1:3]  # type: ignore[misc]
-    return inspect.Signature([*classes, *(parameters[name] for name in order if name not in hidden)])
+    return inspect.Signature([*classes, *named.values()])
 
 
 def explanations(*classes: type) -> dict[str, str]:
@@ -47,15 +48,3 @@ def explanations(*classes: type) -> dict[str, str]:
         for name, text in re.findall(r"^    (\w+): (.*(?:\n      .*)*)", block, re.MULTILINE):
             told[name] = " ".join(text.split())
     return told
-
-
-def as_function(module: Any) -> Callable[..., None]:
-    """A function that takes what `module` takes, for a parser, which reads signature and docstring of one object."""
-
-    def settings() -> None: ...
-
-    told = explanations(Recipe, module.network_class, module)
-    summary = inspect.cleandoc(module.__doc__ or "").partition("\n")[0]
-    settings.__signature__ = inspect.signature(module)  # type: ignore[attr-defined]
-    settings.__doc__ = "\n".join([summary, "", "Args:", *(f"    {name}: {text}" for name, text in told.items())])
-    return settings

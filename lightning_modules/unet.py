@@ -1,10 +1,16 @@
 """U-Net, Ronneberger, Fischer, Brox 2015, https://arxiv.org/abs/1505.04597
 
 The network of Fig. 1 to the parameter (31,030,658 with 1 channel and 2 classes): `UNet(2, 1, padding="valid")`.
-Departs from the paper in the default `padding="same"`, so that the mask keeps the size of the image, in the defaults of
-loss and augmentation, which suit more than cells, in no dropout by default and in the weight decay of 1e-4 of
-`SegmentationModule`, where the paper names none (`UNetModule` names the paper's), and, where asked for, in
-normalisation, in the layer that upsamples and in what the skip connections carry.
+
+Departs from the paper by default, where `UNetModule` names the paper's own:
+- padding="same", so that the mask keeps the size of the image;
+- a loss and augmentation that suit more than cells;
+- no dropout;
+- a weight decay of 1e-4, where the paper names none.
+And where asked for:
+- normalisation;
+- the layer that upsamples;
+- what the skip connections carry.
 """
 
 from collections.abc import Sequence
@@ -176,8 +182,8 @@ class UNet(nn.Module):
             if above != size:
                 below = max(above - 2**self.depth, self.input_side(1))
                 raise ValueError(
-                    f"padding='valid' takes sides such as {below} or {below + 2**self.depth}, got {size}: pad the image "
-                    "(UNetModule does), or use padding='same'"
+                    f"padding='valid' takes sides such as {below} or {below + 2**self.depth}, got {size}: pad the "
+                    "image (UNetModule does), or use padding='same'"
                 )
 
 

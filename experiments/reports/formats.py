@@ -137,49 +137,20 @@ def to_latex(sections: Sequence[Section], summary: Table | None = None) -> str:
     if summary:
         parts.append(_latex_table(summary, f"{summary.title}.", "summary"))
     for section in sections:
-        captions, name = _captions(section), re.sub(r"[^A-Za-z0-9]+", "-", section.experiment.plan["experiment"])
+        name = re.sub(r"[^A-Za-z0-9]+", "-", section.experiment.plan["experiment"])
         parts += [
-            _latex_table(table, captions[table.key], f"{name}-{table.key}")
+            _latex_table(table, _caption(table, section), f"{name}-{table.key}")
             for table in section.tables
-            if table.key in captions and table.rows
+            if table.caption and table.rows
         ]
     return "\n\n".join(parts) + "\n"
 
 
-def _captions(section: Section) -> dict[str, str]:
-    """By the key of the table; one without a caption is not for print."""
-    plan = section.experiment.plan
-    seeds = ", ".join(str(seed) for seed in plan["seeds"])
-    captions = {
-        "scores": f"{plan['question']} Mean ± standard deviation over the seeds {seeds}, last epoch, test split of "
-        f"{plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
-        "prediction left out. Intervals here: 95 % of the mean over seeds (Student's t), not over images. "
-        "Difference: to the baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard "
-        "energy: share of the spectral power of the logits on the upsampling grid, in millionths; lower is smoother.",
-        "evidence": f"Difference in mIoU to {plan['baseline']}, in percentage points, paired by seed and image, with "
-        "95 % intervals for other seeds (Student's t), for other images (paired bootstrap) and for both; they are "
-        "not corrected for the number of comparisons.",
-        "factorial": "Effects of the crossed factors on the mIoU, in percentage points, paired by seed and image, with "
-        "95 % intervals, which are not corrected for the number of effects.",
-        "needed": "Seeds or images that a difference in mIoU would need.",
-        "cost": f"Cost of the variants. GMAC: of the forward pass of one test image. Step time and peak memory on "
-        f"{plan['device']}; ratio to the baseline.",
-        "factors": "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with "
-        "its 95 % interval over seeds.",
-        "trimap": "mIoU in percent of the pixels within the given distance of a true boundary, mean ± standard "
-        f"deviation over the seeds {seeds}; in brackets the difference to the baseline, paired by seed.",
-        "speed": "Milliseconds to predict one test image, medians on one thread, all variants on the same images in "
-        "turn.",
-        "errors": f"Where and how the predictions on {plan['data']} err, mean ± standard deviation over the seeds "
-        f"{seeds}; in brackets the difference to the baseline, paired by seed.",
-        "confusions": "The most frequent confusions: of all wrong pixels of a variant the share in percent that are "
-        f"of the first class and were taken for the second, mean over the seeds {seeds}.",
-        "fairness": "What the variants were given: optimiser steps, images seen, size and compute beside the "
-        "baseline's.",
-        "classes": f"IoU by class in percent, mean over the seeds {seeds}.",
-    }
-    captions["scores"] += "".join(f" {line}" for line in (*section.warnings, plan["scale_note"]) if line)
-    return captions
+def _caption(table: Table, section: Section) -> str:
+    """That of the first table says too what a reader must know before the first number."""
+    if table is not section.tables[0]:
+        return table.caption
+    return " ".join([table.caption, *filter(None, (*section.warnings, section.experiment.plan["scale_note"]))])
 
 
 def _latex_table(table: Table, caption: str, label: str) -> str:

@@ -31,22 +31,6 @@ MOST_SIDE = 640  # pixels of a picture in the image browser
 MOST_PIXELS = 48_000_000
 JPEG_QUALITY = 90
 DIGITS = 6  # significant ones of a number in a plot
-FIRST = ("scores", "evidence", "factorial", "factors", "needed")  # tables by key, before the plots
-SHORT = {  # titles in the table of contents
-    "scores": "Scores",
-    "evidence": "Differences",
-    "factorial": "Effects of factors",
-    "factors": "One factor at a time",
-    "needed": "Seeds and images needed",
-    "fairness": "Budgets",
-    "errors": "Errors and calibration",
-    "confusions": "Confusions",
-    "cost": "Cost",
-    "trimap": "Near boundaries",
-    "speed": "Speed",
-    "classes": "Classes",
-    "seeds": "Every seed",
-}
 # Of plotly, by those of matplotlib.
 MARKERS = {"s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x"}
 DRAWN = ("curves", "confusion")  # figures that a plot shows in another way
@@ -89,7 +73,6 @@ def render(sections: Sequence[Section], summary: Table | None = None) -> str:
         views=[_view(*both, side, bool(plotly)) for both in zip(sections, pictures, strict=True)],
         summary=summary,
         plotly=bool(plotly),
-        short=SHORT,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in scripts)),
@@ -119,7 +102,6 @@ def _view(section: Section, pictures: Sequence[Picture], side: int, plotly: bool
     return {
         "plan": plan,
         "tables": [table for table in section.tables if table.rows],
-        "first": FIRST,
         "notes": [note for note in section.notes if note not in (plan["scale_note"], plan["data_note"])],
         "warnings": section.warnings,
         "figures": {name: one for name, one in encoded.items() if name not in behind},

@@ -21,8 +21,6 @@ from experiments.shell.command import console
 from experiments.shell.files import slug, write_atomic, write_json
 from experiments.shell.places import below
 
-PRINTED = ("scores", "factorial", "needed", "cost")  # by table.key, on the terminal
-
 
 @dataclass(frozen=True)
 class Report:
@@ -129,7 +127,7 @@ def _print(report: Report, page: Path) -> None:
     for section in report.sections:
         if not report.summary:
             for table in section.tables:
-                if table.key in PRINTED and table.rows:
+                if table.on_terminal and table.rows:
                     _print_table(shown, table)
         name = f"{section.experiment.plan['experiment']}: " if report.summary else ""
         for line in section.warnings:

@@ -233,8 +233,8 @@ def neutral_values(cls: type) -> dict[str, Any]:
     return found
 
 
-def _parameters(cls: type) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(cls).parameters)
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls).parameters  # composed of what the class and its parts declare
 
 
 def _json(value: Any) -> str:

@@ -12,42 +12,16 @@ from datamodules.brain import BrainDataModule
 from datamodules.camvid import CamVidDataModule
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
+from lightning_modules import catalogue
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.errors import NonFiniteError
 from lightning_modules.components.finite import not_finite
-from lightning_modules.crf_as_rnn import CRFasRNNModule
-from lightning_modules.deconvnet import DeconvNetModule
-from lightning_modules.deeplabv1 import DeepLabV1Module
-from lightning_modules.deeplabv2 import DeepLabV2Module
-from lightning_modules.deeplabv3 import DeepLabV3Module
-from lightning_modules.deeplabv3plus import DeepLabV3PlusModule
-from lightning_modules.fcn import FCNModule
-from lightning_modules.hypercolumn import HypercolumnModule
-from lightning_modules.inverted_net import InvertedNetModule
-from lightning_modules.pointrend import PointRendModule
-from lightning_modules.pspnet import PSPNetModule
-from lightning_modules.segnet import SegNetModule
-from lightning_modules.smp import SmpModule
-from lightning_modules.unet import UNetModule
 
 Class = TypeVar("Class", bound=type)
 
 ARCHITECTURES: dict[str, type[SegmentationModule]] = {
-    "fcn": FCNModule,
-    "hypercolumn": HypercolumnModule,
-    "unet": UNetModule,
-    "segnet": SegNetModule,
-    "deconvnet": DeconvNetModule,
-    "deeplabv1": DeepLabV1Module,
-    "deeplabv2": DeepLabV2Module,
-    "deeplabv3": DeepLabV3Module,
-    "deeplabv3plus": DeepLabV3PlusModule,
-    "pspnet": PSPNetModule,
-    "pointrend": PointRendModule,
-    "crf_as_rnn": CRFasRNNModule,
-    "inverted_net": InvertedNetModule,
-    "smp": SmpModule,
+    name: architecture.module for name, architecture in catalogue.ARCHITECTURES.items()
 }
 DATAMODULES: dict[str, type[SegmentationDataModule]] = {
     "brain": BrainDataModule,

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.components.checks import one_of
 
+Drawn = TypeVar("Drawn", bound=nn.Module)
 NormName = Literal["none", "batch", "group"]
 NORMS: dict[NormName, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),
@@ -103,6 +104,20 @@ def set_batch_norms(module: nn.Module, *, eps: float | None = None, momentum: fl
             norm.momentum = norm.momentum if momentum is None else momentum
 
 
+def set_batch_norm_decay(network: nn.Module, decay: float) -> None:
+    """DeepLab v3, Sec. 4.1: at each step the running statistics keep the share `decay` of what they are."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"batch_norm_decay must be at least 0 and less than 1, got {decay}")
+    set_batch_norms(network, momentum=1 - decay)
+
+
+def freeze_batch_norms(network: nn.Module) -> None:
+    """DeepLab v3, Sec. 4.1: statistics, scale and shift stay as they are. `network.train()` thaws the statistics."""
+    for norm in network.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.eval().requires_grad_(False)
+
+
 def he_(module: nn.Module) -> None:
     """Draws every convolution of `module` with standard deviation sqrt(2 / N), where N inputs reach one output.
 
@@ -116,6 +131,19 @@ def he_(module: nn.Module) -> None:
             nn.init.normal_(layer.weight, std=math.sqrt(2 / reach))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def small_(module: Drawn) -> Drawn:
+    """Draws every classifier of `module` with standard deviation 0.01 and biases of 0, as the authors of DeepLab v1 do.
+
+    Returns the module.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module
 
 
 def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:

@@ -7,17 +7,21 @@ holds the hashes of both, so that a kill at any moment leaves a checkpoint that 
 import hashlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lightning_modules.components.errors import MoreThanDataError
 
 CODE = "it holds more than data; it is not loaded"
 # What torch says of names to import and of calls; operands from 140 on are of pickle protocols that it does not write.
-MEANS_CODE = r"unsupported global|create new object|unrecognized function|Can only build|``weights_only|operand 14\d|operand 15[01]"
+MEANS_CODE = (
+    r"unsupported global|create new object|unrecognized function|Can only build|``weights_only|"
+    r"operand 14\d|operand 15[01]"
+)
 KEYS = {"segmentation": dict, "state_dict": dict, "hyper_parameters": dict}  # what a checkpoint of this project holds
 
 
@@ -46,8 +50,8 @@ def read_checkpoint(
     expected = stored_digests(path)
     if expected is not None and not expected:
         raise ValueError(
-            f"{shown} cannot be checked: {digest_file(path).name} beside it holds no SHA-256. Put it back, or remove it to "
-            "read the checkpoint unchecked"
+            f"{shown} cannot be checked: {digest_file(path).name} beside it holds no SHA-256. Put it back, or remove "
+            "it to read the checkpoint unchecked"
         )
     if expected is not None and digest(path) not in expected:
         raise ValueError(f"{shown} is damaged: its SHA-256 is not that in {digest_file(path).name} beside it")
@@ -65,6 +69,47 @@ def read_checkpoint(
     if "segmentation" in keys and not isinstance(content["segmentation"].get("architecture"), str):
         raise ValueError(f"{shown} is not a checkpoint of experiments.train: it names no architecture")
     return content
+
+
+def start_from(module: nn.Module, checkpoint: str) -> None:
+    """Takes over the weights and the normalisation of `checkpoint`, one of the same network at any output stride.
+
+    A mean or std that the user gave stays, as do the weights of the classes, which are of the loss.
+    """
+    state = read_checkpoint(checkpoint, f"init_from={checkpoint!r}", keys=("state_dict",))["state_dict"]
+    load_start(
+        module,
+        state,
+        checkpoint,
+        kept=given(module),
+        otherwise=f"is no checkpoint of a {type(module).__name__} with the same arguments but for output_stride and "
+        "freeze_batch_norm",
+    )
+
+
+def given(module: nn.Module) -> tuple[str, ...]:
+    """What stays of a module that starts from a checkpoint: what the user gave, and what belongs to the loss."""
+    hparams: Any = module.hparams
+    return ("weight_of_class", *(name for name in ("mean", "std") if hparams[name] is not None))
+
+
+def load_start(
+    target: nn.Module, state: Mapping[str, Tensor], checkpoint: str, *, kept: Collection[str] = (), otherwise: str
+) -> None:
+    """Gives `target` the weights `state` of the checkpoint that `init_from` names; what begins with `kept` stays.
+
+    Raises ValueError, which says `otherwise` and names weights, unless the others are all there in their shapes.
+    """
+    own = target.state_dict()
+    stays = {name: weight for name, weight in own.items() if name.startswith(tuple(kept))}
+    state = {name: weight for name, weight in state.items() if not name.startswith(tuple(kept))}
+    odd = [name for name, weight in state.items() if name in own and own[name].shape != weight.shape]
+    if not odd:
+        missing, unexpected = target.load_state_dict({**stays, **state}, strict=False)
+        odd = [*missing, *unexpected]
+    if odd:
+        odd.sort(key=lambda name: "." not in name)  # layers first, which tell more than mean and std
+        raise ValueError(f"init_from={checkpoint!r} {otherwise}: {', '.join(odd[:3])}")
 
 
 def digest(path: Path) -> str:

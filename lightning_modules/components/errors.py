@@ -2,8 +2,7 @@
 
 
 class NonFiniteError(ValueError):
-    """A loss, a logit at a labelled pixel or a weight is NaN or infinite; the message names the image or the
-    parameter."""
+    """A loss, a logit at a labelled pixel or a weight is NaN or infinite; the message names image or parameter."""
 
 
 class MoreThanDataError(ValueError):

@@ -1,16 +1,17 @@
 """Losses of logits (N, C, H, W) against masks (N, H, W) of classes and `ignore_index`, as a scalar.
 
-Each of them promises: a pixel that is `ignore_index` changes neither value nor gradient; a batch without a labelled
-pixel costs exactly zero, with zero gradient; float32 is used whatever the precision of the network, because a float16
-sum over the pixels of one image overflows.
+Each of them promises:
+- a pixel that is `ignore_index` changes neither value nor gradient;
+- a batch without a labelled pixel costs exactly zero, with zero gradient;
+- float32 is used whatever the precision of the network, because a float16 sum over the pixels of one image overflows.
 
 `class_weights` (C,) weigh each pixel by its true class in the losses of pixels ("ce", "ce_sum", "ce_per_pixel",
 "focal", "ce_border"), and each class in the losses of regions ("dice", "jaccard", "lovasz"). A class of weight 0 has no
 term of its own; its pixels still are wrong answers of the other classes in the losses of regions, which see each class
 against all others.
 
-The losses of regions take the pixels of a batch together and average over the classes that its masks hold: they are not
-sums over pixels, so that accumulated batches or several devices train on the mean of their parts' losses.
+The losses of regions take the pixels of a batch together and average over the classes that its masks hold. They are not
+sums over pixels: accumulated batches or several devices train on the mean of their parts' losses.
 """
 
 import math
@@ -124,7 +125,7 @@ def border_weights(masks: Tensor, ignore_index: int) -> Tensor:
 
     d1 and d2 are a pixel's distances to the nearest and the second nearest object. The paper's objects are cells on a
     background. Here they are, for each pixel, the 4-connected regions of all classes other than its own, so that no
-    label has to be the background: membrane between two cells is a gap, be it labelled 0 or 1. A narrow part of a cell
+    label has to be the background. Membrane between two cells is a gap, be it labelled 0 or 1. A narrow part of a cell
     between two regions of background is one too, in which the paper sees none. Inside a cell with one neighbour the
     weight is 0, where the equation taken at its word, with d1 = 0, has up to 9.2, two pixels away from that neighbour.
 

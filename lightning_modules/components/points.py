@@ -13,8 +13,7 @@ from lightning_modules.components.blocks import wide
 
 
 class Grid(NamedTuple):
-    """A map (N, C, h, w): cell (i, j) lies on the square of `stride` pixels whose corner is (i, j) * stride -
-    margin."""
+    """A map (N, C, h, w): cell (i, j) lies on `stride` x `stride` pixels from (i, j) * stride - margin."""
 
     maps: Tensor
     stride: float

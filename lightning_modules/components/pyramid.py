@@ -61,10 +61,10 @@ class ASPP(nn.Module):
     """(N, in_channels, H, W) -> (N, out_channels, H, W): DeepLab v3, Fig. 5.
 
     A 1x1 convolution, a 3x3 convolution for each of `rates` and, with `image_pooling`, the mean of the whole map, side
-    by side, each with batch normalisation and ReLU; then a 1x1 convolution over all of them. `separable` splits the
-    3x3 convolutions into a depthwise and a pointwise one (ASSPP). A rate as large as the map leaves only the centre
-    weight of a 3x3 kernel on the map (Fig. 4): the image pooling takes its place. Dropout 0.1 is from the authors'
-    code (`deeplab/model.py`, keep_prob 0.9); the paper does not mention it.
+    by side, each with batch normalisation and ReLU. Then comes a 1x1 convolution over all of them. `separable` splits
+    the 3x3 convolutions into a depthwise and a pointwise one (ASSPP). A rate as large as the map leaves only the centre
+    weight of a 3x3 kernel on the map (Fig. 4): the image pooling takes its place. Dropout 0.1 is from the authors' code
+    (`deeplab/model.py`, keep_prob 0.9); the paper does not mention it.
     """
 
     def __init__(

@@ -8,14 +8,14 @@ with separate weights per output phase (transposed-2, transposed-4) can still le
 Odena et al., Deconvolution and Checkerboard Artifacts, Distill 2016, https://doi.org/10.23915/distill.00003
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.components.unpooling import unpool
+from lightning_modules.components.checks import one_of
 
 
 def transposed_2(in_channels: int, out_channels: int) -> nn.Module:
@@ -84,10 +84,28 @@ def icnr_(conv: nn.Conv2d) -> None:
     """Gives the four phases of each channel of a sub-pixel convolution the first one's weights, in place.
 
     The layer then equals a convolution followed by a nearest-neighbour resize. A network that draws its convolutions
-    anew (He initialisation, say) calls this afterwards, or loses it. Aitken et al. 2017, https://arxiv.org/abs/1707.02937
+    anew (He initialisation, say) calls this afterwards, or loses it. Aitken et al. 2017,
+    https://arxiv.org/abs/1707.02937
     """
     for parameter in conv.parameters():
         parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))
+
+
+def pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Max-pooling that remembers where its maxima were (SegNet, Fig. 3; DeconvNet, Fig. 3).
+
+    (N, C, H, W) -> maxima of 2x2 windows and their flat positions, both (N, C, ceil(H / 2), ceil(W / 2)).
+    """
+    maxima, indices = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
+    return maxima, indices
+
+
+def unpool(x: Tensor, indices: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, h, w) -> (N, C, *size), what was pooled: each value goes where the maximum was, zeros elsewhere."""
+    height, width = size
+    # not F.max_unpool2d, which raises on CUDA under deterministic algorithms; 2x2 windows never share a pixel
+    flat = x.new_zeros(*x.shape[:2], height * width).scatter_(2, indices.flatten(2), x.flatten(2))
+    return flat.view(*x.shape[:2], height, width)
 
 
 class Unpool(nn.Module):
@@ -123,10 +141,7 @@ UPSAMPLING: dict[UpsamplingName, Callable[[int, int], nn.Module]] = {
 
 def upsampling(kind: UpsamplingName, in_channels: int, out_channels: int) -> nn.Module:
     """Builds the layer called `kind`, one of `UPSAMPLING`; a ValueError names them all, and the nearest."""
-    if kind not in UPSAMPLING:
-        near = difflib.get_close_matches(kind, UPSAMPLING, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLING)}, got {kind!r}{hint}")
+    one_of("upsampling", kind, UPSAMPLING)
     return UPSAMPLING[kind](in_channels, out_channels)
 
 

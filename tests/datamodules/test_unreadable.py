@@ -1,4 +1,4 @@
-"""What the system does not let be read: it is named like any other problem of a folder."""
+"""What cannot be opened or listed is named, with why, as the system has it fail."""
 
 import errno
 import io
@@ -31,6 +31,8 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, place: Path, number: int) -> Non
 
 
 UNREADABLE = ["images/train_1.jpg", "masks/train_1.png", "splits/val.txt", "images", "masks"]
+
+
 KINDS = ["EACCES", "EPERM", "EIO", "ESTALE", "ELOOP", "EISDIR", "ENAMETOOLONG", "EMFILE", "ETIMEDOUT"]
 
 

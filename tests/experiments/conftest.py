@@ -1,11 +1,14 @@
-"""Who is logged in to W&B, and to which server."""
+"""Who is logged in to W&B, and to which server; an experiment to draw."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import wandb
+from drawn import write_experiment
 from wandb_server import WandbServer
+
+from experiments.evidence.experiment import Experiment
 
 
 @pytest.fixture
@@ -30,3 +33,9 @@ def nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     wandb.teardown()
     yield
     wandb.teardown()
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """Everything is stored; tests only read it."""
+    return write_experiment(tmp_path_factory.mktemp("figures") / "x")

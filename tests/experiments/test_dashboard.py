@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import WandbServer
-from test_report import write_experiment
+from handmade import write_experiment
 
 from experiments.dashboard import Content, content, main, report, specification, workspace
 from experiments.reports.formats import rows_to_markdown

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from test_figures import write_experiment
+from drawn import write_experiment
 
 from experiments.evidence.experiment import load_experiment
 from experiments.reports.figures import colormap, write_figures

@@ -3,8 +3,6 @@
 import errno
 import os
 import re
-import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,27 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from interrupt import BASE, QUIET, At
-from PIL import Image
+from interrupt import At
 
-import experiments.grids.cells
-import experiments.runs.checkpoints
 import experiments.train
-from experiments.grids.ablation import Ablation, variants
-from experiments.grids.cell import end_with_parent
-from experiments.grids.command import add_arguments
-from experiments.grids.command import run_ablation as run_grid
 from experiments.runs.training import train
-from experiments.shell import ending, files
-from experiments.shell.ending import Interrupted, NoSpaceError, of_writing, status
-from experiments.shell.files import locked, write_atomic
-from experiments.shell.flags import Parser
-from experiments.tracking.loggers import Logging
+from experiments.shell import ending
+from experiments.shell.ending import Interrupted, of_writing, status
 from experiments.train import main
 from lightning_modules.components.errors import NonFiniteError
-from tests.faults.harness import TINY
+from tests.faults.harness import TINY, write_pictures
 
 ROOT = Path(__file__).parents[2]
+SMALL = [*TINY[:6], "--data.num_workers", "2", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
 
 
 def ended(*flags: str) -> int:
@@ -160,114 +149,6 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.1)
 
 
-def test_a_disk_that_is_too_full_is_said_before_the_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=5_000))
-    out = tmp_path / "run"
-    assert ended("--out", str(out)) == 74
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert re.search(
-        rf"no space left to write {out}/checkpoints/last.ckpt, which takes [\d,]+ bytes where 5,000 are", line
-    )
-    assert not list(out.rglob("*.tmp"))
-    assert not (out / "metrics.csv").exists()
-
-
-def test_a_disk_that_fills_up_leaves_the_files_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A real limit on the size of files, so that torch's own writer meets it."""
-    out = tmp_path / "run"
-    act = At(
-        40, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    )
-    monkeypatch.setattr(experiments.train, "train", lambda *args, **where: train(*args, callbacks=[act], **where))
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        assert ended("--out", str(out)) == 74
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    printed = capsys.readouterr().err
-    (line,) = [line for line in printed.splitlines() if line.startswith("error:")]
-    assert re.search(rf"no space left to write {out}/checkpoints/last.ckpt, which takes [\d,]+ bytes", line)
-    assert "Traceback" not in printed
-    assert not list(out.rglob("*.tmp"))
-    from lightning_modules.components.checkpoints import read_checkpoint
-
-    assert read_checkpoint(out / "checkpoints" / "last.ckpt")["global_step"] > 0
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's rights, which only root can")
-def test_a_folder_that_cannot_be_written_to_is_said_before_training(tmp_path: Path) -> None:
-    folder = tmp_path / "theirs"
-    folder.mkdir(mode=0o755)
-    script = (
-        "import os; from experiments.shell.files import locked; from experiments.shell.ending import ending; from pathlib import Path\n"
-        f"os.setuid(65534)\nwith ending():\n  with locked(Path({str(folder / 'run')!r})): pass"
-    )
-    for parent in folder.parents:
-        if str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 73, done.stderr
-    assert done.stderr.startswith(f"error: cannot write {folder / 'run'} (Permission denied)")
-
-
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(ending.CannotWriteError, match=r"cannot write .*file.*choose another folder"):
-        write_atomic(tmp_path / "file" / "x.json", "{}")
-    assert (tmp_path / "file").read_text() == "mine"
-    assert isinstance(of_writing(OSError(errno.ENOSPC, "full"), "x", 5), NoSpaceError)
-
-
-def test_a_folder_in_use_is_75_and_names_process_and_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine").touch()
-    with locked(tmp_path):
-        assert ended("--out", str(tmp_path)) == 75
-    assert re.search(rf"in use by process {os.getpid()} on \S+: wait for it", capsys.readouterr().err)
-    assert (tmp_path / ".lock").read_text() == ""  # the host is nobody's business afterwards
-
-
-def test_a_lock_that_is_all_there_is_goes_with_the_folders_made_for_it(tmp_path: Path) -> None:
-    with locked(tmp_path / "new" / "run"):
-        pass
-    assert not any(tmp_path.iterdir())
-    (tmp_path / "mine").mkdir()
-    with locked(tmp_path / "mine"):
-        pass
-    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
-    with locked(tmp_path / "new" / "run"):
-        (tmp_path / "new" / "run" / "x").touch()
-    assert (tmp_path / "new" / "run" / ".lock").read_text() == ""
-
-
-def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes would work in the folder: one with the lock that is gone, one with the next."""
-    take, calls = files._take, []
-
-    def removed_first(file: Any) -> None:
-        take(file)
-        calls.append(1)
-        if len(calls) == 1:
-            (tmp_path / "run" / ".lock").unlink()
-
-    monkeypatch.setattr(files, "_take", removed_first)
-    with locked(tmp_path / "run"):
-        assert len(calls) == 2
-        monkeypatch.undo()
-        with pytest.raises(ending.InUseError), locked(tmp_path / "run"):
-            pass
-
-
-def test_rows_that_are_deleted_during_training_are_not_lost_in_silence(tmp_path: Path) -> None:
-    act = At(20, lambda: (tmp_path / "run" / "metrics.csv").unlink())
-    with pytest.raises(ValueError, match=r"metrics\.csv is gone: delete its folder"):
-        train(BASE, tmp_path / "run", callbacks=[act], **QUIET)
-
-
 class Store(dict[str, str]):
     """What torch's store does for `_of_several`; `gone` is one whose process has ended."""
 
@@ -355,25 +236,11 @@ def test_non_finite_numbers_are_65(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "lower the learning rate" in line
 
 
-def folder_of_pictures(root: Path) -> list[str]:
-    for part in ("images", "masks", "splits"):
-        (root / part).mkdir(parents=True)
-    (root / "classes.txt").write_text("a\nb\n")
-    for split in ("train", "val", "test"):
-        names = [f"{split}{i}" for i in range(4)]
-        (root / "splits" / f"{split}.txt").write_text("\n".join(names))
-        for i, name in enumerate(names):
-            Image.effect_noise((32, 32), 10 + 5 * i).convert("RGB").save(root / "images" / f"{name}.png")
-            Image.new("L", (32, 32), i % 2).save(root / "masks" / f"{name}.png")
-    flags = f"--model unet --model.width 2 --model.depth 2 --data folder --data.root {root} --data.crop 16 --data.batch_size 2"
-    return [*flags.split(), "--data.num_workers", "2", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
-
-
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_file_that_breaks_during_training_is_named_in_a_line(
     workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = folder_of_pictures(tmp_path / "data")
+    flags = [*SMALL, *write_pictures(tmp_path / "data")]
     act = At(1, lambda: (tmp_path / "data" / "images" / "val1.png").write_bytes(b"<html>"))
     monkeypatch.setattr(experiments.train, "train", lambda *args, **where: train(*args, callbacks=[act], **where))
     with pytest.raises(SystemExit) as stop:
@@ -387,7 +254,7 @@ def test_a_file_that_breaks_during_training_is_named_in_a_line(
 def test_a_killed_worker_is_one_line_with_the_flags_that_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = folder_of_pictures(tmp_path / "data")
+    flags = [*SMALL, *write_pictures(tmp_path / "data")]
     parent = os.getpid()
 
     def killed(path: Path) -> Any:
@@ -408,114 +275,6 @@ def test_a_killed_worker_is_one_line_with_the_flags_that_help(
         r"a process that loads data \(\d+\) .*(killed|exited).*memory ran out.*--data.num_workers \(now 2\)", line
     )
     assert "Traceback" not in printed
-
-
-def grid() -> Ablation:
-    runs = variants(BASE.but(norm="none"), {"good": {"lr": 0.001}, "bad": {"lr": 1e30}})
-    return Ablation(name="ends", question="?", runs=runs, factors={"lr": (0.001, 1e30)}, baseline="good")
-
-
-@pytest.mark.parametrize(("failing", "code"), [({"bad": "x"}, 3), ({"bad": "x", "good": "y"}, 65)])
-def test_a_grid_that_ends_in_part_is_3_and_one_without_a_result_ends_as_its_cells(
-    failing: dict[str, str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from experiments.grids import ablation
-
-    class Process:
-        returncode = 65
-
-    def run_cells(cells: Any, *args: Any, **kwargs: Any) -> Any:
-        failed = [cell for cell in cells if cell.variant in failing]
-        for cell in cells:
-            cell.process = Process()
-            if cell not in failed:
-                train(cell.run, cell.folder, **QUIET)
-        return failed
-
-    monkeypatch.setattr(ablation, "run_cells", run_cells)
-    parser = Parser(description=None)
-    add_arguments(parser)
-    assert run_grid(grid(), parser.parse_args(["--out", str(tmp_path), "--seeds", "0"])) == code
-
-
-def test_a_grid_passes_a_signal_on_and_ends_with_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.grids import ablation
-
-    def run_cells(*args: Any, **kwargs: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10)
-
-    monkeypatch.setattr(ablation, "run_cells", run_cells)
-    parser = Parser(description=None)
-    add_arguments(parser)
-    assert run_grid(grid(), parser.parse_args(["--out", str(tmp_path), "--seeds", "0"])) == 143
-
-
-def test_a_cell_that_still_imports_ends_with_its_grid(tmp_path: Path) -> None:
-    """The grid is gone as soon as the cell's interpreter runs, long before torch is there."""
-    script = (
-        "import os, subprocess, sys, time\n"
-        "cell = subprocess.Popen([sys.executable, '-X', 'importtime', '-m', 'experiments.grids.cell', sys.argv[1], '--parent', "
-        "str(os.getpid())], stderr=open(sys.argv[2], 'w'), start_new_session=True)\n"
-        "print(cell.pid, flush=True)\n"
-        "while 'argparse' not in open(sys.argv[2]).read(): time.sleep(0.01)\n"
-        "time.sleep(0.3)\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    log = tmp_path / "log"
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "cell"), str(log)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    pid = int(done.stdout)
-    wait_for(lambda: not running(pid), 5)
-    assert "experiments.runs.training" not in log.read_text()  # it had not come so far
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
-
-
-def test_the_processes_of_a_cell_on_several_devices_have_another_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctypes.CDLL", lambda name: type("C", (), {"prctl": staticmethod(lambda *_: 0)}))
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(SystemExit):
-        end_with_parent(os.getpid())
-    end_with_parent(os.getppid())
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    end_with_parent(os.getpid())
-
-
-def test_a_killed_cell_says_by_what(tmp_path: Path) -> None:
-    from rich.console import Console
-
-    cell = experiments.grids.cells.PlannedCell("v", BASE, tmp_path / "v" / "seed0", 3)
-    cell.folder.mkdir(parents=True)
-
-    def start(cell: Any, *args: Any) -> None:
-        (cell.folder / "log.txt").write_text("importing\n")
-        cell.process = subprocess.Popen(["sh", "-c", "kill -9 $$"])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.grids.cells, "_start", start)
-        (failed,) = experiments.grids.cells.run_cells(
-            [cell],
-            Console(),
-            jobs=1,
-            threads=1,
-            devices="auto",
-            logging=Logging(),
-            save_every=10.0,
-            command="",
-            seconds=lambda c: 1.0,
-        )
-    assert failed.error == "killed by SIGKILL, most likely because the memory ran out; its last line: importing"
 
 
 def test_interruptions_are_no_errors() -> None:

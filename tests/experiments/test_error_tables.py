@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import CLASSES, save_npz, write_experiment
+from handmade import CLASSES, save_npz, write_experiment
 
 from experiments.evidence.confusions import confusion_shares
 from experiments.evidence.experiment import load_experiment

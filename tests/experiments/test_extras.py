@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from bare import extras, modules_of_extras, run
+from handmade import write_experiment
 from PIL import Image
-from test_report import write_experiment
 
 # Imports every module; one that exits is named. None of them prints.
 IMPORT_ALL = """

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import plant, save_npz, write_experiment
+from handmade import plant, save_npz, write_experiment
 
 from experiments.evidence.experiment import load_experiment
 from experiments.evidence.join import join

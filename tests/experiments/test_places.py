@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from handmade import write_experiment
 from test_record import section
-from test_report import write_experiment
 
 from experiments.evidence.experiment import load_experiment
 from experiments.reports import figures

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import plant, save_npz, write_experiment
+from handmade import plant, save_npz, write_experiment
 
 from experiments.evidence.experiment import load_experiment
 from experiments.reports.page import Section

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import write_cell, write_experiment, write_tables
+from handmade import write_cell, write_experiment, write_tables
 
 from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.reports.reproduce import calls, read_command, report_environment, reproduce_script, show_command

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_report import write_experiment
+from handmade import write_experiment
 
 import experiments
 

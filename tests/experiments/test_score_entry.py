@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import write_tables
+from handmade import write_tables
 
 from datamodules.shapes import ShapesDataModule
 from experiments.evidence.cell import read_cell
-from experiments.evidence.experiment import load
+from experiments.evidence.experiment import load_experiment
 from experiments.reports.tables import make_tables
 from experiments.runs.run import Run
 from experiments.runs.training import train
@@ -47,7 +47,7 @@ def test_a_score_that_is_one_entry_is_stored_read_and_printed(tmp_path: Path, mo
         shares = stored["dominance"]
     assert shares.shape == (len(data.dataset("test")), 3) and shares.sum(1) == pytest.approx(1)
     assert result["test"]["dominance"] == pytest.approx(shares.max(1).mean())
-    experiment = load(tmp_path)
+    experiment = load_experiment(tmp_path)
     cell = experiment.cells["unet"][0]
     assert np.array_equal(cell.arrays["dominance"], shares.sum(axis=0))
     expected = shares.sum(0).max() / shares.sum()

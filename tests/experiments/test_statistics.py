@@ -1,7 +1,6 @@
 """Estimates worked out by hand. Student's t at 97.5 % is 12.7062 with 1 degree of freedom and 4.3027 with 2."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
-from experiments.evidence.cell import Cell, sum_up
-from experiments.evidence.experiment import OneFactorStep, flatten, one_factor_steps
-from experiments.evidence.factorial import factorial_effects, refuse_crossing
+from experiments.evidence.cell import sum_up
+from experiments.evidence.experiment import flatten
+from experiments.evidence.factorial import factorial_effects
 from experiments.evidence.intervals import (
     KINDS,
     TESTS,
@@ -25,7 +24,6 @@ from experiments.evidence.intervals import (
     paired_difference,
     signed_rank_test,
 )
-from experiments.evidence.power import Needed, needed_for_width, needed_to_detect
 from experiments.evidence.resampling import addends, bootstrap_roots, evaluate, influence, swap_p
 from lightning_modules.components.scores.reductions import scores
 
@@ -290,7 +288,7 @@ def test_a_rank_test_refuses_too_few_seeds() -> None:
     assert math.isnan(five.p) and five.reason == "not enough seeds: 5 give p = 0.062 at best, 6 are needed"
     assert signed_rank_test([1, 2, 3, 4, 5, 6]).p == 2 / 64
     seven = signed_rank_test([1, 2, 3, 4, 5, 6], comparisons=7)  # 7 * 2 / 64 = 0.22; 7 * 2 / 512 = 0.027
-    assert seven.reason == "not enough seeds: 6 give p = 0.22 at best over 7 one_factor_steps, 9 are needed"
+    assert seven.reason == "not enough seeds: 6 give p = 0.22 at best over 7 comparisons, 9 are needed"
     assert signed_rank_test(list(range(1, 10)), comparisons=7).p == 2 / 512
 
 
@@ -330,101 +328,6 @@ def test_effect_size_by_hand() -> None:
     assert effect_size([1.0, 2.0]).reason == "needs 3 seeds, got 2"
 
 
-def test_main_effects_and_interaction_by_hand() -> None:
-    by_level = {
-        ("x", "p"): 0.50,
-        ("x", "q"): 0.52,
-        ("y", "p"): 0.56,
-        ("y", "q"): 0.60,
-        ("z", "p"): 0.5,
-        ("z", "q"): 0.5,
-    }
-    levels = {"".join(key): dict(zip(("a", "b"), key, strict=True)) for key in by_level}
-    wiggle = np.linspace(-0.1, 0.1, 8)  # of images; the same for all, so that it cancels
-    cells = {"".join(key): {s: value + 0.01 * s + wiggle for s in range(3)} for key, value in by_level.items()}
-    effects = factorial_effects(cells, levels, {"a": "x", "b": "p"}, "mean", resamples=99)
-    found = {effect.title: effect.contrast.mean for effect in effects}
-    assert found == pytest.approx(
-        {
-            "a y - x": (0.56 + 0.60 - 0.50 - 0.52) / 2,
-            "a z - x": (0.5 + 0.5 - 0.50 - 0.52) / 2,
-            "b q - p": (0.02 + 0.04 + 0.0) / 3,
-            "a y - x x b q - p": (0.60 - 0.52) - (0.56 - 0.50),
-            "a z - x x b q - p": (0.5 - 0.52) - (0.5 - 0.50),
-        }
-    )
-    assert all(effect.contrast.std == pytest.approx(0, abs=1e-12) for effect in effects)  # paired by seed
-
-
-def test_two_factors_of_three_are_averaged_over_the_third() -> None:
-    levels = {a + b + c: {"a": a, "b": b, "c": c} for a in "xy" for b in "pq" for c in "st"}
-    values = {name: float(index**2) for index, name in enumerate(levels)}
-    cells = {name: {s: np.full(8, values[name] + s) for s in range(2)} for name in levels}
-    effects = factorial_effects(cells, levels, {"a": "x", "b": "p", "c": "s"}, "mean", resamples=99)
-    assert [effect.title for effect in effects][:3] == ["a y - x", "b q - p", "c t - s"] and len(effects) == 6
-    # Indices 0 to 7 squared. a: (16 + 25 + 36 + 49 - 0 - 1 - 4 - 9) / 4; a and b: (36 + 49 - 16 - 25 - 4 - 9 + 1) / 2
-    found = {tuple(effect.levels): effect.contrast.mean for effect in effects}
-    assert found["a",] == pytest.approx(28) and found["a", "b"] == pytest.approx(16)
-
-
-def test_designs_that_are_not_crossed_are_refused() -> None:
-    crossed = {a + b: {"a": a, "b": b} for a in "xyz" for b in "pq"}
-    assert refuse_crossing(crossed) == ""
-    lacking = {name: own for name, own in crossed.items() if name not in ("yq", "zp")}
-    assert refuse_crossing(lacking) == "not fully crossed: there is no variant with y + q, z + p"
-    huge = {name: {f"f{factor}": name for factor in range(40)} for name in "ab"}  # of 2^40 combinations
-    assert refuse_crossing(huge).endswith(f" and {2**40 - 2 - 3} more")
-    assert "same levels" in refuse_crossing(crossed | {"again": {"a": "x", "b": "p"}})
-    assert "same factors" in refuse_crossing({"one": {"a": "x"}, "two": {"b": "p"}})
-    with pytest.raises(ValueError, match=r"no variant with y \+ q, z \+ p"):
-        factorial_effects({name: {} for name in lacking}, lacking, {"a": "x", "b": "p"})
-
-
-def test_seeds_for_a_width_by_hand() -> None:
-    # Deviation 0.02. t is 2.1199 with 16 degrees of freedom and 2.1098 with 17: 0.01028 with 17 seeds, 0.00995 with 18.
-    contrast = WeightedScore(np.array([0.48, 0.5, 0.52]))
-    found = needed_for_width(contrast, 0.01)
-    assert (found.of, found.known, found.n) == ("seeds", 3, 18)
-    assert found.low is not None and found.high is not None and found.low < 18 < found.high
-    assert str(found).startswith("18 seeds (") and "by what 3 seeds tell" in str(found)
-    assert str(needed_for_width(contrast, 0.01, kind="images")) == "no scores of single images"
-    assert str(needed_for_width(WeightedScore(np.array([0.5])), 0.01)) == "needs 2 seeds, got 1"
-
-
-def test_seeds_to_detect_a_difference_as_in_tables_of_the_paired_t_test() -> None:
-    # Power 80 % at 5 %: 10 pairs for a difference of one deviation, 34 for half of one (Cohen 1988).
-    contrast = WeightedScore(np.array([-0.01, 0.0, 0.01]))
-    assert [needed_to_detect(contrast, difference).n for difference in (0.01, 0.005)] == [10, 34]
-    several = needed_to_detect(contrast, 0.005, comparisons=7).n
-    assert several is not None and several > 34
-
-
-def test_more_seeds_do_not_replace_images() -> None:
-    values = np.array([-0.01, 0.0, 0.01])
-    contrast = WeightedScore(values, 100, 0.01**2, 0.01**2, reason="")  # the images alone leave 1.98 * 0.01
-    assert "more than the 100 images as well" in str(needed_for_width(contrast, 0.019, kind="both"))
-    found = needed_for_width(contrast, 0.02, kind="both").n
-    assert found is not None and found > 20
-    assert needed_for_width(contrast, 0.01, kind="images").n == pytest.approx(390, abs=10)  # 100 * (1.97 / 1)^2
-    assert isinstance(needed_for_width(contrast, 0.03, kind="both", of="images"), Needed)
-    with pytest.raises(ValueError, match="does not depend on the number of images"):
-        needed_for_width(contrast, 0.01, of="images")
-
-
-def test_one_factor_is_compared_at_every_level_of_the_other() -> None:
-    plan = {
-        "baseline": "a+x",
-        "factors": {"up": ["a", "b"], "skip": ["x", "y"]},
-        "variants": {f"{up}+{skip}": {"levels": {"up": up, "skip": skip}} for up in "ab" for skip in "xy"},
-    }
-    assert one_factor_steps(plan) == [
-        OneFactorStep("up", "a+x", "b+x", {"skip": "x"}),
-        OneFactorStep("up", "a+y", "b+y", {"skip": "y"}),
-        OneFactorStep("skip", "a+x", "a+y", {"up": "a"}),
-        OneFactorStep("skip", "b+x", "b+y", {"up": "b"}),
-    ]
-
-
 def test_settings_are_compared_by_dotted_names() -> None:
     assert flatten({"data": {"zoom": [0.5, 2.0]}, "seed": 1, "module": "UNet"}) == {
         "data.zoom": "[0.5, 2.0]",
@@ -432,33 +335,3 @@ def test_settings_are_compared_by_dotted_names() -> None:
         "module": "UNet",
     }
     assert flatten({"data.zoom": (0.5, 2.0)}) == {"data.zoom": "[0.5, 2.0]"}
-
-
-def cell(confusion: list[list[list[int]]], boundary_f1: list[list[float]], checkerboard: list[float]) -> Cell:
-    names = ["background", "grey", "never seen"]
-    images = [str(index) for index in range(len(confusion))]
-    summed = sum_up([(0, np.array(confusion))], len(images), len(names))
-    arrays = {"boundary_f1": np.array(boundary_f1), "checkerboard": np.array(checkerboard)}
-    return Cell("variant", 0, Path(), {}, {}, {}, names, images, *summed, arrays)
-
-
-def test_scores_come_from_the_sum_over_images() -> None:
-    # Summed: 6 and 8 right, 2 background seen as grey. IoU 6 / 8 and 8 / 10; the mean of the images' would be another.
-    first, second = [[6, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 2, 0], [0, 8, 0], [0, 0, 0]]
-    found = cell([first, second], [[1.0, math.nan, math.nan], [0.5, 0.7, math.nan]], [0.02, 0.04]).scores
-    assert (found["iou/background"], found["iou/grey"]) == pytest.approx((0.75, 0.8))
-    assert math.isnan(found["iou/never seen"])
-    assert (found["miou"], found["pixel_acc"]) == pytest.approx((0.775, 14 / 16))
-    assert (found["boundary_f1"], found["checkerboard"]) == pytest.approx(((1.0 + 0.6) / 2, 0.03))
-
-
-def test_an_image_without_a_label_counts_nowhere() -> None:
-    right, empty, nan = [[5, 0, 0], [0, 5, 0], [0, 0, 0]], [[0] * 3] * 3, math.nan
-    found = cell([right, empty], [[1.0, 0.5, nan], [nan, nan, nan]], [0.1, 0.9]).scores
-    assert (found["miou"], found["boundary_f1"], found["checkerboard"]) == pytest.approx((1.0, 0.75, 0.1))
-
-
-def test_images_too_small_for_a_spectrum_have_no_energy() -> None:
-    right = [[5, 0, 0], [0, 5, 0], [0, 0, 0]]
-    assert cell([right, right], [[1.0, 1.0, 1.0]] * 2, [math.nan, 0.2]).scores["checkerboard"] == pytest.approx(0.2)
-    assert math.isnan(cell([right], [[1.0, 1.0, 1.0]], [math.nan]).scores["checkerboard"])

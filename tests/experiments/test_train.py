@@ -1,11 +1,8 @@
 """The command line and the one code path that trains."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +13,13 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy, StrategyRegistry
 from PIL import Image
 
-from datamodules.base import SegmentationDataset
 from datamodules.shapes import ShapesDataModule
-from experiments.runs.callbacks import sample_positions, to_rgb
+from experiments.runs.callbacks import sample_positions
 from experiments.runs.run import Run
-from experiments.runs.training import STRATEGIES, _check_strategy, build, train
+from experiments.runs.training import build, train
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, load
-from experiments.tracking.logger import tracker
 from experiments.train import main, parse_run
 from lightning_modules.components.scores.confusion import confusion_matrix
 from lightning_modules.components.scores.reductions import scores
@@ -349,133 +343,3 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(tmp_path: 
         train(run, tmp_path / "run", **QUIET)
     assert not (tmp_path / "run" / "result.json").exists()
     assert not list((tmp_path / "run").glob("checkpoints/*"))
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
-def test_the_stored_samples_are_what_was_scored(precision: str, tmp_path: Path) -> None:
-    train(TINY.but(trainer={"max_epochs": 1, "precision": precision}), tmp_path, **QUIET)
-    samples, per_image = np.load(tmp_path / "samples.npz"), np.load(tmp_path / "per_image.npz")
-    names = per_image["names"].tolist()
-    with zipfile.ZipFile(tmp_path / "predictions.zip") as archive:
-        for number, name in enumerate(samples["names"].tolist()):
-            labels, position = samples[f"prediction_{number}"], names.index(name)
-            assert np.array_equal(labels, np.array(Image.open(archive.open(f"{position:05}.png"))))
-            counted = confusion_matrix(
-                *(torch.from_numpy(m.astype(int))[None] for m in (labels, samples[f"mask_{number}"])), 3, 255
-            )
-            assert np.array_equal(counted[0].numpy(), per_image["confusion"][position])
-    logits = torch.from_numpy(samples["logits"]).float()
-    # Rounded to float16: the scored label has the largest logit, or one that fell on it.
-    scored = logits.gather(0, torch.from_numpy(samples["prediction_0"].astype(int))[None])[0]
-    assert torch.equal(scored, logits.amax(0))
-    if precision.startswith("bf16"):
-        assert torch.equal(logits, logits.bfloat16().float())  # of that forward, and of no other
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 8])
-def test_an_image_of_any_number_of_channels_becomes_a_picture(channels: int) -> None:
-    image = torch.linspace(0, 1, 8).view(8, 1, 1).expand(8, 4, 6)[:channels]
-    picture = to_rgb(image)
-    assert picture.shape == (4, 6, 3) and picture.dtype == np.uint8
-    expected = {1: [0, 0, 0], 2: [0, 36, 0]}.get(channels, [0, 36, 73])  # in sevenths of 255
-    assert (picture == expected).all()
-    assert (to_rgb(torch.ones(channels, 4, 6)) == [255, 255, 0 if channels == 2 else 255]).all()
-
-
-class Bands(ShapesDataModule):
-    """Images of as many channels as `in_channels` says, each another mixture of red, green and blue."""
-
-    def load(self, split: str) -> SegmentationDataset:
-        dataset, channels = super().load(split), self.in_channels
-
-        class Mixed(SegmentationDataset):
-            names = dataset.names
-
-            def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-                image, mask = dataset[index]
-                mixture = torch.linspace(0, 1, channels * 3).view(channels, 3)
-                return torch.einsum("ck,khw->chw", mixture / mixture.sum(1, keepdim=True), image), mask
-
-        return Mixed()
-
-
-@pytest.mark.parametrize(("channels", "logger"), [(1, "none"), (2, "wandb"), (4, "none")])
-def test_a_run_on_images_of_any_number_of_channels_stores_its_samples(
-    channels: int, logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(Bands, "in_channels", channels)
-    run = Run(
-        module=UNetModule,
-        datamodule=Bands,
-        hparams={"width": 2, "depth": 1},
-        data=TINY.data,
-        trainer={"max_epochs": 1, "limit_train_batches": 1},
-    )
-    out = tmp_path / "experiment" / "variant" / "seed0"
-    train(run, out, tracker=tracker(logger), **QUIET)
-    assert np.load(out / "samples.npz")["image_0"].shape == (32, 32, 3)
-    if logger == "wandb":
-        assert len(list(out.glob("wandb/offline-run-*/files/media/images/test/samples_*.png"))) == 4
-
-
-def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path) -> None:
-    """A real `--trainer.devices 2` of the command line: 7 images on 2 devices leave one device a padding image."""
-    flags = "--data shapes --data.size 32 --data.length 7 --data.batch_size 2 --model.width 2 --model.depth 2"
-    command = [sys.executable, "-m", "experiments.train", *flags.split(), "--trainer.max_epochs", "1"]
-    command += ["--trainer.accelerator", "cpu", "--model.lr", "0.0"]  # the same weights, so that scores must be equal
-    stored = []
-    for devices, strategy in (("1", "auto"), ("2", "ddp")):
-        out = tmp_path / devices
-        done = subprocess.run(
-            [*command, "--trainer.devices", devices, "--trainer.strategy", strategy, "--out", str(out)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        stored.append((np.load(out / "per_image.npz"), json.loads((out / "result.json").read_text())))
-    (one, first), (two, second) = stored
-    assert one["names"].tolist() == two["names"].tolist()
-    assert np.array_equal(one["confusion"], two["confusion"])
-    for key in ("trimap", "segments", "calibration"):
-        assert np.array_equal(one[key], two[key])
-    assert (tmp_path / "1" / "predictions.zip").read_bytes() == (tmp_path / "2" / "predictions.zip").read_bytes()
-    samples = [np.load(tmp_path / devices / "samples.npz") for devices in ("1", "2")]  # most are of the second process
-    for key in samples[0]:
-        assert np.array_equal(samples[0][key], samples[1][key]), key
-    assert first["test"]["miou"] == second["test"]["miou"]
-    assert first["val"]["miou"] == second["val"]["miou"]
-    assert (first["steps"], first["epochs"]) == (second["steps"], second["epochs"]) == (3, 1)
-
-
-@pytest.mark.parametrize("name", [*StrategyRegistry.available_strategies(), "dp", "nope"])
-def test_a_strategy_that_trains_elsewhere_than_it_reports_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    if name in STRATEGIES:
-        _check_strategy(name)
-        return
-    with pytest.raises(ValueError, match=rf"strategy must be one of auto, ddp, .* got '{name}': .* in a terminal"):
-        train(TINY, tmp_path / "run", strategy=name, **QUIET)
-    assert not (tmp_path / "run").exists()
-
-
-def test_strategies_that_are_objects_are_judged_by_how_they_start() -> None:
-    for fits in (DDPStrategy(), DDPStrategy(find_unused_parameters=True), SingleDeviceStrategy("cpu")):
-        _check_strategy(fits)
-    for start in ("spawn", "fork", "forkserver"):
-        with pytest.raises(ValueError, match=f"got DDPStrategy with processes started by {start}"):
-            _check_strategy(DDPStrategy(start_method=start))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="got FSDPStrategy: leave it out"):
-        _check_strategy(FSDPStrategy())
-
-
-def test_what_a_notebook_with_several_devices_has_by_default_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lightning.pytorch.trainer.connectors.accelerator_connector._IS_INTERACTIVE", True)
-    with pytest.raises(ValueError, match=r"started by fork, which .* a notebook .*--trainer\.devices 1"):
-        train(TINY, tmp_path / "run", devices=2, **QUIET)
-    assert not list((tmp_path / "run").glob("[!.]*"))

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 ROOT = Path(__file__).parents[2]
 GONE = 15.0  # seconds within which no process of a command that has ended may be left
 TINY = [
@@ -53,6 +55,20 @@ class Skipped(Exception):  # noqa: N818
 def check(holds: object, said: str) -> None:
     if not holds:
         raise Wrong(said)
+
+
+def write_pictures(root: Path, size: int = 32) -> list[str]:
+    """Four images of two classes in each split; the flags of a training on them."""
+    for part in ("images", "masks", "splits"):
+        (root / part).mkdir(parents=True)
+    (root / "classes.txt").write_text("a\nb\n")
+    for split in ("train", "val", "test"):
+        names = [f"{split}{i}" for i in range(4)]
+        (root / "splits" / f"{split}.txt").write_text("\n".join(names))
+        for i, name in enumerate(names):
+            Image.effect_noise((size, size), 10 + 5 * i).convert("RGB").save(root / "images" / f"{name}.png")
+            Image.new("L", (size, size), i % 2).save(root / "masks" / f"{name}.png")
+    return ["--data", "folder", "--data.root", str(root), "--data.crop", "16", "--data.batch_size", "2"]
 
 
 @dataclass

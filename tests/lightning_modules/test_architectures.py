@@ -12,28 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import defaults
 from experiments.shell.catalogue import ARCHITECTURES, load
+from lightning_modules import catalogue
 from lightning_modules.base import SegmentationModule
+from lightning_modules.catalogue import NETWORKS
 from lightning_modules.components.encoders import NATIVE, Encoder
 from lightning_modules.crf_as_rnn import CRFasRNNModule
-from lightning_modules.pointrend import NETWORKS
 
-TINY_RESNET = {"encoder": "resnet50", "encoder_width": 0.0625}
-SMALL: dict[str, dict[str, Any]] = {
-    "fcn": {"encoder_width": 0.0625, "fc_width": 8, "lr": 1e-3},
-    "hypercolumn": {"encoder_width": 0.0625},
-    "unet": {"width": 4, "depth": 2},
-    "segnet": {"width": 4, "class_weights": None},
-    "deconvnet": {"width": 2, "fc_width": 4},
-    "deeplabv1": {"encoder_width": 0.0625, "fc_width": 8},
-    "deeplabv2": TINY_RESNET,
-    "deeplabv3": {**TINY_RESNET, "decoder_width": 8},
-    "deeplabv3plus": {**TINY_RESNET, "decoder_width": 8, "low_level_width": 4},
-    "pspnet": {**TINY_RESNET, "decoder_width": 8},
-    "pointrend": {"network": "unet", "network_options": {"width": 4, "depth": 2}, "head_width": 8, "points": 32},
-    "crf_as_rnn": {"network": "unet", "network_options": {"width": 4, "depth": 2}, "loss": "ce", "lr": 1e-3},
-    "inverted_net": {"width": 8, "depth": 2, "class_weights": None},
-    "smp": {"encoder": "resnet18"},
-}
+SMALL = {name: architecture.small for name, architecture in catalogue.ARCHITECTURES.items()}
 
 
 def on_network(name: str) -> dict[str, Any]:
@@ -44,7 +29,7 @@ def on_network(name: str) -> dict[str, Any]:
 
 @pytest.fixture(params=ARCHITECTURES)
 def module(request: pytest.FixtureRequest) -> SegmentationModule:
-    return ARCHITECTURES[request.param](3, 255, **SMALL.get(request.param, {}))
+    return ARCHITECTURES[request.param](3, 255, **SMALL[request.param])
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47)])
@@ -54,7 +39,7 @@ def test_logits_have_the_size_of_the_image(module: SegmentationModule, height: i
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_takes_any_number_of_channels(name: str) -> None:
-    module = ARCHITECTURES[name](2, 255, in_channels=1, **SMALL.get(name, {}))
+    module = ARCHITECTURES[name](2, 255, in_channels=1, **SMALL[name])
     assert module.eval()(torch.rand(1, 1, 32, 32)).shape == (1, 2, 32, 32)
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from datamodules.shapes import ShapesDataModule
 from lightning_modules.base import SegmentationModule
+from lightning_modules.catalogue import NETWORKS
 from lightning_modules.components.losses import LOSSES
 from lightning_modules.crf_as_rnn import PUBLISHED, CRFasRNNModule
 from lightning_modules.fcn import FCNModule
-from lightning_modules.pointrend import NETWORKS
 from lightning_modules.pspnet import PSPNetModule
 from lightning_modules.refinement.conv_crf import conv_crf
 from lightning_modules.refinement.dense_crf import dense_crf

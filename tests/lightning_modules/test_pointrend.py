@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_modules.catalogue import NETWORKS
 from lightning_modules.components.blocks import mirror_pad
 from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.points import Grid, point_labels, point_sample, uncertainty
-from lightning_modules.pointrend import NETWORKS, PointHead, PointRend, PointRendModule
+from lightning_modules.pointrend import PointHead, PointRend, PointRendModule
 
 RESNET = {"encoder": "resnet18", "encoder_width": 0.05}
 VGG = {"encoder_width": 0.05}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from experiments.runs.run import defaults
 from lightning_modules.components.encoders import build_encoder
-from lightning_modules.components.unpooling import pool, unpool
+from lightning_modules.components.upsampling import pool, unpool
 from lightning_modules.segnet import VARIANTS, SegNet, SegNetBasic, SegNetModule
 
 

@@ -2,7 +2,7 @@
 
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
 from experiments.evidence.experiment import Experiment
-from experiments.reports.tables.text import Table, mean_std, number, seeds_done, signed
+from experiments.reports.tables.text import Table, mean_std, number, seeds_done, seeds_listed, signed
 from lightning_modules.components.scores.table import BOUNDARY, PERCENT, errors
 
 
@@ -31,7 +31,12 @@ def error_table(experiment: Experiment) -> Table:
         f"Error anatomy on {plan['data']}: mean ± standard deviation over seeds (difference to {plan['baseline']} in "
         "percentage points, paired by seed)"
     )
-    return Table("errors", title, ["variant", "seeds", *titles.values()], rows, notes=notes)
+    caption = (
+        f"Where and how the predictions on {plan['data']} err, mean ± standard deviation over the seeds "
+        f"{seeds_listed(experiment)}; in brackets the difference to the baseline, paired by seed."
+    )
+    columns = ["variant", "seeds", *titles.values()]
+    return Table("errors", title, columns, rows, notes=notes, short="Errors and calibration", caption=caption)
 
 
 def confusion_table(experiment: Experiment) -> Table:
@@ -46,7 +51,12 @@ def confusion_table(experiment: Experiment) -> Table:
         "taken for the second, mean over seeds. Chosen and ordered by the mean over the variants."
     )
     columns = ["true", "taken for", "mean of the variants (%)", *(f"{name} (%)" for name in shares)]
-    return Table("confusions", "Most frequent confusions", columns, rows, texts=2, notes=[note])
+    caption = (
+        "The most frequent confusions: of all wrong pixels of a variant the share in percent that are of the first class and "
+        f"were taken for the second, mean over the seeds {seeds_listed(experiment)}."
+    )
+    title, short = "Most frequent confusions", "Confusions"
+    return Table("confusions", title, columns, rows, texts=2, notes=[note], short=short, caption=caption)
 
 
 def _share_near(experiment: Experiment) -> float:

@@ -35,7 +35,13 @@ def evidence_table(experiment: Experiment) -> Table:
         rows.append(row)
     title = f"Evidence: mIoU of each variant minus that of {baseline}, in percentage points"
     notes = [footnote(experiment), f"p (Holm): of the test that gives the star. {RANK}: {TESTS['signed-rank']}."]
-    return Table("evidence", title, columns, rows, notes=[*notes, *_reasons(refused, len(rows))] if rows else [])
+    caption = (
+        f"Difference in mIoU to {baseline}, in percentage points, paired by seed and image, with 95 % intervals for other "
+        "seeds (Student's t), for other images (paired bootstrap) and for both; they are not corrected for the number of "
+        "comparisons."
+    )
+    notes = [*notes, *_reasons(refused, len(rows))] if rows else []
+    return Table("evidence", title, columns, rows, notes=notes, short="Differences", caption=caption, before_plots=True)
 
 
 def factorial_table(experiment: Experiment) -> Table:
@@ -59,7 +65,21 @@ def factorial_table(experiment: Experiment) -> Table:
     )
     notes = [meaning, *([star] if any(sizes) else [])]
     title = "Effects of the crossed factors on the mIoU, in percentage points"
-    return Table("factorial", title, columns, rows, notes=[*notes, *_reasons(refused, len(rows))] if rows else [])
+    caption = (
+        "Effects of the crossed factors on the mIoU, in percentage points, paired by seed and image, with 95 % intervals, "
+        "which are not corrected for the number of effects."
+    )
+    return Table(
+        "factorial",
+        title,
+        columns,
+        rows,
+        notes=[*notes, *_reasons(refused, len(rows))] if rows else [],
+        short="Effects of factors",
+        caption=caption,
+        before_plots=True,
+        on_terminal=True,
+    )
 
 
 def needed_table(experiment: Experiment) -> Table:
@@ -86,7 +106,17 @@ def needed_table(experiment: Experiment) -> Table:
         f"{NEEDED_SEEDS['both']} seeds for the test."
     )
     title = "How many seeds or images a difference in mIoU would need"
-    return Table("needed", title, columns, rows, notes=[meaning, *_reasons(refused, len(rows))] if rows else [])
+    return Table(
+        "needed",
+        title,
+        columns,
+        rows,
+        notes=[meaning, *_reasons(refused, len(rows))] if rows else [],
+        short="Seeds and images needed",
+        caption="Seeds or images that a difference in mIoU would need.",
+        before_plots=True,
+        on_terminal=True,
+    )
 
 
 def marked_test(experiment: Experiment) -> str:

@@ -22,7 +22,9 @@ def fairness_table(experiment: Experiment) -> Table:
     notes = statements(plan)
     if not budgets:
         notes.append("The plan is of an earlier version, which stored no budgets: steps and images are not known (-).")
-    return Table("fairness", "What each variant was given", columns, rows, texts=2, notes=notes)
+    title, short = "What each variant was given", "Budgets"
+    caption = "What the variants were given: optimiser steps, images seen, size and compute beside the baseline's."
+    return Table("fairness", title, columns, rows, texts=2, notes=notes, short=short, caption=caption)
 
 
 def _difference(experiment: Experiment, variant: str) -> str:

@@ -5,7 +5,16 @@ from collections import Counter
 
 from experiments.evidence.experiment import Experiment, OneFactorStep, one_factor_steps
 from experiments.reports.tables.evidence import footnote, marked_test
-from experiments.reports.tables.text import Table, mean_std, millions, number, seeds_done, seeds_interval, signed
+from experiments.reports.tables.text import (
+    Table,
+    mean_std,
+    millions,
+    number,
+    seeds_done,
+    seeds_interval,
+    seeds_listed,
+    signed,
+)
 from lightning_modules.components.scores.table import PERCENT, SCORES
 
 CLASSES_WITH_STD = 6  # with more, a page has room for the means only
@@ -50,8 +59,24 @@ def score_table(experiment: Experiment) -> Table:
         "Bold: the highest mean of a column, for checkerboard energy the lowest, whether or not it is significant."
     ]
     title = f"Test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
+    caption = (
+        f"{plan['question']} Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test split of "
+        f"{plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
+        "prediction left out. Intervals here: 95 % of the mean over seeds (Student's t), not over images. "
+        "Difference: to the baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard "
+        "energy: share of the spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
+    )
     return Table(
-        "scores", title, columns, rows, best=best, notes=[*([footnote(experiment)] if differences else []), *notes]
+        "scores",
+        title,
+        columns,
+        rows,
+        best=best,
+        notes=[*([footnote(experiment)] if differences else []), *notes],
+        short="Scores",
+        caption=caption,
+        before_plots=True,
+        on_terminal=True,
     )
 
 
@@ -63,7 +88,13 @@ def cost_table(experiment: Experiment) -> Table:
         row += [number(None if seconds is None else 1000 * seconds, 1), number(variant["step_ratio"], 2)]
         rows.append([*row, number(variant["peak_memory_mb"], 0)])
     columns = ["variant", "parameters (M)", "GMAC", "step (ms)", "ratio", "peak memory (MB)"]
-    return Table("cost", f"Cost, measured on {experiment.plan['device']}", columns, rows)
+    device = experiment.plan["device"]
+    caption = (
+        f"Cost of the variants. GMAC: of the forward pass of one test image. Step time and peak memory on {device}; ratio to "
+        "the baseline."
+    )
+    title = f"Cost, measured on {device}"
+    return Table("cost", title, columns, rows, short="Cost", caption=caption, on_terminal=True)
 
 
 def comparison_table(experiment: Experiment) -> Table:
@@ -89,7 +120,13 @@ def comparison_table(experiment: Experiment) -> Table:
         "One factor at a time: difference paired by seed, in percentage points (energy in ppm), with its 95 % interval "
         "over seeds"
     )
-    return Table("factors", title, ["change", "at", "seeds", *titles()[:3]], rows, texts=2)
+    caption = (
+        "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with its 95 % interval "
+        "over seeds."
+    )
+    columns = ["change", "at", "seeds", *titles()[:3]]
+    short = "One factor at a time"
+    return Table("factors", title, columns, rows, texts=2, short=short, caption=caption, before_plots=True)
 
 
 def trimap_table(experiment: Experiment) -> Table:
@@ -107,7 +144,12 @@ def trimap_table(experiment: Experiment) -> Table:
         "mIoU in percent of the pixels near a true boundary, by the width of the band to either side: mean ± standard "
         f"deviation over seeds (difference to {plan['baseline']} in percentage points, paired by seed)"
     )
-    return Table("trimap", title, ["variant", *(f"{width} px" for width in TRIMAPS)], rows)
+    caption = (
+        "mIoU in percent of the pixels within the given distance of a true boundary, mean ± standard deviation over the seeds "
+        f"{seeds_listed(experiment)}; in brackets the difference to the baseline, paired by seed."
+    )
+    columns = ["variant", *(f"{width} px" for width in TRIMAPS)]
+    return Table("trimap", title, columns, rows, short="Near boundaries", caption=caption)
 
 
 def speed_table(experiment: Experiment) -> Table:
@@ -119,7 +161,9 @@ def speed_table(experiment: Experiment) -> Table:
             rows.append([name, *(number(1000 * value, 1) for value in (network, crf, network + crf))])
             rows[-1].append(number((network + crf) / network, 2))
     title = "Milliseconds to predict one test image, medians on one thread"
-    return Table("speed", title, ["variant", "network", "CRF", "together", "ratio to the network"], rows)
+    caption = "Milliseconds to predict one test image, medians on one thread, all variants on the same images in turn."
+    columns = ["variant", "network", "CRF", "together", "ratio to the network"]
+    return Table("speed", title, columns, rows, short="Speed", caption=caption)
 
 
 def class_table(experiment: Experiment) -> Table:
@@ -130,7 +174,8 @@ def class_table(experiment: Experiment) -> Table:
         found = [experiment.estimate(variant, f"iou/{name}").times(PERCENT[1]) for name in names]
         rows.append([variant, *(mean_std(one, 2) if with_std else number(one.mean, 2) for one in found)])
     title = f"IoU by class in percent, mean {'± standard deviation ' if with_std else ''}over seeds"
-    return Table("classes", title, ["variant", *names], rows)
+    caption = f"IoU by class in percent, mean over the seeds {seeds_listed(experiment)}."
+    return Table("classes", title, ["variant", *names], rows, short="Classes", caption=caption)
 
 
 def seed_table(experiment: Experiment) -> Table:
@@ -143,7 +188,8 @@ def seed_table(experiment: Experiment) -> Table:
                 row[2:-2] = [number(printed.unit.factor * scores[s], digits[s]) for s, printed in SCORES.items()]
                 row[-2:] = [str(result["epochs"]), number(result["seconds"], 0)]
             rows.append(row)
-    return Table("seeds", "Every seed", ["variant", "seed", *titles(), "epochs", "seconds"], rows)
+    columns = ["variant", "seed", *titles(), "epochs", "seconds"]
+    return Table("seeds", "Every seed", columns, rows, short="Every seed")
 
 
 def titles() -> list[str]:

@@ -13,7 +13,8 @@ from experiments.evidence.intervals import Estimate, Test
 class Table:
     """Text in rows; the first `texts` columns are words, the others numbers, a significant one with a star behind it.
 
-    `best` holds the places, row and column, of the best value of a column; `notes` are printed below.
+    `best` holds the places, row and column, of the best value of a column; `notes` are printed below. What a report does
+    with a table is said here and nowhere else: `short`, `caption`, `before_plots` and `on_terminal`.
     """
 
     key: str
@@ -23,6 +24,10 @@ class Table:
     texts: int = 1
     best: Sequence[tuple[int, int]] = ()
     notes: Sequence[str] = ()
+    short: str = ""  # its title in the table of contents
+    caption: str = ""  # in print; a table without one is not for print
+    before_plots: bool = False  # on the page: above the plots rather than below them
+    on_terminal: bool = False  # printed when the report is written
 
 
 def mean_std(found: Estimate, digits: int) -> str:
@@ -57,6 +62,11 @@ def number(value: float | None, digits: int) -> str:
 def millions(variant: Mapping[str, Any]) -> float | None:
     """Of a variant's parameters, where they were counted."""
     return None if variant["parameters"] is None else variant["parameters"] / 1e6
+
+
+def seeds_listed(experiment: Experiment) -> str:
+    """The planned seeds, for a caption."""
+    return ", ".join(str(seed) for seed in experiment.plan["seeds"])
 
 
 def seeds_done(experiment: Experiment, variant: str) -> str:

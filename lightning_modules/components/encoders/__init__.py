@@ -53,8 +53,8 @@ def build_encoder(
     layers that they need are built; no map has a stride beyond `output_stride` (8, 16 or 32). `weights`: None,
     "imagenet" (downloaded; smp has more names for some), the path of a file or of a folder with one, or "package",
     which is installed by pip (`weights.PACKAGES`). `.mean` and `.std` of the encoder come with its weights: those of a
-    folder are in its config.json, as the Hugging Face hub has it; a bare file is taken to be normalised as timm's
-    published weights of the same encoder, and where smp alone has the encoder they are None. `width` multiplies all
+    folder are in its config.json, as the Hugging Face hub has it. A bare file is taken to be normalised as timm's
+    published weights of the same encoder; where smp alone has the encoder they are None. `width` multiplies all
     channels of a native encoder and `options` are its own: norm="batch" of vgg16; multi_grid and rates of ResNets.
     """
     one_of("depth", depth, range(1, 6))

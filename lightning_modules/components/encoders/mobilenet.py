@@ -1,13 +1,15 @@
-"""MobileNets, Howard et al. 2017, https://arxiv.org/abs/1704.04861: the 1.0 MobileNet-224 of Table 1 and its
-multipliers.
+"""MobileNets, Howard et al. 2017, https://arxiv.org/abs/1704.04861: 1.0 MobileNet-224 of Table 1, and its multipliers.
 
 The encoder has 3,206,976 parameters, 4,231,976 with a classifier of 1000 classes, and then takes 568,740,352
 multiply-adds for 224 x 224 pixels. `width` is the width multiplier alpha (Sec. 3.3). The resolution multiplier rho
 (Sec. 3.4) is the size of the images: rho = 160 / 224 is an encoder given 160 x 160 pixels.
 
-Departs from Table 1 in the last depthwise convolution, printed with stride 2 between two maps of 7 x 7: it has stride
-1. Departs from the authors' slim code in batch norms with epsilon 1e-5 and momentum 0.1, PyTorch's (theirs: 1e-3, and
-0.0003, a decay of 0.9997), in ReLU (ReLU6), and in depthwise weights that decay as all others (theirs: not).
+Departs from Table 1:
+- the last depthwise convolution has stride 1. It is printed with stride 2 between two maps of 7 x 7.
+Departs from the authors' slim code:
+- batch norms have epsilon 1e-5 and momentum 0.1, PyTorch's (theirs: 1e-3, and 0.0003, a decay of 0.9997);
+- ReLU takes the place of ReLU6;
+- depthwise weights decay as all others (theirs: not).
 """
 
 from torch import Tensor, nn

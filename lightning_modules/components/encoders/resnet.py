@@ -6,10 +6,13 @@ one: the encoder of PSPNet's authors (`pspnet50_ADE20K_473.prototxt`), 23,631,80
 With `output_stride` 8 or 16 the last stages are atrous: DeepLab v2 and v3 (Chen et al. 2017, arXiv:1706.05587).
 The names of the weights are torchvision's, so that its files load.
 
-Departs from the paper in that a bottleneck strides in its 3x3 convolution, not in the 1x1 before it, as the published
-PyTorch weights do. `rates="torchvision"` leaves the first block of an atrous stage at the rate of the stage before,
-which is what weights trained with strides expect; "paper" dilates every 3x3 convolution of the stage. And from the
-authors' Caffe models in that pooling rounds down: of 32 pixels, stride 8 makes 4, where Caffe's ceiling makes 5.
+Departs from the paper:
+- a bottleneck strides in its 3x3 convolution, not in the 1x1 before it, as the published PyTorch weights do.
+Departs from the authors' Caffe models:
+- pooling rounds down: of 32 pixels, stride 8 makes 4, where Caffe's ceiling makes 5.
+
+`rates="torchvision"` leaves the first block of an atrous stage at the rate of the stage before, which is what weights
+trained with strides expect; "paper" dilates every 3x3 convolution of the stage.
 """
 
 from collections.abc import Sequence
@@ -82,8 +85,8 @@ class Bottleneck(Block):
 def stage(
     block: type[Block], in_channels: int, width: int, *, stride: int = 1, rates: Sequence[int] = (1, 1, 1)
 ) -> nn.Sequential:
-    """One block for each of `rates`, the first with the stride: (N, in_channels, H, W) -> (N, expansion * width,
-    ...)."""
+    """(N, in_channels, H, W) -> (N, expansion * width, ...): one block for each of `rates`, the first with the
+    stride."""
     channels = [in_channels] + [block.expansion * width] * len(rates)
     return nn.Sequential(
         *(

@@ -52,8 +52,7 @@ PROBE = (96, 160)  # a size that windows of 7, 8 and 12 do not divide at every s
 
 
 class SmpEncoder(Encoder):
-    """The encoder `name` of smp, or of timm where it begins with "tu-"; any image size, mirrored up to a multiple of
-    32.
+    """The encoder `name` of smp, or of timm where it begins with "tu-"; images are mirrored up to a multiple of 32.
 
     Map 0 is the image where the encoder has none of its own at stride 1; map 1 of a transformer has no channels. Layers
     that reach no map are taken out, or frozen where the encoder cannot run without them.
@@ -212,8 +211,7 @@ class Probe:
             torch.autograd.backward([m.sum() for m in self.outputs if m.requires_grad])
 
     def drop_unused(self, model: nn.Module) -> None:
-        """Takes every layer out of `model` that no output depends on: stages below `depth`, and what led to a
-        classifier.
+        """Takes every layer out of `model` that no output depends on: below `depth`, and what led to a classifier.
 
         Where the model reads such a layer itself, rather than what it returns, they stay and their parameters are
         frozen.

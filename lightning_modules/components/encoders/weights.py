@@ -1,5 +1,4 @@
-"""Weights of encoders: from a file or folder, from an installed package, or downloaded by name; always strictly by
-name."""
+"""Weights of encoders: of a file, a folder or an installed package, or downloaded by name; always strictly by name."""
 
 import importlib.util
 import json
@@ -46,7 +45,8 @@ def ignored_normalisation(hparams: Mapping[str, Any]) -> dict[str, str]:
     if given or weights is None or not is_path(weights) or Path(weights).suffix in SUFFIXES:
         return {}
     return {
-        "encoder-normalisation": "images were normalised by ImageNet's mean and std, not by those of the weights' folder"
+        "encoder-normalisation": "images were normalised by ImageNet's mean and std, not by those of the weights' "
+        "folder"
     }
 
 

@@ -3,9 +3,11 @@
 Xception (Chollet 2017, arXiv:1610.02357) with a deeper middle flow and strided separable convolutions for max pooling.
 The skip of a block carries its raw input: no ReLU works in place on it. 37,867,312 parameters without a classifier.
 
-Departs from the paper where the text and the authors' published model differ, and then follows the model, whose weights
-exist: a batch norm follows every convolution, but a ReLU stands behind each depthwise convolution only in the last
-block of the exit flow; in all others it stands in front of each separable convolution, as in Chollet's.
+Departs from the paper where the text and the authors' published model differ, and follows the model, whose weights
+exist:
+- a batch norm follows every convolution;
+- a ReLU stands behind each depthwise convolution only in the last block of the exit flow. In all others it stands in
+  front of each separable convolution, as in Chollet's.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,76 @@
+"""Runs on several devices, and the strategies that are refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy, StrategyRegistry
+from test_train import QUIET, TINY
+
+from experiments.runs.training import STRATEGIES, _check_strategy, train
+
+
+def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path) -> None:
+    """A real `--trainer.devices 2` of the command line: 7 images on 2 devices leave one device a padding image."""
+    flags = "--data shapes --data.size 32 --data.length 7 --data.batch_size 2 --model.width 2 --model.depth 2"
+    command = [sys.executable, "-m", "experiments.train", *flags.split(), "--trainer.max_epochs", "1"]
+    command += ["--trainer.accelerator", "cpu", "--model.lr", "0.0"]  # the same weights, so that scores must be equal
+    stored = []
+    for devices, strategy in (("1", "auto"), ("2", "ddp")):
+        out = tmp_path / devices
+        done = subprocess.run(
+            [*command, "--trainer.devices", devices, "--trainer.strategy", strategy, "--out", str(out)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        stored.append((np.load(out / "per_image.npz"), json.loads((out / "result.json").read_text())))
+    (one, first), (two, second) = stored
+    assert one["names"].tolist() == two["names"].tolist()
+    assert np.array_equal(one["confusion"], two["confusion"])
+    for key in ("trimap", "segments", "calibration"):
+        assert np.array_equal(one[key], two[key])
+    assert (tmp_path / "1" / "predictions.zip").read_bytes() == (tmp_path / "2" / "predictions.zip").read_bytes()
+    samples = [np.load(tmp_path / devices / "samples.npz") for devices in ("1", "2")]  # most are of the second process
+    for key in samples[0]:
+        assert np.array_equal(samples[0][key], samples[1][key]), key
+    assert first["test"]["miou"] == second["test"]["miou"]
+    assert first["val"]["miou"] == second["val"]["miou"]
+    assert (first["steps"], first["epochs"]) == (second["steps"], second["epochs"]) == (3, 1)
+
+
+@pytest.mark.parametrize("name", [*StrategyRegistry.available_strategies(), "dp", "nope"])
+def test_a_strategy_that_trains_elsewhere_than_it_reports_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    if name in STRATEGIES:
+        _check_strategy(name)
+        return
+    with pytest.raises(ValueError, match=rf"strategy must be one of auto, ddp, .* got '{name}': .* in a terminal"):
+        train(TINY, tmp_path / "run", strategy=name, **QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_strategies_that_are_objects_are_judged_by_how_they_start() -> None:
+    for fits in (DDPStrategy(), DDPStrategy(find_unused_parameters=True), SingleDeviceStrategy("cpu")):
+        _check_strategy(fits)
+    for start in ("spawn", "fork", "forkserver"):
+        with pytest.raises(ValueError, match=f"got DDPStrategy with processes started by {start}"):
+            _check_strategy(DDPStrategy(start_method=start))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got FSDPStrategy: leave it out"):
+        _check_strategy(FSDPStrategy())
+
+
+def test_what_a_notebook_with_several_devices_has_by_default_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.accelerator_connector._IS_INTERACTIVE", True)
+    with pytest.raises(ValueError, match=r"started by fork, which .* a notebook .*--trainer\.devices 1"):
+        train(TINY, tmp_path / "run", devices=2, **QUIET)
+    assert not list((tmp_path / "run").glob("[!.]*"))
