@@ -107,7 +107,6 @@ def conv_crf(probabilities: Tensor, images: Tensor, **parameters: Any) -> Tensor
     return _mean_field(probabilities, images, crf, (alpha, beta, gamma))
 
 
-@takes(WindowedMeanField)
 class ConvCRF(nn.Module):
     """`conv_crf` whose parameters train: (N, C, H, W) probabilities, (N, 1 or 3, H, W) images in 0..255 -> marginals.
 
@@ -127,6 +126,7 @@ class ConvCRF(nn.Module):
     log_kernel: Tensor | None
     compatibility: Tensor | None
 
+    @takes(WindowedMeanField)
     def __init__(
         self, num_classes: int, *, learn: Collection[Part] = ("weights", "compatibility"), **parameters: Any
     ) -> None:

@@ -172,7 +172,6 @@ def dense_crf(probabilities: Tensor, images: Tensor, *, return_energy: bool = Fa
     return (marginals, energies) if return_energy else marginals
 
 
-@takes(DenseMeanField)
 class DenseCRF(nn.Module):
     """`dense_crf` as a layer (CRF as RNN): (N, C, H, W) probabilities and (N, 1 or 3, H, W) images -> (N, C, H, W).
 
@@ -184,6 +183,7 @@ class DenseCRF(nn.Module):
     w_appearance: nn.Parameter
     w_smoothness: nn.Parameter
 
+    @takes(DenseMeanField)
     def __init__(self, num_classes: int, *, iterations: int = 5, test_iterations: int = 10, **parameters: Any) -> None:
         super().__init__()
         check_whole("num_classes", num_classes, 1, MAX_CLASSES)

@@ -79,7 +79,7 @@ class MeanField:
 def takes(parameters: type[MeanField]) -> Callable[[CRF], CRF]:
     """Lets `inspect.signature` see, in place of a CRF's `**parameters`, the keyword arguments of the class they go to.
 
-    An argument that the CRF declares itself stays as it is there.
+    Decorates a function or the constructor of a layer. An argument that it declares itself stays as it is there.
     """
 
     def compose(crf: CRF) -> CRF:

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from lightning_modules import refinement
+from lightning_modules.crf_as_rnn import check_options
 from lightning_modules.refinement.conv_crf import ConvCRF, WindowedMeanField, conv_crf
 from lightning_modules.refinement.dense_crf import PRESETS, DenseCRF, DenseMeanField, dense_crf
 from lightning_modules.refinement.mean_field import MeanField
+from lightning_modules.settings import keywords as declared_keywords
 
 NUMBERS = {"w_appearance": 4, "theta_alpha": 67, "theta_beta": 3, "w_smoothness": 3.0, "theta_gamma": 1}
 
@@ -79,3 +81,11 @@ def test_a_misspelt_parameter_is_named() -> None:
     for crf in (lambda **given: dense_crf(p, images, **given), lambda **given: ConvCRF(2, **given)):
         with pytest.raises(TypeError, match="theta_gama"):
             crf(**NUMBERS, theta_gama=1.0)
+
+
+@pytest.mark.parametrize("kind", [DenseCRF, ConvCRF])
+def test_a_network_with_a_crf_knows_its_arguments(kind: type[torch.nn.Module]) -> None:
+    assert list(declared_keywords(kind)) == list(keywords(kind))
+    check_options("crf_options", dict(NUMBERS), kind)
+    with pytest.raises(ValueError, match=r"must be arguments of .*CRF, w_appearance, .*, got theta_gama"):
+        check_options("crf_options", {"theta_gama": 1.0}, kind)
