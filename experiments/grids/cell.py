@@ -34,6 +34,7 @@ def main() -> None:
     from experiments.runs.training import train
     from experiments.shell.ending import ending
     from experiments.shell.files import read_json
+    from experiments.tracking.logger import tracker
 
     with ending():
         run = Run.from_config(read_json(args.folder / "run.json"))
@@ -41,7 +42,7 @@ def main() -> None:
             run,
             args.folder,
             resume=True,
-            logger=Logging.of(args),
+            tracker=tracker(Logging.of(args)),
             save_every=args.save_every or SAVE_EVERY,
             command=args.command,
             devices=args.devices,

@@ -2,8 +2,8 @@
 
     python tests/data/kept/make.py NAME     from the root of a checkout; the set is tests/data/kept/NAME
 
-tests/experiments/test_kept.py holds every later version to each set: what a version has written stays loadable. To make
-one with an older commit, copy this file into its checkout. Single-threaded on a CPU, under a minute.
+tests/experiments/test_kept.py holds every later version to each set: what a version has written stays loadable. An older
+commit has a file of its own for that. Single-threaded on a CPU, under a minute.
 """
 
 import argparse
@@ -28,17 +28,15 @@ from torch.nn.modules.conv import _ConvNd
 sys.path.insert(0, os.getcwd())
 
 from datamodules.shapes import ShapesDataModule
-from experiments.ablation import Ablation, add_arguments, crossed, variants
-from experiments.ablation import main as run_grid
-from experiments.run import Run
-from experiments.train import ARCHITECTURES, parse
+from experiments.grids.ablation import Ablation, crossed, variants
+from experiments.grids.command import add_arguments
+from experiments.grids.command import run_ablation as run_grid
+from experiments.runs.run import Run
+from experiments.runs.training import count_class_weights, train
+from experiments.shell.catalogue import ARCHITECTURES
+from experiments.train import parse_run
 from lightning_modules.base import SegmentationModule
 from lightning_modules.unet import UNetModule
-
-try:
-    from experiments.training import count_class_weights, train
-except ImportError:  # before that file was
-    from experiments.run import count_class_weights, train  # type: ignore[attr-defined,no-redef]
 
 TINY_RESNET = {"encoder": "resnet18", "encoder_width": 1 / 32, "decoder_width": 4}
 # The settings of the smallest network of each architecture.
@@ -74,7 +72,7 @@ class Kill(Callback):
 def train_as_typed(arguments: list[str], callbacks: Sequence[Callback] = ()) -> None:
     """What `python -m experiments.train` does with these arguments."""
     torch.set_num_threads(1)
-    run, args = parse(arguments)
+    run, args = parse_run(arguments)
     command = shlex.join(["python", "-m", "experiments.train", *arguments])
     train(run, args.out, callbacks=callbacks, command=command, **args.where)
 
