@@ -19,9 +19,9 @@ def keywords(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def composed(module: Any, base: type) -> inspect.Signature:
-    """The signature of `module`, a subclass of `base`: what both, its network and its recipe declare, but for `hidden`.
+    """The signature of `module`: what it, its bases up to `base`, its network and its recipe declare, but for `hidden`.
 
-    What the module declares itself goes before the others.
+    A later class goes before its bases, and a module before its network.
     """
     of_recipe = []
     for field in fields(Recipe):
@@ -31,12 +31,13 @@ def composed(module: Any, base: type) -> inspect.Signature:
         of_recipe.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         )
+    classes = [*(cls for cls in module.__mro__ if issubclass(cls, base)), module.network_class]
     named: dict[str, inspect.Parameter] = {}
-    for parameter in (*(p for cls in (module, base, module.network_class) for p in keywords(cls).values()), *of_recipe):
+    for parameter in (*(p for cls in classes for p in keywords(cls).values()), *of_recipe):
         if parameter.name not in module.hidden:
             named.setdefault(parameter.name, parameter)
-    classes = list(inspect.signature(base.__init__).parameters.values())[1:3]  # type: ignore[misc]
-    return inspect.Signature([*classes, *named.values()])
+    _, num_classes, ignore_index, *_ = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+    return inspect.Signature([num_classes, ignore_index, *named.values()])
 
 
 def explanations(*classes: type) -> dict[str, str]:

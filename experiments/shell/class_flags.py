@@ -95,7 +95,7 @@ class ClassParser(jsonargparse.ArgumentParser):
         kinds += [words for name, words in names.items() if re.search(rf"\b{name}\b", message.split("Given")[0])]
         if kinds and kinds == choices:
             near = difflib.get_close_matches(given[1], choices, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else ""
             return f"{flag} must be one of {', '.join(choices)}, got {given[1]!r}{hint}"
         return f"{flag} expects {', '.join(dict.fromkeys(kinds)) or 'another value'}, got {given[1]!r}"
 

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -102,9 +103,8 @@ class Odd(nn.Module):
 
 
 class OddModule(SegmentationModule):
-    def __init__(self, num_classes: int, ignore_index: int, *, in_channels: int = 3) -> None:
-        super().__init__(num_classes, ignore_index, in_channels=in_channels)
-        self.network = Odd()
+    def build(self, num_classes: int, in_channels: int, **options: Any) -> Odd:
+        return Odd()
 
 
 def test_what_is_odd_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,10 +51,10 @@ def test_every_flag_of_the_trainer_is_explained(monkeypatch: pytest.MonkeyPatch)
     [
         (
             "--model.upsample nearst",
-            "--model.upsample must be one of transposed-2, .*, got 'nearst'; did you mean nearest",
+            "--model.upsample must be one of transposed-2, .*, got 'nearst'; did you mean 'nearest'",
         ),
         ("--model fcn --model.stride 4", r"--model.stride must be one of 32, 16, 8, got '4' \("),
-        ("--model pointrend --model.network vnet", "--model.network must be one of deconvnet, .*; did you mean unet"),
+        ("--model pointrend --model.network vnet", "--model.network must be one of deconvnet, .*; did you mean 'unet'"),
         ("--model.lr null", "--model.lr expects a number, got 'None'"),
     ],
 )

@@ -115,6 +115,17 @@ def test_the_signature_holds_own_arguments_and_those_of_network_and_recipe() -> 
     }
 
 
+def test_a_module_of_a_module_takes_what_its_base_takes() -> None:
+    unet: Any = ARCHITECTURES["unet"].module
+
+    class Later(unet):  # type: ignore[misc]
+        def __init__(self, num_classes: int, ignore_index: int, *, later: int = 1, **settings: Any) -> None:
+            super().__init__(num_classes, ignore_index, **settings)
+
+    assert {*inspect.signature(Later).parameters} == {*inspect.signature(unet).parameters, "later"}
+    assert Later(3, 255, width=2, depth=1, padding="valid", tile=4).tile == 4
+
+
 def test_the_last_class_explains_an_argument() -> None:
     class First:
         """Text.
