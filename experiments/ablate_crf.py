@@ -36,7 +36,7 @@ from torch import Tensor
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from experiments.crfs.grid import Grid, default_grid
 from experiments.crfs.outcome import picture
-from experiments.crfs.search import Finished, keep, refined, search, search_key, spread, workers
+from experiments.crfs.search import Finished, predict, refined, search, search_key, spread, workers
 from experiments.grids.ablation import Ablation, variants
 from experiments.grids.cells import PlannedCell, clock, run_cells
 from experiments.grids.command import add_arguments, run_command
@@ -415,12 +415,12 @@ def score_behind(
     started = time.monotonic()
     module = load(plan, BASELINE, seed)
     validation = datamodule.dataset("val")
-    kept = keep(module, validation, "val", spread(len(validation), plan.images), say)
-    key = search_key(crf, plan.checkpoint(BASELINE, seed), plan.base, "val", kept.names)
+    predicted = predict(module, validation, "val", spread(len(validation), plan.images), say)
+    key = search_key(crf, plan.checkpoint(BASELINE, seed), plan.base, "val", predicted.names)
     finished = Finished(folder / "search.csv", key)
-    found = search(crf, plan.grid(crf), kept, finished, jobs=jobs, device=module.device, say=say)
+    found = search(crf, plan.grid(crf), predicted, finished, jobs=jobs, device=module.device, say=say)
     write_json(folder / "best.json", found.parameters)
-    picture(crf, found, kept, plan.palette, folder / "search.png", module.device)
+    picture(crf, found, predicted, plan.palette, folder / "search.png", module.device)
 
     point = found.best.point
     module.refine = None if point is None else post_process(crf, **point)
@@ -439,7 +439,7 @@ def score_behind(
     seconds = time.monotonic() - started
     result = {"hash": wanted, "status": "done", "test": test, "seconds": trained["seconds"] + seconds}
     write_json(folder / "result.json", result | {"epochs": trained["epochs"], "params": trained["params"]})
-    searched = {"images": len(kept.names), "miou": found.best.miou, "without": found.without.miou}
+    searched = {"images": len(predicted.names), "miou": found.best.miou, "without": found.without.miou}
     of_network = {"network": f"{BASELINE}/seed{seed}", "crf": crf, "parameters": found.parameters, "seed": seed}
     write_json(folder / "run.json", of_network | {"search": searched | {"best_crf": found.best_crf}, "hash": wanted})
     before = trained["test"]["miou"]

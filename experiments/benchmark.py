@@ -22,11 +22,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--threads", type=positive, default=1)
     args = parser.parse_args()
-    known = [
+    studies = [
         info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]) if info.name.startswith("ablate_")
     ]
-    if args.experiment not in known:
-        refuse(f"experiment must be one of {', '.join(known)}, got {args.experiment!r}")
+    if args.experiment not in studies:
+        refuse(f"experiment must be one of {', '.join(studies)}, got {args.experiment!r}")
     runs = import_module(f"experiments.{args.experiment}").RUNS
     for run in runs.values():  # before minutes of measurement: weights that are not installed, for one
         with torch.device("meta"):

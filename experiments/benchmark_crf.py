@@ -225,8 +225,8 @@ def exactness(report: Measurements, problem: Problem, engines: list[str]) -> lis
     rows = [["", *(f"{kernel}, {what}" for kernel in STEP for what in ("mean", "max"))]]
     rows[0] += ["marginals, mean", "max", "labels agree"]
     for parameters, (unary, cell) in itertools.product(PARAMETERS, (("noise", NOISE), ("blobs", BLOBS))):
-        found = alone(exactness_of, problem, parameters, cell, engines)
-        for engine, values in found.items():
+        apart = alone(exactness_of, problem, parameters, cell, engines)
+        for engine, values in apart.items():
             cells = [f"{value:.2g}" for kernel in STEP for value in values[kernel][:2]]
             mean, most, same = values["marginals"]
             rows.append(
@@ -236,7 +236,7 @@ def exactness(report: Measurements, problem: Problem, engines: list[str]) -> lis
                 continue
             for kernel, bar in STEP.items():
                 step = values[kernel][1]
-                beside = f" ({ORACLE} {found[ORACLE][kernel][1]:.2g})" if ORACLE in found else ""
+                beside = f" ({ORACLE} {apart[ORACLE][kernel][1]:.2g})" if ORACLE in apart else ""
                 what = f"{engine} = exact sum within {bar:g} a step, {kernel} ({parameters}, {unary})"
                 bars.append((what, f"{step:.2g}{beside}", step <= bar))
     report.table(rows)

@@ -195,11 +195,11 @@ def main() -> None:
         shown = content(args.folder)
         built = {"workspace": workspace(shown, entity, args.project), "report": report(shown, entity, args.project)}
         out = args.out or args.folder / "dashboard.json"
-        write_json(out, {name: specification(one) for name, one in built.items()})
+        write_json(out, {name: specification(document) for name, document in built.items()})
         print(f"{out}: workspace and report of {shown.group}")
         if args.publish:
-            for one in built.values():
-                one.save()
+            for document in built.values():
+                document.save()
     except Exception as error:
         if not args.publish and not isinstance(error, ValueError | FileNotFoundError):
             raise

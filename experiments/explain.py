@@ -87,22 +87,22 @@ class Network:
         that keep the shape are left out.
         """
         deepest = max(path.count(".") for path, _ in self.module.named_modules())
-        found: list[Part] = []
+        tree: list[Part] = []
         for tried in range(1, deepest + 1) if depth is None else (depth,):
             parts = list(self._parts("network", self.module.network, tried, set()))
-            if found and len(parts) > LINES:
+            if tree and len(parts) > LINES:
                 break
-            found = parts
+            tree = parts
         order = {path: number for number, path in enumerate(self.shapes)}
-        return sorted(found, key=lambda part: len(order) if part.output is None else order[part.output])
+        return sorted(tree, key=lambda part: len(order) if part.output is None else order[part.output])
 
-    def _parts(self, path: str, module: nn.Module, depth: int, known: set[nn.Module]) -> Iterator[Part]:
-        if module in known:  # shared by two others: counts once
+    def _parts(self, path: str, module: nn.Module, depth: int, counted: set[nn.Module]) -> Iterator[Part]:
+        if module in counted:  # shared by two others: counts once
             return
-        known.add(module)
+        counted.add(module)
         children = list(module.named_children()) if depth else []
         for name, child in children:
-            yield from self._parts(f"{path}.{name}", child, depth - 1, known)
+            yield from self._parts(f"{path}.{name}", child, depth - 1, counted)
         parameters = sum(p.numel() for p in module.parameters(recurse=not children))
         macs = self._cost(path, module) - sum(self._cost(f"{path}.{name}", child) for name, child in children)
         output = (

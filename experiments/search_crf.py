@@ -32,7 +32,17 @@ from rich.console import Console
 from datamodules.base import Loading, SegmentationDataModule
 from experiments.crfs.grid import CRFS, check_grid, default_grid, parse_grid
 from experiments.crfs.outcome import picture, table
-from experiments.crfs.search import Finished, Found, at_an_end, confusions, keep, search, search_key, spread, workers
+from experiments.crfs.search import (
+    Finished,
+    SearchResult,
+    at_an_end,
+    confusions,
+    predict,
+    search,
+    search_key,
+    spread,
+    workers,
+)
 from experiments.runs.run import Run
 from experiments.shell.catalogue import DATAMODULES, listed, load, lookup
 from experiments.shell.class_flags import Choice, ClassParser, first_word, settings_of
@@ -138,27 +148,27 @@ def run_search(checkpoint: Path, run: Run, args: argparse.Namespace, console: Co
     height, width = dataset[positions[0]][1].shape
     check_grid(args.crf, default_grid(args.crf, math.hypot(height, width)) | wanted)
     with locked(args.out):
-        kept = keep(module.to(device), dataset, args.split, positions, say)
-        grid = default_grid(args.crf, kept.diagonal) | wanted
-        finished = Finished(args.out / "search.csv", search_key(args.crf, checkpoint, run, args.split, kept.names))
-        found = search(args.crf, grid, kept, finished, rounds=args.rounds, jobs=args.jobs, device=device, say=say)
-        write_json(args.out / "best.json", found.parameters)
-        picture(args.crf, found, kept, datamodule.palette, args.out / "search.png", device)
-        console.print(table(found))
-        for line in verdict(args.crf, found, args.split, len(kept.names)):
+        predicted = predict(module.to(device), dataset, args.split, positions, say)
+        grid = default_grid(args.crf, predicted.diagonal) | wanted
+        finished = Finished(args.out / "search.csv", search_key(args.crf, checkpoint, run, args.split, predicted.names))
+        result = search(args.crf, grid, predicted, finished, rounds=args.rounds, jobs=args.jobs, device=device, say=say)
+        write_json(args.out / "best.json", result.parameters)
+        picture(args.crf, result, predicted, datamodule.palette, args.out / "search.png", device)
+        console.print(table(result))
+        for line in verdict(args.crf, result, args.split, len(predicted.names)):
             say(line)
         say(f"results: {args.out}")
         if args.test:
-            whole = keep(module, datamodule.dataset("test"), "test", range(len(datamodule.dataset("test"))), say)
+            whole = predict(module, datamodule.dataset("test"), "test", range(len(datamodule.dataset("test"))), say)
             with workers(args.jobs) as pool:
                 before, after = (
                     float(scores(confusions(args.crf, p, whole, pool, device).sum(0))["miou"])
-                    for p in (None, found.best.point)
+                    for p in (None, result.best.point)
                 )
             images = len(whole.names)
             write_json(
                 args.out / "test.json",
-                {"parameters": found.parameters, "images": images, "without": before, "miou": after},
+                {"parameters": result.parameters, "images": images, "without": before, "miou": after},
             )
             say(
                 f"test split, {images} images, scored once with the choice made above: mIoU {after:.2%}, without CRF "
@@ -166,21 +176,21 @@ def run_search(checkpoint: Path, run: Run, args: argparse.Namespace, console: Co
             )
 
 
-def verdict(crf: str, found: Found, split: str, images: int) -> Iterable[str]:
+def verdict(crf: str, result: SearchResult, split: str, images: int) -> Iterable[str]:
     """What a reader of the table must know."""
-    if found.best.point is None:
-        best = found.rows[1]
+    if result.best.point is None:
+        best = result.rows[1]
         yield (
-            f"No CRF wins: {found.best.miou:.2%} mIoU without, at most {best.miou:.2%} with a {crf} CRF of this grid. "
+            f"No CRF wins: {result.best.miou:.2%} mIoU without, at most {best.miou:.2%} with a {crf} CRF of this grid. "
             "best.json holds weights of 0, which change nothing."
         )
     else:
         yield (
-            f"Best: {', '.join(f'{k} {v}' for k, v in found.best.point.items())}: mIoU {found.best.miou:.2%}, without "
-            f"CRF {found.without.miou:.2%}. The {images} images of {split} chose it, so the gain is flattered; --test "
+            f"Best: {', '.join(f'{k} {v}' for k, v in result.best.point.items())}: mIoU {result.best.miou:.2%}, without "
+            f"CRF {result.without.miou:.2%}. The {images} images of {split} chose it, so the gain is flattered; --test "
             "gives the honest one."
         )
-    if ends := at_an_end(found):
+    if ends := at_an_end(result):
         yield f"At an end of what was tried: {', '.join(ends)}. A wider --grid may hold a better CRF."
 
 

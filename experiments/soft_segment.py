@@ -95,8 +95,8 @@ def of_checkpoint(path: Path) -> tuple[Features, int]:
         normalised = module.normalise(images)
         padded = pad_to_multiple(normalised, 32)  # smp's own take nothing else
         shares = [inner / outer for inner, outer in zip(normalised.shape[2:], padded.shape[2:], strict=True)]
-        found = parts[0](padded)[1:]
-        return [m[..., : math.ceil(m.shape[2] * shares[0]), : math.ceil(m.shape[3] * shares[1])] for m in found]
+        features = parts[0](padded)[1:]
+        return [m[..., : math.ceil(m.shape[2] * shares[0]), : math.ceil(m.shape[3] * shares[1])] for m in features]
 
     return maps, module.hparams["in_channels"]
 
@@ -137,23 +137,23 @@ def grey(values: Floats) -> Bytes:
     return np.rint((values - low) / (high - low) * 255).astype(np.uint8)
 
 
-def overview(image: Bytes, found: SoftSegmentation, path: Path) -> None:
+def overview(image: Bytes, soft: SoftSegmentation, path: Path) -> None:
     """Writes a figure of the image, its features, the segments and layers in colours of their own, then alphas and eigenvectors."""
-    height, width, count = found.alphas.shape
-    segments = np.clip(found.segments, 0, 1)
+    height, width, count = soft.alphas.shape
+    segments = np.clip(soft.segments, 0, 1)
     hues = np.arange(segments.shape[-1]) * 0.618 % 1  # the golden ratio: neighbours in number differ in hue
     colours = colormap("hsv")(hues)[:, :3]
     layers = np.array([to_rgb(COLOURS[i % len(COLOURS)]) for i in range(count)])
     columns = 4
-    varying = [i for i in range(len(found.eigenvalues)) if len(np.unique(grey(found.eigenvectors[..., i]))) > 1]
+    varying = [i for i in range(len(soft.eigenvalues)) if len(np.unique(grey(soft.eigenvectors[..., i]))) > 1]
     shown = varying[: columns - count % columns]  # they fill the last row
     panels: list[tuple[str, NDArray[Any]]] = [
         ("image", image),
-        ("features, three axes", found.features),
+        ("features, three axes", soft.features),
         (f"{segments.shape[-1]} segments", np.clip(segments @ colours, 0, 1)),
-        (f"{count} layers", found.alphas @ layers),
-        *((f"alpha of layer {i + 1}", found.alphas[..., i]) for i in range(count)),
-        *((f"eigenvector {i}: {found.eigenvalues[i]:.1e}", grey(found.eigenvectors[..., i])) for i in shown),
+        (f"{count} layers", soft.alphas @ layers),
+        *((f"alpha of layer {i + 1}", soft.alphas[..., i]) for i in range(count)),
+        *((f"eigenvector {i}: {soft.eigenvalues[i]:.1e}", grey(soft.eigenvectors[..., i])) for i in shown),
     ]
     rows = -(-len(panels) // columns)
     with drawing():
@@ -184,17 +184,17 @@ def check_out(out: Path) -> list[Path]:
     return [out / name for name in ours if name in present]
 
 
-def write(out: Path, image: Bytes, found: SoftSegmentation, record: dict[str, Any]) -> None:
+def write(out: Path, image: Bytes, soft: SoftSegmentation, record: dict[str, Any]) -> None:
     """All files, in place of those of an earlier call; what they are to be is written first, so that none gets lost."""
     old = check_out(out)
-    layers = [np.dstack([image, alpha]) for alpha in np.moveaxis(eight_bits(found.alphas), -1, 0)]
+    layers = [np.dstack([image, alpha]) for alpha in np.moveaxis(eight_bits(soft.alphas), -1, 0)]
     pictures: dict[str, Bytes] = {f"layer_{i}.png": layer for i, layer in enumerate(layers, 1)}
-    pictures |= {"composite.png": composite(layers), "features.png": np.rint(found.features * 255).astype(np.uint8)}
-    vectors = np.moveaxis(found.eigenvectors, -1, 0)
+    pictures |= {"composite.png": composite(layers), "features.png": np.rint(soft.features * 255).astype(np.uint8)}
+    vectors = np.moveaxis(soft.eigenvectors, -1, 0)
     pictures |= {f"eigenvectors/{i:03}.png": grey(vector) for i, vector in enumerate(vectors)}
     arrays: dict[str, dict[str, Any]] = {
-        "alphas.npz": {"alphas": np.moveaxis(found.alphas, -1, 0)},
-        "eigenvectors.npz": {"eigenvalues": found.eigenvalues, "eigenvectors": vectors.astype(np.float32)},
+        "alphas.npz": {"alphas": np.moveaxis(soft.alphas, -1, 0)},
+        "eigenvectors.npz": {"eigenvalues": soft.eigenvalues, "eigenvectors": vectors.astype(np.float32)},
     }
     files = [*pictures, *arrays, "overview.png"]
     write_json(out / MANIFEST, {**record, "files": sorted({*files, *(p.relative_to(out).as_posix() for p in old)})})
@@ -204,7 +204,7 @@ def write(out: Path, image: Bytes, found: SoftSegmentation, record: dict[str, An
         write_whole(out / name, partial(Image.fromarray(pixels).save, format="PNG"))
     for name, content in arrays.items():
         write_whole(out / name, partial(_save_arrays, content=content))
-    overview(image, found, out / "overview.png")
+    overview(image, soft, out / "overview.png")
     write_json(out / MANIFEST, {**record, "files": files})
 
 
@@ -282,7 +282,7 @@ def segment(args: argparse.Namespace, console: Console) -> None:
             features, in_channels = of_encoder(args.encoder or ENCODER, None if weights == "none" else weights)
         maps = encode(shrunk(photograph, args.encoder_side), features, in_channels, args.maps)
         with naming(str(args.image)):
-            found = soft_segmentation(image, maps, progress=stages, **counts)
+            soft = soft_segmentation(image, maps, progress=stages, **counts)
         stages("files")
         record = {
             "command": command_line(),
@@ -290,12 +290,12 @@ def segment(args: argparse.Namespace, console: Console) -> None:
             "height": image.shape[0],
             "width": image.shape[1],
             **counts,
-            "area": found.alphas.mean((0, 1)).tolist(),
+            "area": soft.alphas.mean((0, 1)).tolist(),
             "seconds": stages.seconds,
             "versions": {name: package_version(name) for name in ("numpy", "scipy", "scikit-image", "torch")},
         }
         with locked(args.out):
-            write(args.out, image, found, record)
+            write(args.out, image, soft, record)
         stages("")
     areas = ", ".join(f"{share:.0%}" for share in record["area"])
     console.print(f"{args.out}: {len(record['area'])} layers of {areas} of the image", soft_wrap=True, markup=False)

@@ -45,10 +45,10 @@ def main() -> None:
         console.print(table)
         if not args.dry_run and todo:
             try:
-                known = logged_in()
+                has_key = logged_in()
             except Exception as error:  # noqa: BLE001  # W&B raises several kinds for a key that is none
                 refuse(f"{error}: type `wandb login --relogin`, or set WANDB_API_KEY, and call this again")
-            if not known:
+            if not has_key:
                 refuse("there is no key for W&B: type `wandb login`, or set WANDB_API_KEY, and call this again")
             upload(todo, args.entity, args.project)
         failed = [cell for cell in cells if cell.error]

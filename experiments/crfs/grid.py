@@ -42,7 +42,7 @@ def default_grid(crf: str, diagonal: float) -> Grid:
 
 def parse_grid(crf: str, texts: Sequence[str]) -> Grid:
     """`name=value,value,...` for arguments of a CRF; ValueError for what is none, with the nearest name."""
-    known = {
+    arguments = {
         parameter.name: parameter
         for parameter in inspect.signature(CRFS[crf]).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in NOT_SEARCHED
@@ -50,11 +50,11 @@ def parse_grid(crf: str, texts: Sequence[str]) -> Grid:
     grid: Grid = {}
     for text in texts:
         name, equals, values = text.partition("=")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        if name not in arguments:
+            near = difflib.get_close_matches(name, arguments, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"--grid knows {', '.join(known)} of {crf}_crf, got {name!r}{hint}")
-        kind = type(known[name].default)
+            raise ValueError(f"--grid knows {', '.join(arguments)} of {crf}_crf, got {name!r}{hint}")
+        kind = type(arguments[name].default)
         read = kind if kind in (int, str) else float
         try:
             grid[name] = [read(value) for value in values.split(",")]

@@ -177,12 +177,12 @@ def exactness_of(
 
     exact = {kernel: message("exact", kernel) for kernel in weights}
     exact["marginals"] = marginals("exact", ITERATIONS, PARAMETERS[parameters])
-    found = {}
+    apart = {}
     for engine in engines:
         ours = {kernel: message(engine, kernel) for kernel in weights}
         ours["marginals"] = marginals(engine, ITERATIONS, PARAMETERS[parameters])
-        found[engine] = {key: differences(ours[key], exact[key]) for key in exact}
-    return found
+        apart[engine] = {key: differences(ours[key], exact[key]) for key in exact}
+    return apart
 
 
 def differences(a: Tensor, b: Tensor) -> tuple[float, float, float]:

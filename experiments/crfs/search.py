@@ -47,7 +47,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found, best first."""
 
     rows: list[Row]
@@ -71,7 +71,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Predicted:
     """Images of a split, their masks and what the network says of them."""
 
     split: str
@@ -136,20 +136,20 @@ def spread(length: int, count: int) -> list[int]:
     return [int((i + 0.5) * length / count) for i in range(count)]
 
 
-def keep(
+def predict(
     module: SegmentationModule,
     dataset: SegmentationDataset,
     split: str,
     positions: Sequence[int],
     say: Callable[[str], None],
-) -> Kept:
+) -> Predicted:
     """The images at `positions` with the network's probabilities, in the memory of the computer.
 
     Raises NonFiniteError, naming the image, for a logit at a labelled pixel that is NaN or infinite.
     """
     needed = 4 * len(positions) * dataset[positions[0]][1].numel() * (module.num_classes + 3)  # float32
     check_memory(needed, torch.device("cpu"), f"keeping the probabilities of {len(positions)} images (--images)")
-    kept = Kept(split, [], [], [], [], module.num_classes, module.ignore_index)
+    predicted = Predicted(split, [], [], [], [], module.num_classes, module.ignore_index)
     spoken = time.monotonic()
     for done, position in enumerate(positions):
         image, mask = dataset[position]
@@ -157,14 +157,14 @@ def keep(
         with torch.no_grad(), naming(name):
             logits = module.eval().predict(image[None].to(module.device)).float()
         labelled_logits(logits, mask[None].to(logits.device), module.ignore_index, [name], module.class_names)
-        kept.names.append(dataset.names[position])
-        kept.images.append((255 * image[None]).round())  # whole grey levels, as a module's `refine` has them
-        kept.masks.append(mask[None])
-        kept.probabilities.append(logits.softmax(1).cpu())
+        predicted.names.append(dataset.names[position])
+        predicted.images.append((255 * image[None]).round())  # whole grey levels, as a module's `refine` has them
+        predicted.masks.append(mask[None])
+        predicted.probabilities.append(logits.softmax(1).cpu())
         if time.monotonic() - spoken > EVERY:
             spoken = time.monotonic()
             say(f"network: {done + 1} of {len(positions)} images")
-    return kept
+    return predicted
 
 
 @contextmanager
@@ -185,44 +185,52 @@ def refined(crf: str, point: Point | None, probabilities: Tensor, images: Tensor
     return marginals
 
 
-def confusions(crf: str, point: Point | None, kept: Kept, pool: ThreadPoolExecutor, device: torch.device) -> np.ndarray:
+def confusions(
+    crf: str, point: Point | None, predicted: Predicted, pool: ThreadPoolExecutor, device: torch.device
+) -> np.ndarray:
     """Confusion matrices of the images (n, C, C)."""
 
     def one(index: int) -> np.ndarray:
-        with torch.no_grad(), naming(f"{kept.names[index]} ({kept.split})"):
-            probabilities, image = kept.probabilities[index].to(device), kept.images[index].to(device)
+        with torch.no_grad(), naming(f"{predicted.names[index]} ({predicted.split})"):
+            probabilities, image = predicted.probabilities[index].to(device), predicted.images[index].to(device)
             labels = predict_labels(refined(crf, point, probabilities, image)).cpu()
-            return confusion_matrix(labels, kept.masks[index], kept.num_classes, kept.ignore_index)[0].numpy()
+            return confusion_matrix(labels, predicted.masks[index], predicted.num_classes, predicted.ignore_index)[
+                0
+            ].numpy()
 
-    return np.stack(list(pool.map(one, range(len(kept.names)))))
+    return np.stack(list(pool.map(one, range(len(predicted.names)))))
 
 
 def search(
     crf: str,
     grid: Grid,
-    kept: Kept,
+    predicted: Predicted,
     finished: Finished,
     *,
     rounds: int = 2,
     jobs: int = 1,
     device: torch.device | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Found:
+) -> SearchResult:
     """Scores every combination of the grid, then in each further round those around the best at half the step."""
     device = device or torch.device("cpu")
     rows: list[Row] = []
     with workers(jobs) as pool:
         for number in range(1, rounds + 1):
-            known = [row.point for row in rows]
+            scored = [row.point for row in rows]
             wanted = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-            points = [*([] if known else [None]), *(point for point in wanted if point not in known)]
+            points = [*([] if scored else [None]), *(point for point in wanted if point not in scored)]
             missing = [point for point in points if finished.get(point) is None]
-            say(f"round {number}: {len(points)} combinations on {len(kept.names)} images, {len(missing)} of them to do")
+            say(
+                f"round {number}: {len(points)} combinations on {len(predicted.names)} images, {len(missing)} of them to do"
+            )
             started = spoken = time.monotonic()
             for done, point in enumerate(missing, start=1):
-                miou = float(scores(confusions(crf, point, kept, pool, device).sum(0))["miou"])
+                miou = float(scores(confusions(crf, point, predicted, pool, device).sum(0))["miou"])
                 if math.isnan(miou):
-                    raise ValueError(f"none of the {len(kept.names)} images has a labelled pixel: take more (--images)")
+                    raise ValueError(
+                        f"none of the {len(predicted.names)} images has a labelled pixel: take more (--images)"
+                    )
                 finished.add(point, miou)
                 now = time.monotonic()
                 if now - spoken > EVERY and done < len(missing):
@@ -232,15 +240,15 @@ def search(
                     )
             rows += [Row(point, score) for point in points if (score := finished.get(point)) is not None]
             rows.sort(key=Row.rank)
-            grid = around(grid, Found(rows).best_crf)
-    return Found(rows)
+            grid = around(grid, SearchResult(rows).best_crf)
+    return SearchResult(rows)
 
 
-def at_an_end(found: Found) -> list[str]:
+def at_an_end(result: SearchResult) -> list[str]:
     """The numbers whose best value is the smallest or the largest that was tried."""
-    points = [row.point for row in found.rows if row.point is not None]
-    tried = {name: sorted({p[name] for p in points if isinstance(p[name], float)}) for name in found.best_crf}
-    return [n for n, values in tried.items() if len(values) > 1 and found.best_crf[n] in (values[0], values[-1])]
+    points = [row.point for row in result.rows if row.point is not None]
+    tried = {name: sorted({p[name] for p in points if isinstance(p[name], float)}) for name in result.best_crf}
+    return [n for n, values in tried.items() if len(values) > 1 and result.best_crf[n] in (values[0], values[-1])]
 
 
 def search_key(crf: str, checkpoint: Path, run: Run, split: str, names: Sequence[str]) -> str:

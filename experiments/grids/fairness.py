@@ -72,8 +72,8 @@ def match(run: Run, like: Run, *, of: str = "parameters", by: str = "width") -> 
     """
     start = run.resolved().get(setting(by))
     if type(start) is not int:  # a bool is none
-        known = ", ".join(_whole(run)) or "none here"
-        raise ValueError(f"by must be a hyperparameter with a whole number ({known}), got {by}={start!r}")
+        whole = ", ".join(_whole(run)) or "none here"
+        raise ValueError(f"by must be a hyperparameter with a whole number ({whole}), got {by}={start!r}")
     target = size(like, of)
 
     def at(value: int) -> float:
@@ -198,10 +198,10 @@ def check_fair(ablation: Ablation) -> dict[str, Budget]:
         allowed.add("corrections")  # which follow from the other settings
         differing = {key for key in base | other if base.get(key) != other.get(key)} - allowed
         if differing:
-            found = "; ".join(f"{k}: {_shown(base, k)} against {_shown(other, k)}" for k in sorted(differing))
+            undeclared = "; ".join(f"{k}: {_shown(base, k)} against {_shown(other, k)}" for k in sorted(differing))
             raise ValueError(
                 f"{ablation.name}: {name!r} differs from the baseline {ablation.baseline!r} in more than the declared "
-                f"factors ({', '.join(ablation.factors)}): {found}. Make it equal, or declare it as a factor"
+                f"factors ({', '.join(ablation.factors)}): {undeclared}. Make it equal, or declare it as a factor"
             )
         for factor, levels in ablation.factors.items():
             if setting(factor) in other and other[setting(factor)] not in levels:
@@ -247,8 +247,8 @@ def _budgets(ablation: Ablation) -> dict[str, Budget]:
 def _check_budgets(ablation: Ablation, budgets: Mapping[str, Budget], declared: set[str]) -> None:
     """Refuses what differs without a declared factor that is about it."""
     base = items(budgets[ablation.baseline])
-    for name, own in ((name, items(of_variant)) for name, of_variant in budgets.items()):
-        for item, value in own.items():
+    for name, items_of_variant in ((name, items(of_variant)) for name, of_variant in budgets.items()):
+        for item, value in items_of_variant.items():
             part, _, key = item.partition(".")
             sources = (f"data.{key}",) if part == "augmentation" else SOURCES.get(item, ())
             if sources and value != base.get(item) and not declared.intersection(sources):
@@ -319,10 +319,12 @@ def _whole(run: Run) -> list[str]:
 
 def differences(ablation: Ablation) -> dict[str, dict[str, list[Any]]]:
     """Of each variant the settings it does not share with the baseline, factors first: [the baseline's value, its own]."""
-    base, found = ablation.runs[ablation.baseline].resolved(), {}
+    base, by_variant = ablation.runs[ablation.baseline].resolved(), {}
     for name, run in ablation.runs.items():
-        own = run.resolved()
-        keys = dict.fromkeys([*map(setting, ablation.factors), *base, *own])
+        settings = run.resolved()
+        keys = dict.fromkeys([*map(setting, ablation.factors), *base, *settings])
         keys.pop("corrections", None)  # which follow from the other settings
-        found[name] = {key: [base.get(key), own.get(key)] for key in keys if base.get(key) != own.get(key)}
-    return found
+        by_variant[name] = {
+            key: [base.get(key), settings.get(key)] for key in keys if base.get(key) != settings.get(key)
+        }
+    return by_variant

@@ -30,26 +30,26 @@ def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Cons
     baseline, variants = content["baseline"], content["variants"]
     table = Table("variant", title=f"{content['experiment']}: {len(variants)} variants x {len(seeds)} seeds")
     factors = [setting(factor) for factor in content["factors"]]
-    found = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
-    differing = [key for key in factors if key in found] + [key for key in found if key not in factors]
+    changed = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
+    differing = [key for key in factors if key in changed] + [key for key in changed if key not in factors]
     for key in differing:
         name = key.removeprefix("hparams.")
         table.add_column(escape(name if key in factors else f"({name})"))
     for column in ("parameters", "ratio", "GMAC", "ratio", "ms/step", "peak MB", "est. time"):
         table.add_column(column, justify="right")
     base = variants[baseline]
-    for name, own in variants.items():
+    for name, variant in variants.items():
         settings = planned(content, name)
-        seconds = cell_seconds(content["budget"][name], own["step_seconds"], content.get("validation_images", 0))
+        seconds = cell_seconds(content["budget"][name], variant["step_seconds"], content.get("validation_images", 0))
         table.add_row(
             escape(name + (" (baseline)" if name == baseline else "")),
             *(escape(str(settings.get(key, "-"))) for key in differing),
-            f"{own['parameters']:,}",
-            f"{own['parameters'] / base['parameters']:.2f}",
-            f"{own['gmac']:.3g}",
-            f"{own['gmac'] / base['gmac']:.2f}",
-            f"{1000 * own['step_seconds']:.0f}",
-            f"{own['peak_memory_mb']:.0f}",
+            f"{variant['parameters']:,}",
+            f"{variant['parameters'] / base['parameters']:.2f}",
+            f"{variant['gmac']:.3g}",
+            f"{variant['gmac'] / base['gmac']:.2f}",
+            f"{1000 * variant['step_seconds']:.0f}",
+            f"{variant['peak_memory_mb']:.0f}",
             clock(len(seeds) * seconds),
         )
     console.print(table)
@@ -73,7 +73,7 @@ def show_without_data(ablation: Ablation, out: Path, seeds: Sequence[int], reaso
         show_content(read_json(out / "plan.json"), seeds, console)
         say(f"This is the plan stored in {out}; whether the data are still those is not known: {reason}")
         return
-    differing = dict.fromkeys(key for own in differences(ablation).values() for key in own)
+    differing = dict.fromkeys(key for changed in differences(ablation).values() for key in changed)
     table = Table(
         "variant",
         *(escape(key.removeprefix("hparams.")) for key in differing),

@@ -243,7 +243,7 @@ def gathered(trainer: Trainer, mine: dict[int, Any]) -> dict[int, Any]:
     if trainer.world_size > 1:
         every = [None] * trainer.world_size
         torch.distributed.all_gather_object(every, mine)
-    return {position: value for one in every for position, value in one.items()}
+    return {position: value for of_process in every for position, value in of_process.items()}
 
 
 def sampled(

@@ -74,13 +74,13 @@ class Run:
 
         Raises ValueError where they are no longer those that it had been identified with, FileNotFoundError where they are gone.
         """
-        found = self.datamodule.identify(self.data)
-        if self.fingerprint not in (None, found):
+        fingerprint = self.datamodule.identify(self.data)
+        if self.fingerprint not in (None, fingerprint):
             raise ValueError(
-                f"the data in {self.data['root']} are not those that this run was planned for: their fingerprint is {found}, "
+                f"the data in {self.data['root']} are not those that this run was planned for: their fingerprint is {fingerprint}, "
                 f"and was {self.fingerprint}. Put them back, or choose another folder with --out"
             )
-        return replace(self, fingerprint=found)
+        return replace(self, fingerprint=fingerprint)
 
     def config(self) -> dict[str, Any]:
         """What `run.json` holds: names and plain values, enough to build the same run elsewhere."""
@@ -168,24 +168,24 @@ def _class(part: str, name: Any, package: str, base: type[Base]) -> type[Base]:
         raise ValueError(f"{part} must be a class of the package {package}, got {name!r}")
     path, _, last = name.rpartition(".")
     try:
-        found = getattr(import_module(path), last)
+        cls = getattr(import_module(path), last)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{part} {name!r} is no class of this version of the project") from error
-    if not isinstance(found, type) or not issubclass(found, base) or found is base:
+    if not isinstance(cls, type) or not issubclass(cls, base) or cls is base:
         raise ValueError(f"{part} must be a {base.__name__}, got {name!r}")
-    return found
+    return cls
 
 
 def identified(runs: Mapping[str, Run]) -> dict[str, Run]:
     """The same runs with the fingerprints of their data, each of which is read once."""
-    known: dict[tuple[Any, ...], str | None] = {}
-    found = {}
+    fingerprints: dict[tuple[Any, ...], str | None] = {}
+    identified_runs = {}
     for name, run in runs.items():
         key = (run.datamodule, run.data.get("root"), run.fingerprint)
-        if key not in known:
-            known[key] = run.identified().fingerprint
-        found[name] = replace(run, fingerprint=known[key])
-    return found
+        if key not in fingerprints:
+            fingerprints[key] = run.identified().fingerprint
+        identified_runs[name] = replace(run, fingerprint=fingerprints[key])
+    return identified_runs
 
 
 def changes(stored: Mapping[str, Any], run: Run) -> list[str]:
@@ -203,12 +203,12 @@ def changes(stored: Mapping[str, Any], run: Run) -> list[str]:
         if "data.fingerprint" in new and "root" in stored["data"]:
             same = os.path.realpath(stored["data"]["root"]) == os.path.realpath(run.data["root"])
             old["data.fingerprint"] = new["data.fingerprint"] if same else f"the data in {stored['data']['root']}"
-    found = [
+    changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted({*old, *new} - {"corrections"})
         if old.get(key) != new.get(key)
     ]
-    return found + [f"corrected since: {correct[name]}" for name in correct if name not in old.get("corrections", ())]
+    return changed + [f"corrected since: {correct[name]}" for name in correct if name not in old.get("corrections", ())]
 
 
 def setting(name: str) -> str:
@@ -225,12 +225,12 @@ def defaults(cls: type) -> dict[str, Any]:
 
 def neutral_values(cls: type) -> dict[str, Any]:
     """Of the keyword arguments of `cls` that came later, the value with which a run is what it was without them."""
-    found = {}
+    neutral = {}
     for name, parameter in _parameters(cls).items():
         for mark in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(mark, tuple) and len(mark) == 2 and mark[0] == "neutral":
-                found[name] = mark[1]
-    return found
+                neutral[name] = mark[1]
+    return neutral
 
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:

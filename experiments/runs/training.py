@@ -112,8 +112,8 @@ def train(
             settings = run.resolved() | {"hash": run.hash}
             settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
             tracked = tracker(settings, out)
-            own = [SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
-            trainer = _trainer(run, out, [*callbacks, *own], tracked.loggers, where)
+            saving = [SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
+            trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
             _check_strategy(trainer.strategy)  # what "auto" has become
             _synchronise_batch_norm(trainer, module)
             if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
@@ -231,7 +231,7 @@ def _check_strategy(strategy: str | Strategy) -> None:
 def _trainer(
     run: Run, out: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger], where: Mapping[str, Any]
 ) -> Trainer:
-    own = [SeedSteps(run.seed), MetricsFile(out), PerImage(out), Predictions(out), Samples(out)]
+    storing = [SeedSteps(run.seed), MetricsFile(out), PerImage(out), Predictions(out), Samples(out)]
     try:
         trainer = Trainer(
             **{"log_every_n_steps": 10, "enable_progress_bar": sys.stderr.isatty(), **run.trainer, **where},
@@ -239,7 +239,7 @@ def _trainer(
             enable_model_summary=False,
             logger=list(loggers),
             plugins=[CheckpointFiles()],
-            callbacks=[*own, *callbacks],
+            callbacks=[*storing, *callbacks],
             use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
             enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
             inference_mode=False,  # a metric updated in inference mode cannot be trained beside

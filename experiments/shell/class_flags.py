@@ -65,8 +65,8 @@ class ClassParser(jsonargparse.ArgumentParser):
         action.metavar, action.help = "NAME", argparse.SUPPRESS if help is None else help
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        known = [flag for action in self._actions for flag in action.option_strings]
-        near = with_nearest(self._in_one_line(message), known)
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        near = with_nearest(self._in_one_line(message), flags)
         refuse(f"{near} (every flag: {self.prog} --help, {self.chosen})")
 
     def _in_one_line(self, message: str) -> str:

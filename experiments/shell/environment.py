@@ -61,15 +61,15 @@ def _git(*words: str) -> bytes:
     """What git says of the folder of the project: as if no GIT_ variable were set, and without running what it names."""
     settings = [word for setting in QUIET_GIT for word in ("-c", setting)]
     # On Windows the names of variables have no case. Without locks, because many cells may ask at a time.
-    own = {name: value for name, value in os.environ.items() if not name.upper().startswith("GIT_")}
-    own |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+    environ = {name: value for name, value in os.environ.items() if not name.upper().startswith("GIT_")}
+    environ |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
     command = ["git", *settings, "-C", os.fspath(ROOT), *words]
     with (
         tempfile.TemporaryFile() as out
     ):  # of a pipe, what git has started could hold the end for longer than git lives
         subprocess.run(
             command,
-            env=own,
+            env=environ,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.DEVNULL,
@@ -82,8 +82,8 @@ def _git(*words: str) -> bytes:
 
 def _differs(wanted: dict[str, str]) -> bool:
     """Whether code on the disk is not that of a commit, whose files have these hashes."""
-    found = {path for package in CODE for path in (ROOT / package).rglob("*")} | {*ROOT.iterdir()}
-    names = {path.relative_to(ROOT).as_posix() for path in found if path.suffix in SUFFIXES and path.is_file()}
+    paths = {path for package in CODE for path in (ROOT / package).rglob("*")} | {*ROOT.iterdir()}
+    names = {path.relative_to(ROOT).as_posix() for path in paths if path.suffix in SUFFIXES and path.is_file()}
     of_code = {
         name for name in wanted if Path(name).suffix in SUFFIXES and ("/" not in name or name.split("/")[0] in CODE)
     }

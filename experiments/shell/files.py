@@ -141,8 +141,8 @@ def read_json(path: Path) -> dict[str, Any]:
         if path.name == "plan.json":  # whose folder holds every finished cell
             way_out = "delete this file alone and start the experiment again, which keeps its finished cells"
         raise ValueError(f"{path} cannot be read as JSON ({wrong}): {way_out}")
-    found: dict[str, Any] = content
-    return found
+    settings: dict[str, Any] = content
+    return settings
 
 
 def _no_number(constant: str) -> None:

@@ -5,7 +5,7 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,9 +16,8 @@ def refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def with_nearest(message: str, known: Iterable[str]) -> str:
+def with_nearest(message: str, flags: Sequence[str]) -> str:
     """The message of a parser, with the nearest known flag beside a misspelt one."""
-    flags = list(known)
     for flag in re.findall(r"--[\w.-]+", message) if "nrecognized" in message else []:
         near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
         message += f"; did you mean {near[0]}?" if near else ""
@@ -37,8 +36,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        known = [flag for action in self._actions for flag in action.option_strings]
-        refuse(f"{with_nearest(message, known)} (every flag: {self.prog} --help)")
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        refuse(f"{with_nearest(message, flags)} (every flag: {self.prog} --help)")
 
 
 def positive(text: str) -> int:

@@ -34,14 +34,14 @@ def name_torchvision(kind: type[BaseException], error: BaseException, trace: Tra
     if not inside and not (isinstance(error, ModuleNotFoundError) and error.name == "torchvision"):
         sys.__excepthook__(kind, error, trace)
         return
-    found = {}
+    versions = {}
     for name in ("torchvision", "torch"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "(not installed)"
+            versions[name] = "(not installed)"
     sys.stderr.write(
-        f"error: torchvision {found['torchvision']} does not fit torch {found['torch']} ({error}): install the two that belong "
+        f"error: torchvision {versions['torchvision']} does not fit torch {versions['torch']} ({error}): install the two that belong "
         "together, python -m pip install --force-reinstall torch torchvision --constraint constraints.txt\n"
     )
     sys.exit(2)

@@ -55,11 +55,11 @@ class LoggedRun:
     @property
     def finished(self) -> bool:
         exits = self.fragments[-1].of("exit") if self.fragments else []
-        return (self.folder / "result.json").exists() or any(one.exit_code == 0 for one in exits)
+        return (self.folder / "result.json").exists() or any(ended.exit_code == 0 for ended in exits)
 
     @property
     def uploaded(self) -> bool:
-        return all(one.marker.exists() or (one.online and not one.cut) for one in self.fragments)
+        return all(fragment.marker.exists() or (fragment.online and not fragment.cut) for fragment in self.fragments)
 
     @property
     def known(self) -> set[str]:
@@ -127,8 +127,8 @@ def rows_before(fragment: Fragment, limit: float) -> list[Any]:
     rows, step = [], -1.0
     for record in fragment.records:
         if record.HasField("history"):
-            own = _step(record.history)
-            step = step if own is None else own
+            of_row = _step(record.history)
+            step = step if of_row is None else of_row
             if step < limit:
                 rows.append(record)
     return rows

@@ -64,7 +64,7 @@ def given_settings(environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
     config = Path(environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb")
     with contextlib.suppress(RuntimeError):  # nobody's home folder is known
         config = config.expanduser()
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for path in (config / "settings", folder / ".wandb" / "settings", folder / "wandb" / "settings"):
         if path.exists() and not path.is_file():  # a pipe would be waited for
             continue
@@ -77,21 +77,21 @@ def given_settings(environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
             log.warning("W&B: %s is not used: %s", path, " ".join(str(error).split()))
             continue
         if parser.has_section("default"):
-            found |= {key: value for key, value in parser["default"].items() if key.upper() in GIVEN}
-    found |= {key: value for name, value in environ.items() if (key := name.removeprefix("WANDB_").lower()) != name}
-    found = {GIVEN[key.upper()]: value for key, value in found.items() if key.upper() in GIVEN and value}
-    if "run_tags" in found:
-        found["run_tags"] = [tag.strip() for tag in found["run_tags"].split(",") if tag.strip()]
-    if "x_extra_http_headers" in found:
+            settings |= {key: value for key, value in parser["default"].items() if key.upper() in GIVEN}
+    settings |= {key: value for name, value in environ.items() if (key := name.removeprefix("WANDB_").lower()) != name}
+    settings = {GIVEN[key.upper()]: value for key, value in settings.items() if key.upper() in GIVEN and value}
+    if "run_tags" in settings:
+        settings["run_tags"] = [tag.strip() for tag in settings["run_tags"].split(",") if tag.strip()]
+    if "x_extra_http_headers" in settings:
         with contextlib.suppress(ValueError, RecursionError):  # W&B says what it expects
-            found["x_extra_http_headers"] = json.loads(found["x_extra_http_headers"])
+            settings["x_extra_http_headers"] = json.loads(settings["x_extra_http_headers"])
     if environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
-        found["mode"] = "disabled"
-    if "mode" in found and found["mode"] not in MODES:
-        log.warning("W&B: WANDB_MODE must be one of %s, got %r: logging offline", ", ".join(MODES), found["mode"])
-    if "mode" in found:
-        found["mode"] = MODES.get(found["mode"], "offline")
-    return found
+        settings["mode"] = "disabled"
+    if "mode" in settings and settings["mode"] not in MODES:
+        log.warning("W&B: WANDB_MODE must be one of %s, got %r: logging offline", ", ".join(MODES), settings["mode"])
+    if "mode" in settings:
+        settings["mode"] = MODES.get(settings["mode"], "offline")
+    return settings
 
 
 def own_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -103,8 +103,8 @@ def own_environ(environ: Mapping[str, str]) -> dict[str, str]:
 def agent_settings(environ: Mapping[str, str]) -> dict[str, Any]:
     """Which run of which sweep this is, where an agent of W&B has started this command; else nothing."""
     names = {"WANDB_SWEEP_ID": "sweep_id", "WANDB_RUN_ID": "run_id", "WANDB_SWEEP_PARAM_PATH": "sweep_param_path"}
-    found = {setting: environ[name] for name, setting in names.items() if environ.get(name)}
-    return found if {"sweep_id", "run_id"} <= set(found) else {}
+    settings = {setting: environ[name] for name, setting in names.items() if environ.get(name)}
+    return settings if {"sweep_id", "run_id"} <= set(settings) else {}
 
 
 def _finish_seconds() -> float:
@@ -131,8 +131,8 @@ class Client:
     def __init__(self, start: Mapping[str, Any], out: Path) -> None:
         self.finish_seconds = _finish_seconds()
         # W&B gives up a little earlier by itself, and ends its record.
-        own = {"settings": dict(start["settings"]) | {"finish_timeout": max(1.0, self.finish_seconds - 3)}}
-        self.start_message, self.out = dict(start) | own, out
+        limits = {"settings": dict(start["settings"]) | {"finish_timeout": max(1.0, self.finish_seconds - 3)}}
+        self.start_message, self.out = dict(start) | limits, out
         self.messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.sent = self.taken = self.dropped = 0  # bytes, bytes, messages; each is counted by one thread

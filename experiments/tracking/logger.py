@@ -278,8 +278,8 @@ class Checkpoints(Callback):
 
 def logger_of(trainer: Trainer) -> WandbLogger | None:
     """That of W&B, in the process that logs."""
-    found = (logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
-    return next(found, None) if trainer.is_global_zero else None
+    loggers = (logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
+    return next(loggers, None) if trainer.is_global_zero else None
 
 
 def histogram(values: torch.Tensor) -> dict[str, Any]:

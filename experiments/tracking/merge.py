@@ -22,8 +22,8 @@ from experiments.tracking.records import pb, values, write_records
 
 def logged_in() -> bool:
     """Whether there are credentials for W&B; asks nobody at the terminal, and does not prove them."""
-    found: bool = wandb.login(prompt=False, verify=False)
-    return found
+    has_key: bool = wandb.login(prompt=False, verify=False)
+    return has_key
 
 
 def merge(cell: LoggedRun, out: Path) -> Path:
@@ -77,7 +77,7 @@ def _kept(fragment: Fragment, limit: float) -> list[Any]:
         if record.HasField("artifact"):
             return record.artifact.client_id in shown
         if record.HasField("files"):
-            return all(not one.path.startswith("media/") or one.path in shown for one in record.files.files)
+            return all(not file.path.startswith("media/") or file.path in shown for file in record.files.files)
         return bool(record.HasField("stats"))
 
     return [record for record in fragment.records if stays(record)]
@@ -95,15 +95,15 @@ def _number(history: Any, row: int, clock: float) -> None:
 
 
 def _copy(files: Any, source: Path, target: Path, cell: LoggedRun) -> None:
-    for one in files.files:
-        place = PurePosixPath(one.path)
+    for file in files.files:
+        place = PurePosixPath(file.path)
         inside = (source / place).resolve().is_relative_to(cell.folder.resolve())
         if place.is_absolute() or ".." in place.parts or not inside:
             raise ValueError(
-                f"{source.parent} names a file outside of it ({one.path}), which is not uploaded: move it away"
+                f"{source.parent} names a file outside of it ({file.path}), which is not uploaded: move it away"
             )
-        (target / one.path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / one.path, target / one.path)
+        (target / file.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file.path, target / file.path)
 
 
 def _point_to_staged(artifact: Any, cell: LoggedRun) -> None:
@@ -126,9 +126,9 @@ def _update(config: dict[str, Any], new: dict[str, Any]) -> None:
     """Later values win; those of W&B's own entry, which each attempt begins anew, are joined."""
     for name, value in new.items():
         if name == "_wandb" and isinstance(value, dict):
-            own = config.setdefault(name, {})
+            entry = config.setdefault(name, {})
             for key, inner in value.items():
-                own[key] = own.get(key, {}) | inner if isinstance(inner, dict) else inner
+                entry[key] = entry.get(key, {}) | inner if isinstance(inner, dict) else inner
         else:
             config[name] = value
 

@@ -85,11 +85,11 @@ def refuse_server(base_url: str, proxies: Mapping[str, str]) -> str:
     except Exception as error:  # noqa: BLE001  # a time-out while reading, a connection that breaks, no HTTP at all
         return f"the server gives no answer ({type(error).__name__})"
     try:
-        found = json.loads(content)
+        said = json.loads(content)
     except ValueError:
-        found = None
-    known = isinstance(found, dict) and {"data", "errors"} & set(found)  # one that wants a key first answers errors
-    return "" if known else "what answers is no server of W&B's (a login page in between?)"
+        said = None
+    of_wandb = isinstance(said, dict) and {"data", "errors"} & set(said)  # one that wants a key first answers errors
+    return "" if of_wandb else "what answers is no server of W&B's (a login page in between?)"
 
 
 def choose_mode(wanted: Mode | None, again: bool, settings: Any, answers: Answers) -> Mode:
@@ -121,15 +121,15 @@ def begin(start: Mapping[str, Any], answers: Answers) -> Any:
     wanted = given.pop("mode", None)
     if start["again"] or wanted in ("offline", "disabled"):  # a key that is none would be refused here, too
         given = {name: value for name, value in given.items() if name not in CREDENTIALS}
-    own = dict(start["settings"])
-    own |= {"init_timeout": INIT, "stop_fn": lambda: answers.say("stop")}
+    settings = dict(start["settings"])
+    settings |= {"init_timeout": INIT, "stop_fn": lambda: answers.say("stop")}
     # W&B keeps each setting that is named here, whatever an environment or a file says.
-    setup = wandb.setup(wandb.Settings(**given, **own))
+    setup = wandb.setup(wandb.Settings(**given, **settings))
     mode = choose_mode(wanted, start["again"], setup.settings, answers)
     init = dict(start["init"])
     init["tags"] = [*init["tags"], *(given.get("run_tags") or ())]
     init["project"] = given.get("project") or init["project"]
-    run = wandb.init(**init, mode=mode, settings=wandb.Settings(**own))
+    run = wandb.init(**init, mode=mode, settings=wandb.Settings(**settings))
     if getattr(run, "define_metric", None):
         run.define_metric(start["step"])
         run.define_metric("*", step_metric=start["step"], step_sync=True)
@@ -142,7 +142,7 @@ def logged(value: Any) -> Any:
     import wandb
 
     if isinstance(value, list):
-        return [logged(one) for one in value]
+        return [logged(item) for item in value]
     if not isinstance(value, dict):
         return value
     content = {name: inner for name, inner in value.items() if name != "is"}

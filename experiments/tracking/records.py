@@ -65,11 +65,11 @@ def write_records(path: Path, records: Sequence[Any]) -> None:
 
 def values(items: Any) -> dict[str, Any]:
     """What the items of a history, summary or config record say, nested keys as nested dicts."""
-    found: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for item in items:
         *outer, last = item.nested_key or [item.key]
-        place = found
+        place = tree
         for key in outer:
             place = place.setdefault(key, {})
         place[last] = json.loads(item.value_json)
-    return found
+    return tree

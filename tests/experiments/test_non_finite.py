@@ -15,7 +15,7 @@ from torch import Tensor
 from datamodules.shapes import ShapesDataModule
 from experiments import soft_segment
 from experiments.ablate_crf import evaluate
-from experiments.crfs.search import confusions, keep, workers
+from experiments.crfs.search import confusions, predict, workers
 from experiments.runs.callbacks import half
 from experiments.runs.run import Run
 from experiments.runs.training import build, train
@@ -119,7 +119,7 @@ def of_test_step(module: UNetModule) -> None:
 
 
 def of_search(module: UNetModule) -> None:
-    keep(module, ShapesDataModule(**TINY.data).dataset("test"), "test", [0], print)
+    predict(module, ShapesDataModule(**TINY.data).dataset("test"), "test", [0], print)
 
 
 def of_ablation(module: UNetModule) -> None:
@@ -156,7 +156,7 @@ def test_a_crf_that_is_given_nan_or_overflows_names_the_image(scored: Callable[[
 
 @pytest.mark.parametrize("crf", ["dense", "conv"])
 def test_a_crf_in_a_search_names_the_image(crf: str) -> None:
-    kept = keep(planted(0, math.nan), ShapesDataModule(**TINY.data).dataset("val"), "val", [1, 2], print)
+    kept = predict(planted(0, math.nan), ShapesDataModule(**TINY.data).dataset("val"), "val", [1, 2], print)
     point = {name: float(value) for name, value in PRESETS["pydensecrf"].items() if name.startswith(("w_", "theta"))}
     with workers(1) as pool:
         assert confusions(crf, None, kept, pool, torch.device("cpu")).sum() == 2 * 552

@@ -10,7 +10,7 @@ import torch
 
 from datamodules.shapes import Shapes, ShapesDataModule
 from experiments.crfs.grid import CRFS, Grid, Point, default_grid, parse_grid
-from experiments.crfs.search import Finished, Found, Kept, search
+from experiments.crfs.search import Finished, Predicted, SearchResult, search
 from experiments.runs.run import Run
 from experiments.runs.training import train
 from experiments.search_crf import main, verdict
@@ -32,7 +32,7 @@ TINY = Run(
 )
 
 
-def noisy(crf: str, planted: Point | None) -> Kept:
+def noisy(crf: str, planted: Point | None) -> Predicted:
     """Images of discs and squares, noisy probabilities, and as the truth what the planted CRF makes of them."""
     dataset = Shapes("val", 3, 24)
     images, probabilities, truth = [], [], []
@@ -44,10 +44,10 @@ def noisy(crf: str, planted: Point | None) -> Kept:
         probabilities.append(logits.softmax(1))
         marginals = CRFS[crf](probabilities[-1], images[-1], **planted) if planted else probabilities[-1]
         truth.append(predict_labels(marginals))
-    return Kept("val", dataset.names, images, truth, probabilities, 3, 255)
+    return Predicted("val", dataset.names, images, truth, probabilities, 3, 255)
 
 
-def run(crf: str, kept: Kept, folder: Path, grid: Grid = GRID, rounds: int = 1, key: str = "a") -> Found:
+def run(crf: str, kept: Predicted, folder: Path, grid: Grid = GRID, rounds: int = 1, key: str = "a") -> SearchResult:
     return search(crf, grid, kept, Finished(folder / "search.csv", key), rounds=rounds, jobs=2)
 
 
@@ -83,7 +83,7 @@ def test_no_crf_wins_where_it_is_best_and_of_equals(tmp_path: Path) -> None:
     )
 
     certain = [(1e6 * p).softmax(1) for p in kept.probabilities]  # no CRF changes a label
-    equal = run("conv", Kept("val", kept.names, kept.images, kept.masks, certain, 3, 255), tmp_path, key="b")
+    equal = run("conv", Predicted("val", kept.names, kept.images, kept.masks, certain, 3, 255), tmp_path, key="b")
     assert {row.miou for row in equal.rows} == {1.0}
     assert [row.point and row.point["w_appearance"] for row in equal.rows] == [
         None,
