@@ -98,11 +98,11 @@ class CRFasRNN(nn.Module):
 
 def check_options(argument: str, options: Mapping[str, Any], kind: type[nn.Module]) -> None:
     """ValueError unless each option is a keyword argument of `kind`."""
-    known = keywords(kind)
-    unknown = [name for name in options if name not in known]
+    arguments = keywords(kind)
+    unknown = [name for name in options if name not in arguments]
     if unknown:
         raise ValueError(
-            f"{argument} must be arguments of {kind.__name__}, {', '.join(known)}, got {', '.join(unknown)}"
+            f"{argument} must be arguments of {kind.__name__}, {', '.join(arguments)}, got {', '.join(unknown)}"
         )
 
 
@@ -165,23 +165,23 @@ class CRFasRNNModule(SegmentationModule):
         inner = self.network.network
         wanted = f"{type(inner).__name__}Module"
         stored = read_checkpoint(checkpoint, f"init_from={checkpoint!r}", wanted=f"a checkpoint of {wanted}")
-        architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
+        architecture, theirs_all = stored["segmentation"]["architecture"], stored["hyper_parameters"]
         if architecture != wanted:
             raise ValueError(
                 f"init_from={checkpoint!r} holds {architecture}, and network={self.hparams['network']!r} needs {wanted}"
             )
         unused = NETWORKS[self.hparams["network"]].options  # a head that no logits come from
-        own = {name: self.hparams[name] for name in ("num_classes", "in_channels")}
-        theirs = {name: found.get(name) for name in own}
+        ours = {name: self.hparams[name] for name in ("num_classes", "in_channels")}
+        theirs = {name: theirs_all.get(name) for name in ours}
         for name, parameter in keywords(type(inner)).items():
             if name not in (*TRAINING_ONLY, *unused):
-                own[name] = self.network.options.get(name, parameter.default)
-                theirs[name] = found.get(name, parameter.default)
-        wrong = [name for name in own if _plain(own[name]) != _plain(theirs[name])]
+                ours[name] = self.network.options.get(name, parameter.default)
+                theirs[name] = theirs_all.get(name, parameter.default)
+        wrong = [name for name in ours if _plain(ours[name]) != _plain(theirs[name])]
         if wrong:
             raise ValueError(
                 f"init_from={checkpoint!r} was trained with {', '.join(f'{name}={theirs[name]!r}' for name in wrong)}, "
-                f"not {', '.join(f'{name}={own[name]!r}' for name in wrong)}: give the same in network_options"
+                f"not {', '.join(f'{name}={ours[name]!r}' for name in wrong)}: give the same in network_options"
             )
         state = stored["state_dict"]
         weights = {name.removeprefix("network."): w for name, w in state.items() if name.startswith("network.")}

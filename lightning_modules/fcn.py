@@ -217,26 +217,28 @@ class FCNModule(SegmentationModule):
 
         A mean or std that the user gave stays.
         """
-        own = self.hparams
-        if own["stride"] == 32 or own["at_once"]:
+        ours = self.hparams
+        if ours["stride"] == 32 or ours["at_once"]:
             raise ValueError(
-                f"init_from is for stride 16 or 8 and at_once=False, the later stages, got stride={own['stride']} and "
-                f"at_once={own['at_once']}: FCN-32s, and all of FCN at once, start from VGG16"
+                f"init_from is for stride 16 or 8 and at_once=False, the later stages, got stride={ours['stride']} and "
+                f"at_once={ours['at_once']}: FCN-32s, and all of FCN at once, start from VGG16"
             )
-        needed = {"stride": 2 * own["stride"]}
-        needed |= {name: own[name] for name in ("num_classes", "in_channels", "encoder", "encoder_width", "fc_width")}
-        if own["stride"] == 8:
+        needed = {"stride": 2 * ours["stride"]}
+        needed |= {name: ours[name] for name in ("num_classes", "in_channels", "encoder", "encoder_width", "fc_width")}
+        if ours["stride"] == 8:
             needed["at_once"] = False  # or the score of pool4 belongs to a scaled pool4
         stored = read_checkpoint(
             checkpoint, f"init_from={checkpoint!r}", wanted=f"a checkpoint of FCN-{needed['stride']}s"
         )
-        architecture, found = stored["segmentation"]["architecture"], stored["hyper_parameters"]
-        wrong = [f"{name}={found.get(name)}, not {value}" for name, value in needed.items() if found.get(name) != value]
+        architecture, settings = stored["segmentation"]["architecture"], stored["hyper_parameters"]
+        wrong = [
+            f"{name}={settings.get(name)}, not {value}" for name, value in needed.items() if settings.get(name) != value
+        ]
         if architecture != type(self).__name__ or wrong:
             raise ValueError(
                 f"init_from={checkpoint!r} holds a {architecture} with {', '.join(wrong) or 'other layers'}"
             )
-        new = STRIDES.index(own["stride"])  # the score and the upsampling of this stage, which the one before has not
+        new = STRIDES.index(ours["stride"])  # the score and the upsampling of this stage, which the one before has not
         fresh = ("network.upscore.", f"network.scores.{new}.", f"network.up.{new - 1}.", "network.scales")
         kept = (*fresh, *given(self))
         load_start(self, stored["state_dict"], checkpoint, kept=kept, otherwise="holds other layers")

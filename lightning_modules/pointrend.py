@@ -132,9 +132,9 @@ class PointRend(nn.Module):
                     self.network, shapes, torch.empty(1, in_channels, 2 * MULTIPLE, 2 * MULTIPLE, device="meta")
                 )
         except (AttributeError, KeyError, IndexError) as error:
-            known = ", ".join(name for name, _ in self.network.named_children())
+            children = ", ".join(name for name, _ in self.network.named_children())
             raise ValueError(
-                f"features must name modules that {type(self.network).__name__} runs, within {known}, or items of what "
+                f"features must name modules that {type(self.network).__name__} runs, within {children}, or items of what "
                 f'they return, such as "encoder[2]"; got {self.features}: {error}'
             ) from error
         self.network.train()

@@ -130,6 +130,6 @@ class PSPNetModule(SegmentationModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         encoder = list(self.network.encoder.parameters())
-        known = {id(p) for p in encoder}
-        new = [p for p in self.network.parameters() if id(p) not in known]
+        of_encoder = {id(p) for p in encoder}
+        new = [p for p in self.network.parameters() if id(p) not in of_encoder]
         return [{"params": encoder}, {"params": new, "lr": self.new_layers * self.hparams["lr"]}]

@@ -217,12 +217,12 @@ class SegNetModule(SegmentationModule):
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:
         if hparams["variant"] != "segnet":
             return {}
-        found = ignored_normalisation(hparams)
+        corrected = ignored_normalisation(hparams)
         if hparams["weight_decay"]:
-            found["segnet-shift-decay"] = (
+            corrected["segnet-shift-decay"] = (
                 "the shifts of batch norms decayed, and in the authors' segnet_train.prototxt do not"
             )
-        return found
+        return corrected
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         h = self.hparams

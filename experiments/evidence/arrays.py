@@ -73,7 +73,7 @@ class Npz(Mapping[str, NDArray[Any]]):
     def __init__(self, path: Path, expected: Mapping[str, Array], sizes: Mapping[str, int], most: int) -> None:
         self.path, self.expected, self.sizes = path, expected, dict(sizes)
         self.headers: dict[str, _Header] = {}
-        known = set(sizes)
+        named = set(sizes)
         with _reading(path), opened(path) as archive:
             names = set(archive.namelist())
             for key, wanted in expected.items():
@@ -82,7 +82,7 @@ class Npz(Mapping[str, NDArray[Any]]):
                         self.headers[key] = _read_header(stream)
                 elif wanted.optional:
                     continue
-                self._check(archive, key, wanted, known, most)
+                self._check(archive, key, wanted, named, most)
 
     def __getitem__(self, key: str) -> NDArray[Any]:
         if key not in self.headers:
@@ -130,7 +130,7 @@ class Npz(Mapping[str, NDArray[Any]]):
                 self._check_values(key, first, block)
                 yield first, block
 
-    def _check(self, archive: zipfile.ZipFile, key: str, wanted: Array, known: set[str], most: int) -> None:
+    def _check(self, archive: zipfile.ZipFile, key: str, wanted: Array, named: set[str], most: int) -> None:
         header = self.headers.get(key)
         shape = None if header is None else header.shape
         fits = header is not None and len(header.shape) == len(wanted.shape)
@@ -138,7 +138,7 @@ class Npz(Mapping[str, NDArray[Any]]):
             size = self.sizes.setdefault(name, length) if isinstance(name, str) else name
             fits = fits and 0 < size == length <= most
         if not fits or header is None:
-            told = tuple(self.sizes[name] if name in known and isinstance(name, str) else name for name in wanted.shape)
+            told = tuple(self.sizes[name] if name in named and isinstance(name, str) else name for name in wanted.shape)
             self._refuse(f"{key} must have the shape {told} for n images, got {shape}")
             return
         kind, largest = KINDS[wanted.kinds]

@@ -14,13 +14,13 @@ def confusion_shares(experiment: Experiment) -> dict[str, NDArray[np.float64]]:
 
     Variants without a wrong pixel are left out.
     """
-    found = {}
+    by_variant = {}
     for name, cells in experiment.cells.items():
         wrong = [cell.confusion * ~np.eye(len(cell.class_names), dtype=bool) for cell in cells.values()]
         shares = [counts / counts.sum() for counts in wrong if counts.any()]
         if shares:
-            found[name] = np.mean(shares, axis=0)
-    return found
+            by_variant[name] = np.mean(shares, axis=0)
+    return by_variant
 
 
 def frequent_confusions(shares: dict[str, NDArray[np.float64]]) -> dict[tuple[int, int], float]:

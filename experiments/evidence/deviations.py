@@ -28,13 +28,13 @@ def planned(plan: Mapping[str, Any], variant: str) -> dict[str, Any]:
         levels = plan["variants"][variant]["levels"]
         return {**plan["common"], **{f"hparams.{factor}": level for factor, level in levels.items()}}
     of_baseline = {key: pair[0] for of_variant in plan["differences"].values() for key, pair in of_variant.items()}
-    own = {key: pair[1] for key, pair in plan["differences"][variant].items()}
-    return {**plan["common"], **of_baseline, **own}
+    of_variant = {key: pair[1] for key, pair in plan["differences"][variant].items()}
+    return {**plan["common"], **of_baseline, **of_variant}
 
 
 def other_settings(plan: Mapping[str, Any], variant: str, run: Mapping[str, Any]) -> list[str]:
     """Where the run of a cell, as its run.json has it, is not the one that is planned for the variant."""
-    settings, found = planned(plan, variant), []
+    settings, differing = planned(plan, variant), []
     # With its defaults and by the content of its files; of an earlier version only what was given.
     given = {
         f"{part}.{name}": value for part in ("hparams", "data", "trainer") for name, value in run.get(part, {}).items()
@@ -42,8 +42,8 @@ def other_settings(plan: Mapping[str, Any], variant: str, run: Mapping[str, Any]
     for key, value in run.get("settings", given).items():
         # A path is where the data lie, and each cell may start from its own checkpoint.
         if key in settings and key not in ("data.root", "hparams.init_from", "seed") and settings[key] != value:
-            found.append(f"{key} {_say(value)}, planned {_say(settings[key])}")
-    return found
+            differing.append(f"{key} {_say(value)}, planned {_say(settings[key])}")
+    return differing
 
 
 def statements(plan: Mapping[str, Any]) -> list[str]:
@@ -55,24 +55,30 @@ def unequal(plan: Mapping[str, Any]) -> list[str]:
     """A sentence for each variant whose declared factors give it another budget than the baseline's."""
     if "budget" not in plan:
         return []
-    base, found = items(plan["budget"][plan["baseline"]]), []
+    base, sentences = items(plan["budget"][plan["baseline"]]), []
     for variant, budget in plan["budget"].items():
-        own = items(budget)
-        differing = [key for key in base | own if key not in NO_BUDGET and base.get(key) != own.get(key)]
+        budget_items = items(budget)
+        differing = [
+            key for key in base | budget_items if key not in NO_BUDGET and base.get(key) != budget_items.get(key)
+        ]
         if differing:
-            listed = ", ".join(f"{_words(key)} ({_say(own.get(key))}, not {_say(base.get(key))})" for key in differing)
-            found.append(f"Not of equal budget, as declared: {variant} differs from {plan['baseline']} in {listed}.")
-    return found
+            listed = ", ".join(
+                f"{_words(key)} ({_say(budget_items.get(key))}, not {_say(base.get(key))})" for key in differing
+            )
+            sentences.append(
+                f"Not of equal budget, as declared: {variant} differs from {plan['baseline']} in {listed}."
+            )
+    return sentences
 
 
 def deviations(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
     """Where the finished cells, by variant and seed, did not do what was planned or not under equal conditions."""
-    found = _uneven(plan, cells)
+    sentences = _uneven(plan, cells)
     for variant, of_variant in cells.items():
         for seed, cell in of_variant.items():
             wrong = _amiss(plan, cell)
-            found += [f"{variant} seed {seed} deviates from the plan: {'; '.join(wrong)}."] if wrong else []
-    return found + _conditions(plan, cells)
+            sentences += [f"{variant} seed {seed} deviates from the plan: {'; '.join(wrong)}."] if wrong else []
+    return sentences + _conditions(plan, cells)
 
 
 def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
@@ -87,9 +93,9 @@ def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) ->
 def _amiss(plan: Mapping[str, Any], cell: Cell) -> list[str]:
     """What of one cell is not as planned."""
     wrong = []
-    own, parameters = cell.result.get("params"), plan["variants"][cell.variant].get("parameters")
-    if None not in (own, parameters) and own != parameters:
-        wrong.append(f"{own:,} parameters, planned {parameters:,}")
+    counted, parameters = cell.result.get("params"), plan["variants"][cell.variant].get("parameters")
+    if None not in (counted, parameters) and counted != parameters:
+        wrong.append(f"{counted:,} parameters, planned {parameters:,}")
     budget = plan.get("budget", {}).get(cell.variant, {})
     if "steps" in cell.result and "steps" in budget:
         if cell.result["steps"] != budget["steps"]:
@@ -103,7 +109,7 @@ def _amiss(plan: Mapping[str, Any], cell: Cell) -> list[str]:
 
 def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
     """Where code, versions, threads or devices differ between cells, and whether that goes along with the variants."""
-    found = []
+    sentences = []
     finished = [cell for of_variant in cells.values() for cell in of_variant.values()]
     for key in ("commit", "device", "python", "torch_threads", "versions"):
         groups: dict[str, dict[str, list[int]]] = {}  # value -> variant -> seeds
@@ -122,11 +128,11 @@ def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]
             if len(trained) == len(set(trained))
             else "last digits may differ"
         )
-        found.append(f"Cells were trained with different {key} ({listed}): {what}.")
+        sentences.append(f"Cells were trained with different {key} ({listed}): {what}.")
     commits = {str(cell.environment.get("commit")) for cell in finished}
     if len(commits) == 1 and (plan["commit"],) != (*commits,):
-        found.append(f"The cells were trained at commit {commits.pop()}, the plan was written at {plan['commit']}.")
-    return found
+        sentences.append(f"The cells were trained at commit {commits.pop()}, the plan was written at {plan['commit']}.")
+    return sentences
 
 
 def _apart(value: str, groups: Mapping[str, Any]) -> str:
@@ -180,16 +186,16 @@ def _sizes(plan: Mapping[str, Any]) -> list[str]:
 
 def _matches(plan: Mapping[str, Any]) -> list[str]:
     """Which arms were made as large as which, by what, and how near they came."""
-    found = []
-    for of in dict.fromkeys(one["of"] for one in plan.get("matched", {}).values()):
-        arms = {name: one for name, one in plan["matched"].items() if one["of"] == of}
+    sentences = []
+    for of in dict.fromkeys(arm["of"] for arm in plan.get("matched", {}).values()):
+        arms = {name: arm for name, arm in plan["matched"].items() if arm["of"] == of}
         listed = []
-        for name, one in arms.items():
-            by = f", by {one['by']} from {_say(one['values'][0])} to {_say(one['values'][1])}" if one["by"] else ""
-            listed.append(f"{name} with {one['like']} (ratio {one['ratio']:.3f}{by})")
-        most = max(one["tolerance"] for one in arms.values())
-        found.append(f"Matched in {SIZES[of]}, within {100 * most:.0f} %: {'; '.join(listed)}.")
-    return found
+        for name, arm in arms.items():
+            by = f", by {arm['by']} from {_say(arm['values'][0])} to {_say(arm['values'][1])}" if arm["by"] else ""
+            listed.append(f"{name} with {arm['like']} (ratio {arm['ratio']:.3f}{by})")
+        most = max(arm["tolerance"] for arm in arms.values())
+        sentences.append(f"Matched in {SIZES[of]}, within {100 * most:.0f} %: {'; '.join(listed)}.")
+    return sentences
 
 
 def _percent(share: float) -> str:
@@ -206,7 +212,7 @@ def _words(item: str) -> str:
 
 def _say(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_say(one) for one in value)}]"
+        return f"[{', '.join(_say(item) for item in value)}]"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: NONE}[value]
     if isinstance(value, int) and value > 999:

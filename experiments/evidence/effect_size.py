@@ -59,5 +59,5 @@ def effect_size(differences: Sequence[float]) -> EffectSize:
 
 def noncentral_t(value: float, df: float, centre: float) -> float:
     """P(T <= value) of the noncentral t distribution; scipy's is NaN in places far from the centre."""
-    found = float(nct.cdf(value, df, centre))
-    return (1.0 if centre < value else 0.0) if math.isnan(found) else found
+    probability = float(nct.cdf(value, df, centre))
+    return (1.0 if centre < value else 0.0) if math.isnan(probability) else probability

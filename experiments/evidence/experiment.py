@@ -114,10 +114,10 @@ class Experiment:
         mean = {name: float(np.mean(list(values.values()) or [math.nan])) for name, values in mious.items()}
         order = [name for name, words in kinds.items() if "fixed" in words]
         for kind, sign in (("worst", 1), ("best", -1)):
-            found = sorted((name for name, words in kinds.items() if kind in words), key=lambda n: sign * mean[n])
-            for name in found[PICTURES:]:
+            ranked = sorted((name for name, words in kinds.items() if kind in words), key=lambda n: sign * mean[n])
+            for name in ranked[PICTURES:]:
                 kinds[name].discard(kind)
-            order += [name for name in found[:PICTURES] if name not in order]
+            order += [name for name in ranked[:PICTURES] if name not in order]
         pictures = []
         for name in order:
             image, mask = given[name]
@@ -127,9 +127,11 @@ class Experiment:
                     found_labels = cell.prediction(name, (height, width))
                     if found_labels is not None:
                         predicted[name][variant] = found_labels
-            own = {variant: predicted[name][variant] for variant in shown if variant in predicted[name]}
+            of_variants = {variant: predicted[name][variant] for variant in shown if variant in predicted[name]}
             words = tuple(word for word in ("fixed", "worst", "best") if word in kinds[name])
-            pictures.append(Picture(name, words, image, mask, own, {v: mious[name].get(v, math.nan) for v in own}))
+            pictures.append(
+                Picture(name, words, image, mask, of_variants, {v: mious[name].get(v, math.nan) for v in of_variants})
+            )
         return pictures
 
     @property
@@ -176,15 +178,15 @@ def one_factor_steps(plan: Mapping[str, Any]) -> list[OneFactorStep]:
     """Every pair of variants where one factor leaves the baseline's level and all others stay, whatever their level."""
     levels: dict[str, dict[str, str]] = {name: variant["levels"] for name, variant in plan["variants"].items()}
     baseline = levels[plan["baseline"]]
-    found = []
+    steps = []
     for factor in plan["factors"]:
-        for variant, own in levels.items():
-            wanted = own | {factor: baseline[factor]}
+        for variant, of_variant in levels.items():
+            wanted = of_variant | {factor: baseline[factor]}
             reference = next((name for name, other in levels.items() if other == wanted), None)
             if reference not in (None, variant):
-                at = {name: level for name, level in own.items() if name != factor}
-                found.append(OneFactorStep(factor, reference, variant, at))
-    return found
+                at = {name: level for name, level in of_variant.items() if name != factor}
+                steps.append(OneFactorStep(factor, reference, variant, at))
+    return steps
 
 
 def load_experiment(folder: Path) -> Experiment:
@@ -193,8 +195,8 @@ def load_experiment(folder: Path) -> Experiment:
     Raises FileNotFoundError where there is no experiment, ValueError for a file that cannot be read.
     """
     if not (folder / "plan.json").is_file():
-        known = sorted(str(path.parent) for path in folder.glob("*/plan.json"))
-        here = f"experiments below it: {', '.join(known)}" if known else "and there is none in the folders below it"
+        below = sorted(str(path.parent) for path in folder.glob("*/plan.json"))
+        here = f"experiments below it: {', '.join(below)}" if below else "and there is none in the folders below it"
         raise FileNotFoundError(
             f"{folder} holds no experiment: expected {folder / 'plan.json'}, {here}. "
             "An experiment writes it when it starts, for example python -m experiments.ablate_upsampling"
@@ -247,14 +249,20 @@ def _last_line(path: Path) -> str:
 
 
 def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, Cell]]) -> list[str]:
-    found = []
+    sentences = []
     if len({tuple(cell.image_names) for of_variant in cells.values() for cell in of_variant.values()}) > 1:
-        found.append("Not all cells were scored on the same test images: their differences are not only the variants'.")
+        sentences.append(
+            "Not all cells were scored on the same test images: their differences are not only the variants'."
+        )
     planned = {folder / variant / f"seed{seed}" for variant in plan["variants"] for seed in plan["seeds"]}
     stored = {path.parent for path in folder.glob("*/seed*/result.json") if path.parent.name[4:].isdecimal()}
-    known = plan.get("not_compared", [])  # folders of what the variants are made from
-    stray = [str(p) for p in (path.relative_to(folder) for path in sorted(stored - planned)) if p.parts[0] not in known]
+    not_compared = plan.get("not_compared", [])  # folders of what the variants are made from
+    stray = [
+        str(p)
+        for p in (path.relative_to(folder) for path in sorted(stored - planned))
+        if p.parts[0] not in not_compared
+    ]
     if stray:
         more = f" and {len(stray) - 6} more" if len(stray) > 6 else ""
-        found.append(f"Finished cells that the plan does not name are left out: {', '.join(stray[:6])}{more}.")
-    return found + deviations(plan, cells)
+        sentences.append(f"Finished cells that the plan does not name are left out: {', '.join(stray[:6])}{more}.")
+    return sentences + deviations(plan, cells)

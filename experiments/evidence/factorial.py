@@ -37,16 +37,18 @@ class Effect:
 def refuse_crossing(levels: Mapping[str, Mapping[str, str]]) -> str:
     """Why the variants (name -> factor -> level) are no crossed design; empty where each combination is there once."""
     factors = list(next(iter(levels.values()), {}))
-    if not factors or any(list(own) != factors for own in levels.values()):
+    if not factors or any(list(of_variant) != factors for of_variant in levels.values()):
         return "not crossed: the variants do not have the same factors"
-    known = [tuple(own[factor] for factor in factors) for own in levels.values()]
-    if len(set(known)) < len(known):
+    crossed = [tuple(of_variant[factor] for factor in factors) for of_variant in levels.values()]
+    if len(set(crossed)) < len(crossed):
         return "not crossed: two variants have the same levels"
     # Counted, not listed: a stranger's plan of 40 factors has a million million combinations.
-    pools, present = list(_of_factors(levels).values()), set(known)
+    pools, present = list(_of_factors(levels).values()), set(crossed)
     absent = math.prod(map(len, pools)) - len(present)
-    named = islice((one for one in product(*pools) if one not in present), 3)
-    listed = ", ".join(" + ".join(one) for one in named) + (f" and {absent - 3} more" if absent > 3 else "")
+    named = islice((combination for combination in product(*pools) if combination not in present), 3)
+    listed = ", ".join(" + ".join(combination) for combination in named) + (
+        f" and {absent - 3} more" if absent > 3 else ""
+    )
     return f"not fully crossed: there is no variant with {listed}" if absent else ""
 
 
@@ -72,25 +74,25 @@ def factorial_effects(
     weights = dict[tuple[tuple[str, str], ...], dict[str, float]]()
     for order in (1, 2):
         for factors in combinations(of_factors, order):
-            for chosen in product(*([one for one in of_factors[f] if one != reference[f]] for f in factors)):
+            for chosen in product(*([level for level in of_factors[f] if level != reference[f]] for f in factors)):
                 key = tuple(zip(factors, chosen, strict=True))
                 weights[key] = _weigh(levels, dict(key), reference)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed, "class_names": class_names}
     contrasts = make_contrasts(cells, weights, score, **options)
-    found = []
+    effects = []
     for order in (1, 2):
         family = [key for key in weights if len(key) == order]
         tests = adjust([contrasts[key].test("both") for key in family])
         for key, test in zip(family, tests, strict=True):
             references = {factor: reference[factor] for factor, _ in key}
-            found.append(Effect(dict(key), references, contrasts[key], test))
-    return found
+            effects.append(Effect(dict(key), references, contrasts[key], test))
+    return effects
 
 
 def _of_factors(levels: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
     """Each factor's levels, in the order in which they appear."""
     factors = next(iter(levels.values()))
-    return {factor: list(dict.fromkeys(own[factor] for own in levels.values())) for factor in factors}
+    return {factor: list(dict.fromkeys(of_variant[factor] for of_variant in levels.values())) for factor in factors}
 
 
 def _weigh(
@@ -98,8 +100,11 @@ def _weigh(
 ) -> dict[str, float]:
     """+1 for the level, -1 for the reference, their product over the factors; shared out over the others' levels."""
     signs = dict[str, int]()
-    for variant, own in levels.items():
-        each = [(own[factor] == level) - (own[factor] == reference[factor]) for factor, level in wanted.items()]
+    for variant, of_variant in levels.items():
+        each = [
+            (of_variant[factor] == level) - (of_variant[factor] == reference[factor])
+            for factor, level in wanted.items()
+        ]
         if all(each):
             signs[variant] = int(np.prod(each))
     others = len(signs) / 2 ** len(wanted)

@@ -227,26 +227,26 @@ class _Sums:
         """Where in `cells` the seeds are that all these variants have a score of: (variants, S)."""
         first, *others = variants
         seeds = [seed for seed in self.seeds[first] if all(seed in self.seeds[other] for other in others)]
-        found = [[self.place[variant, seed] for seed in seeds] for variant in (first, *others)]
-        places = np.array(found, dtype=np.intp)
+        of_seeds = [[self.place[variant, seed] for seed in seeds] for variant in (first, *others)]
+        places = np.array(of_seeds, dtype=np.intp)
         return places[:, ~np.isnan(self.value[places]).any(axis=0)]
 
 
 def _stack(arrays: Sequence[NDArray[np.generic] | Counts], score: str) -> Floats:
     """What each image adds to the sums of each cell, (n, cells, K): one array of it, as it can take hundreds of megabytes."""
-    found = np.empty((0, 0, 2))
+    stacked = np.empty((0, 0, 2))
     for index, array in enumerate(arrays):
         added = addends(array, score)
         if not index:
-            found = np.empty((len(added), len(arrays), added.shape[-1]))
-        found[:, index] = added
-    return found
+            stacked = np.empty((len(added), len(arrays), added.shape[-1]))
+        stacked[:, index] = added
+    return stacked
 
 
 def _contrasts(
     sums: _Sums, weights: Mapping[Name, Mapping[str, float]], resamples: int, seed: int, class_names: Sequence[str]
 ) -> dict[Name, WeightedScore]:
-    images, found, rows = sums.cells.shape[1], dict[Name, WeightedScore](), dict[Name, Floats]()
+    images, weighted, rows = sums.cells.shape[1], dict[Name, WeightedScore](), dict[Name, Floats]()
     for name, factors in weights.items():
         places, factor = sums.places(factors), np.array(list(factors.values()), dtype=np.float64)
         values = factor @ sums.value[places]
@@ -256,7 +256,7 @@ def _contrasts(
             else "no scores"
         )
         if reason:
-            found[name] = WeightedScore(values, images, reason=reason)
+            weighted[name] = WeightedScore(values, images, reason=reason)
             continue
         rows[name] = np.zeros(len(sums.cells))
         np.add.at(rows[name], places, factor[:, None] / places.shape[1])
@@ -264,7 +264,7 @@ def _contrasts(
         covariance, seeds = by_seed @ by_seed.T, len(by_seed)
         pairs = seeds * (seeds - 1)
         in_common = max(float(covariance.sum() - covariance.trace()) / pairs, 0.0) if pairs else math.nan
-        found[name] = WeightedScore(values, images, float(covariance.sum()) / seeds**2, in_common, reason="")
+        weighted[name] = WeightedScore(values, images, float(covariance.sum()) / seeds**2, in_common, reason="")
     if rows:
         matrix = np.stack(list(rows.values()))
         roots = np.sort(bootstrap_roots(sums.cells, matrix, sums.score, resamples=resamples, seed=seed))
@@ -272,11 +272,11 @@ def _contrasts(
         student = -float(stdtrit(images - 1, (1 - CONFIDENCE) / 2))
         for name, quantile in zip(rows, roots[:, rank], strict=True):
             # So that Student's t of these variances gives the bootstrap's interval.
-            scale, one = float(quantile / student) ** 2, found[name]
-            over_images, in_common = scale * one.over_images, scale * one.in_common
+            scale, score = float(quantile / student) ** 2, weighted[name]
+            over_images, in_common = scale * score.over_images, scale * score.in_common
             reason = "" if 0 < over_images < math.inf else "too few images differ"
-            found[name] = replace(one, over_images=over_images, in_common=in_common, reason=reason)
-    return {name: found[name] for name in weights}
+            weighted[name] = replace(score, over_images=over_images, in_common=in_common, reason=reason)
+    return {name: weighted[name] for name in weights}
 
 
 def signed_rank_test(differences: Sequence[float], comparisons: int = 1) -> Test:

@@ -19,7 +19,7 @@ def join(experiments: Sequence[Experiment]) -> list[Experiment]:
     joined: list[Experiment] = []
     for experiment in experiments:
         grid = _grid(experiment.plan)
-        place = next((i for i, one in enumerate(joined) if grid and _grid(one.plan) == grid), None)
+        place = next((i for i, other in enumerate(joined) if grid and _grid(other.plan) == grid), None)
         if place is None:
             joined.append(experiment)
         else:
@@ -33,64 +33,64 @@ def _grid(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {"experiment": plan["experiment"], **hashes} if any(hashes.values()) else {}
 
 
-def _joined(one: Experiment, other: Experiment) -> Experiment:
-    plan = dict(one.plan)
-    plan["seeds"] = [*one.plan["seeds"], *(seed for seed in other.plan["seeds"] if seed not in one.plan["seeds"])]
+def _joined(first: Experiment, second: Experiment) -> Experiment:
+    plan = dict(first.plan)
+    plan["seeds"] = [*first.plan["seeds"], *(seed for seed in second.plan["seeds"] if seed not in first.plan["seeds"])]
     for key, between in (("command", "\n"), ("commit", ", "), ("device", ", ")):
-        values = [*one.plan[key].split(between), *other.plan[key].split(between)]
+        values = [*first.plan[key].split(between), *second.plan[key].split(between)]
         plan[key] = between.join(dict.fromkeys(values))
     cells = {}
-    for variant, own in one.cells.items():
-        for seed in own.keys() & other.cells[variant].keys():
-            _refuse_unequal(own[seed], other.cells[variant][seed])
-        found = other.cells[variant] | own
-        cells[variant] = {seed: found[seed] for seed in plan["seeds"] if seed in found}
-    missing = {(m.variant, m.seed): m for m in (*other.missing, *one.missing) if m.seed not in cells[m.variant]}
-    whole = replace(one, plan=plan, cells=cells, missing=list(missing.values()))
+    for variant, by_seed in first.cells.items():
+        for seed in by_seed.keys() & second.cells[variant].keys():
+            _refuse_unequal(by_seed[seed], second.cells[variant][seed])
+        both = second.cells[variant] | by_seed
+        cells[variant] = {seed: both[seed] for seed in plan["seeds"] if seed in both}
+    missing = {(m.variant, m.seed): m for m in (*second.missing, *first.missing) if m.seed not in cells[m.variant]}
+    whole = replace(first, plan=plan, cells=cells, missing=list(missing.values()))
     # Of the parts they may hold no longer, say that a seed is lacking.
-    of_parts = {line for part in (one, other) for line in deviations(part.plan, part.cells)}
-    kept = [line for line in (*one.deviations, *other.deviations) if line not in of_parts]
+    of_parts = {line for part in (first, second) for line in deviations(part.plan, part.cells)}
+    kept = [line for line in (*first.deviations, *second.deviations) if line not in of_parts]
     if not whole.same_images:
         kept.append("The joined folders were scored on different test images: nothing is paired by image.")
-    kept.append(f"Of the joined folders, step times and memory were measured in {one.folder.name}.")
+    kept.append(f"Of the joined folders, step times and memory were measured in {first.folder.name}.")
     return replace(whole, deviations=list(dict.fromkeys([*kept, *deviations(plan, cells)])))
 
 
-def _refuse_unequal(one: Cell, other: Cell) -> None:
-    ours, theirs = ([c.confusion, c.counts.right, c.counts.true, c.counts.predicted] for c in (one, other))
-    if one.image_names == other.image_names and all(map(np.array_equal, ours, theirs)):
+def _refuse_unequal(first: Cell, second: Cell) -> None:
+    ours, theirs = ([c.confusion, c.counts.right, c.counts.true, c.counts.predicted] for c in (first, second))
+    if first.image_names == second.image_names and all(map(np.array_equal, ours, theirs)):
         return
     raise ValueError(
-        f"{one.folder} and {other.folder} hold other results of the same cell ({one.variant}, seed {one.seed}): "
-        f"expected equal ones or seeds that differ, got test mIoU {one.scores['miou']:.6f} and "
-        f"{other.scores['miou']:.6f}. Remove one of the two folders"
+        f"{first.folder} and {second.folder} hold other results of the same cell ({first.variant}, seed {first.seed}): "
+        f"expected equal ones or seeds that differ, got test mIoU {first.scores['miou']:.6f} and "
+        f"{second.scores['miou']:.6f}. Remove one of the two folders"
     )
 
 
 def _told_apart(experiments: Sequence[Experiment]) -> list[Experiment]:
     """Names that differ: experiments that share one get that of their folder behind it."""
     names = [experiment.plan["experiment"] for experiment in experiments]
-    found = []
+    named = []
     for experiment, name in zip(experiments, names, strict=True):
         if names.count(name) > 1:
             name = f"{name} ({experiment.folder.absolute().name})"
-        found.append(replace(experiment, plan=experiment.plan | {"experiment": name}))
-    new = [experiment.plan["experiment"] for experiment in found]
+        named.append(replace(experiment, plan=experiment.plan | {"experiment": name}))
+    new = [experiment.plan["experiment"] for experiment in named]
     twice = next((name for name in new if new.count(name) > 1), None)
     if twice is not None:
-        one, other, *_ = (e for e in found if e.plan["experiment"] == twice)
-        changed = _changed(one.plan, other.plan)
+        first, second, *_ = (e for e in named if e.plan["experiment"] == twice)
+        changed = _changed(first.plan, second.plan)
         raise ValueError(
-            f"{one.folder} and {other.folder} hold experiments of the same name with other settings ({changed}): "
+            f"{first.folder} and {second.folder} hold experiments of the same name with other settings ({changed}): "
             "expected the same grid, or other names. Rename one of the folders"
         )
-    return found
+    return named
 
 
-def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """The settings by which two plans differ."""
-    ours, theirs = (flatten(plan["common"]) for plan in (one, other))
+    ours, theirs = (flatten(plan["common"]) for plan in (first, second))
     keys = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
-    found = [f"{key} {ours.get(key, '-')} against {theirs.get(key, '-')}" for key in keys]
-    found += [f"no {name}" for name in set(one["variants"]) ^ set(other["variants"])]
-    return "; ".join(found) or "the settings of a variant"
+    changed = [f"{key} {ours.get(key, '-')} against {theirs.get(key, '-')}" for key in keys]
+    changed += [f"no {name}" for name in set(first["variants"]) ^ set(second["variants"])]
+    return "; ".join(changed) or "the settings of a variant"

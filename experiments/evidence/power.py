@@ -75,10 +75,10 @@ def _needed(contrast: WeightedScore, kind: str, of: str, enough: Callable[[Sprea
     of = of or ("images" if kind == "images" else "seeds")
     if kind != "both" and of != kind:
         raise ValueError(f"an interval of kind {kind} does not depend on the number of {of}: of must be {kind}")
-    known = len(contrast.values) if of == "seeds" else contrast.images
+    counted = len(contrast.values) if of == "seeds" else contrast.images
     reason = contrast.refuse(kind)
     if reason:
-        return Needed(of, known, None, None, None, reason)
+        return Needed(of, counted, None, None, None, reason)
     now, first = contrast.spread(kind), NEEDED_SEEDS[kind] if of == "seeds" else MIN_IMAGES
 
     def smallest(scale: float) -> int | None:
@@ -94,9 +94,9 @@ def _needed(contrast: WeightedScore, kind: str, of: str, enough: Callable[[Sprea
             high *= 2
         return first + bisect_left(range(first, high), True, key=reached) if reached(high) else None
 
-    ends = [(known - 1) / float(chi2.isf(tail, known - 1)) for tail in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)]
+    ends = [(counted - 1) / float(chi2.isf(tail, counted - 1)) for tail in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)]
     n, low, high = smallest(1.0), smallest(ends[0]), smallest(ends[1])
     if n is None and kind == "both":
         other = f"{contrast.images} images" if of == "seeds" else f"{len(contrast.values)} seeds"
         reason = f"no number of {of} is enough: it takes more than the {other} as well"
-    return Needed(of, known, n, low, high, reason)
+    return Needed(of, counted, n, low, high, reason)

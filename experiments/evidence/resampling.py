@@ -48,10 +48,10 @@ def addends(cell: NDArray[np.generic] | Counts, score: str) -> Floats:
     For the score "mean" it holds a number an image, (n,), NaN for an image without one.
     """
     if score == MEAN and isinstance(cell, np.ndarray):
-        known = ~np.isnan(cell.astype(np.float64))
-        return np.stack([np.where(known, cell, 0).astype(np.float64), known.astype(np.float64)], axis=-1)
+        scored = ~np.isnan(cell.astype(np.float64))
+        return np.stack([np.where(scored, cell, 0).astype(np.float64), scored.astype(np.float64)], axis=-1)
     counts = Counts.of(cell) if isinstance(cell, np.ndarray) else cell
-    right, true, predicted = (one.astype(np.float64) for one in (counts.right, counts.true, counts.predicted))
+    right, true, predicted = (array.astype(np.float64) for array in (counts.right, counts.true, counts.predicted))
     of_classes = {"iou": (right, true + predicted - right), "dice": (2 * right, true + predicted), "acc": (right, true)}
     parts = {f"m{name}": ratio for name, ratio in of_classes.items()} | {
         "pixel_acc": (right.sum(-1, keepdims=True), true.sum(-1, keepdims=True)),
@@ -121,17 +121,17 @@ def bootstrap_roots(cells: Floats, weights: Floats, score: str, *, resamples: in
         drawn = generator.integers(0, images, (len(rows), images)) + images * np.arange(len(rows))[:, None]
         times = np.bincount(drawn.ravel(), minlength=len(rows) * images).reshape(len(rows), images).astype(np.float64)
         value, slope = evaluate((times @ flat).reshape(len(rows), count, size), score)
-        for one, index in enumerate(used):
-            row = weights[one, index]
+        for cell, index in enumerate(used):
+            row = weights[cell, index]
             moved = np.abs((value[:, index] - observed[index]) @ row)
             slopes = (slope[:, index] * row[:, None]).reshape(len(rows), -1)
-            by_image = slopes @ kept[one] if kept else _product(slopes, transposed, rows_of[one])
+            by_image = slopes @ kept[cell] if kept else _product(slopes, transposed, rows_of[cell])
             by_image *= by_image
             error = np.sqrt(np.einsum("bn,bn->b", times, by_image))
             tiny = 1e-12 * np.abs(observed[index]) @ np.abs(row)  # rounding: no image moved anything
             with np.errstate(divide="ignore", invalid="ignore"):
                 root = np.where(error > tiny, moved / error, np.where(moved > tiny, np.inf, 0.0))
-            roots[one, rows.start : rows.stop] = np.nan_to_num(root, nan=np.inf, posinf=np.inf)
+            roots[cell, rows.start : rows.stop] = np.nan_to_num(root, nan=np.inf, posinf=np.inf)
     return roots
 
 
@@ -148,12 +148,12 @@ def _transposed(flat: Floats) -> NDArray[np.floating[Any]]:
 
 def _product(slopes: Floats, transposed: NDArray[np.floating[Any]], rows: NDArray[np.intp]) -> Floats:
     """slopes @ transposed[rows], in blocks of images: to the bit the same, as each image is a sum of its own."""
-    found = np.empty((len(slopes), transposed.shape[1]))
+    product = np.empty((len(slopes), transposed.shape[1]))
     step = max(64, MOST_KEPT // 2 // (8 * len(rows)) // 64 * 64)
     for first in range(0, transposed.shape[1], step):
         block = slice(first, first + step)
-        found[:, block] = slopes @ transposed[rows, block].astype(np.float64)
-    return found
+        product[:, block] = slopes @ transposed[rows, block].astype(np.float64)
+    return product
 
 
 def swap_p(variant: Floats, baseline: Floats, score: str, *, resamples: int, seed: int) -> float:
@@ -176,8 +176,8 @@ def swap_p(variant: Floats, baseline: Floats, score: str, *, resamples: int, see
         else:
             swapped = generator.integers(0, 2, (len(rows), images), dtype=np.int8)
         moved = (swapped.astype(np.float64) @ apart).reshape(len(rows), seeds, size)
-        found = np.abs(_mean_difference(sums - moved, other + moved, score))
-        far += int(np.count_nonzero(~(found < observed * (1 - 1e-9))))  # a draw without a score speaks against
+        drawn = np.abs(_mean_difference(sums - moved, other + moved, score))
+        far += int(np.count_nonzero(~(drawn < observed * (1 - 1e-9))))  # a draw without a score speaks against
     return far / total if exact else (1 + far) / (1 + total)
 
 
@@ -194,7 +194,7 @@ def refuse_images(cells: Sequence[Floats], score: str, class_names: Sequence[str
     if score == "fwiou":  # weighs a class by its pixels: a rare one hardly counts
         return ""
     in_images = np.stack(
-        [np.count_nonzero(np.split(one, 2, axis=-1)[1] > 0, axis=0) for one in cells]
+        [np.count_nonzero(np.split(cell, 2, axis=-1)[1] > 0, axis=0) for cell in cells]
     )  # (cells, classes)
     fewest = np.where(in_images > 0, in_images, images).min(axis=0)
     present = (in_images > 0).any(axis=0)

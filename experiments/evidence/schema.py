@@ -231,14 +231,14 @@ KIND_WORDS = {"fixed", "worst", "best"}
 
 def _samples(count: int) -> dict[str, Array]:
     """Of samples.npz with `count` images; see `callbacks.sampled`. Each image is as large as its mask and prediction."""
-    found = dict(SAMPLED)
+    arrays = dict(SAMPLED)
     for key in ("logits", "initial_logits"):  # not of a cell that was not trained from the start; may be infinite
-        found[key] = Array("f", ("C", f"{key} H", f"{key} W"), optional=True, any_value=True)
+        arrays[key] = Array("f", ("C", f"{key} H", f"{key} W"), optional=True, any_value=True)
     for i in range(count):
         size = (f"H{i}", f"W{i}")
-        found |= {f"image_{i}": Array("u", (*size, 3), high=255)}
-        found |= {f"{key}_{i}": Array("u", size, high=255) for key in ("mask", "prediction")}
-    return found
+        arrays |= {f"image_{i}": Array("u", (*size, 3), high=255)}
+        arrays |= {f"{key}_{i}": Array("u", size, high=255) for key in ("mask", "prediction")}
+    return arrays
 
 
 def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
@@ -250,10 +250,10 @@ def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
     check_file(path, MOST_JSON)
     content = _clean(read_json(path), path)
     try:
-        found = model.model_validate(content)
+        record = model.model_validate(content)
     except ValidationError as error:
         raise DamagedError(f"{path} {_said(error.errors()[0])}: {_way_out(path)}") from None
-    if isinstance(found, Plan):
+    if isinstance(record, Plan):
         for name, variant in content["variants"].items():
             content["variants"][name] = {key: None for key in MEASURED if key not in variant} | variant
     return content
@@ -265,7 +265,7 @@ MEASURED = ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb"
 def read_curve(path: Path, column: str) -> dict[int, float]:
     """A column of a metrics.csv by epoch; epochs without a value are left out. Raises ValueError, which names the file."""
     check_file(path, MOST_CSV)
-    found: dict[int, float] = {}
+    curve: dict[int, float] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line, row in enumerate(csv.DictReader(file), start=2):
@@ -277,10 +277,10 @@ def read_curve(path: Path, column: str) -> dict[int, float]:
                     raise ValueError(f"line {line}: epoch must be a whole number, got {epoch[:40]!r}")
                 if not abs(what) <= LARGEST:
                     raise ValueError(f"line {line}: {column} must be a finite number, got {value[:40]!r}")
-                found[int(when)] = what
+                curve[int(when)] = what
     except (OSError, ValueError, csv.Error) as error:
         raise unreadable(path, error) from error
-    return found
+    return curve
 
 
 def read_samples(path: Path, classes: int) -> Npz:
@@ -293,9 +293,9 @@ def read_samples(path: Path, classes: int) -> Npz:
         raise DamagedError(
             f"{path}: kinds must be of {', '.join(sorted(KIND_WORDS))}, got {_got(kinds)}: {_way_out(path)}"
         )
-    found = Npz(path, _samples(len(names)), {"k": len(names), "C": classes}, MOST_PIXELS)
-    found.check_total(("image_", "mask_", "prediction_"))
-    return found
+    arrays = Npz(path, _samples(len(names)), {"k": len(names), "C": classes}, MOST_PIXELS)
+    arrays.check_total(("image_", "mask_", "prediction_"))
+    return arrays
 
 
 def check_file(path: Path, most: int) -> None:
@@ -315,9 +315,9 @@ def _clean(value: Any, path: Path, depth: int = 0) -> Any:
     if depth > MOST_DEPTH:
         raise DamagedError(f"{path} holds objects within objects, more than {MOST_DEPTH} deep: {_way_out(path)}")
     if isinstance(value, dict):
-        return {printable(key): _clean(one, path, depth + 1) for key, one in value.items()}
+        return {printable(key): _clean(item, path, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_clean(one, path, depth + 1) for one in value]
+        return [_clean(item, path, depth + 1) for item in value]
     return printable(value) if isinstance(value, str) else value
 
 

@@ -45,21 +45,23 @@ def _lines(experiment: Experiment) -> Iterable[dict[str, Any]]:
         yield line
 
 
-def _parts(column: str, found: Estimate) -> dict[str, float]:
-    return {f"{column}_{part}": getattr(found, part) for part in ("mean", "std", "low", "high")}
+def _parts(column: str, estimate: Estimate) -> dict[str, float]:
+    return {f"{column}_{part}": getattr(estimate, part) for part in ("mean", "std", "low", "high")}
 
 
 def _evidence(experiment: Experiment, variant: str, column: str, factor: float) -> dict[str, Any]:
     """Intervals of the difference by what they allow for, the marked test and the effect size; empty where refused."""
-    one = experiment.compared.differences.get(variant) if experiment.compared else None
+    difference = experiment.compared.differences.get(variant) if experiment.compared else None
     line: dict[str, Any] = {}
     for kind in KINDS:
-        found = one.contrast.estimate(kind).times(factor) if one else None
-        line |= {f"{column}_{part}_{kind}": getattr(found, part) if found else None for part in ("low", "high")}
-    test = one.tests[marked_test(experiment)] if one else None
+        interval = difference.contrast.estimate(kind).times(factor) if difference else None
+        line |= {f"{column}_{part}_{kind}": getattr(interval, part) if interval else None for part in ("low", "high")}
+    test = difference.tests[marked_test(experiment)] if difference else None
     line |= {f"{column}_p_adjusted": test.adjusted if test else None, f"{column}_test": test.name if test else None}
     parts = {"effect_size": "d", "effect_size_low": "low", "effect_size_high": "high"}
-    return line | {f"{column}_{part}": getattr(one.effect, name) if one else None for part, name in parts.items()}
+    return line | {
+        f"{column}_{part}": getattr(difference.effect, name) if difference else None for part, name in parts.items()
+    }
 
 
 def _plain(value: Any) -> str:
@@ -161,7 +163,7 @@ def _latex_table(table: Table, caption: str, label: str) -> str:
     body = [[_latex_cell(cell, index >= table.texts) for index, cell in enumerate(row)] for row in table.rows]
     for row, column in table.best:
         body[row][column] = f"\\textbf{{{body[row][column]}}}"
-    lines = ["{}" + " & ".join(row) + r" \\" for row in (*([*map(_escape_latex, one)] for one in header), *body)]
+    lines = ["{}" + " & ".join(row) + r" \\" for row in (*([*map(_escape_latex, line)] for line in header), *body)]
     notes = "\\par\n".join(re.sub(r"^\*", "$^{*}$", _escape_latex(note)) for note in table.notes)
     footnote = f"\n\\par\\smallskip\n\\begin{{minipage}}{{\\linewidth}}\\footnotesize\n{notes}\n\\end{{minipage}}"
     return (

@@ -104,8 +104,8 @@ def _view(section: Section, pictures: Sequence[Picture], side: int, plotly: bool
         "tables": [table for table in section.tables if table.rows],
         "notes": [note for note in section.notes if note not in (plan["scale_note"], plan["data_note"])],
         "warnings": section.warnings,
-        "figures": {name: one for name, one in encoded.items() if name not in behind},
-        "behind": {name: one for name, one in encoded.items() if name in behind},
+        "figures": {name: figure for name, figure in encoded.items() if name not in behind},
+        "behind": {name: figure for name, figure in encoded.items() if name in behind},
         "missing": experiment.missing,
         "cells": f"{done} of {done + len(experiment.missing)}",
         "common": sorted(flatten(plan["common"]).items()),
@@ -160,14 +160,14 @@ def _settings(experiment: Experiment) -> dict[str, dict[str, str]]:
 
     Where the seeds of a variant differ in a setting, say in what a search of each has found, it holds all its values.
     """
-    found = {}
+    by_variant = {}
     for name, cells in experiment.cells.items():
-        own = flatten(planned(experiment.plan, name))
+        settings = flatten(planned(experiment.plan, name))
         # What only the cells hold, each seed its own.
         stored: dict[str, dict[int, str]] = {}
         for seed, cell in cells.items():
             for setting, value in flatten(cell.run).items():
-                if setting not in own and setting not in (
+                if setting not in settings and setting not in (
                     "seed",
                     "hash",
                     "data.root",
@@ -175,9 +175,9 @@ def _settings(experiment: Experiment) -> dict[str, dict[str, str]]:
                     stored.setdefault(setting, {})[seed] = value
         for setting, values in stored.items():
             each = ", ".join(f"{value} (seed {seed})" for seed, value in values.items())
-            own[setting] = each if len(set(values.values())) > 1 else next(iter(values.values()))
-        found[name] = own
-    return found
+            settings[setting] = each if len(set(values.values())) > 1 else next(iter(values.values()))
+        by_variant[name] = settings
+    return by_variant
 
 
 def _side(pictures: Sequence[Picture]) -> int:
@@ -226,7 +226,7 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _rounded(one) for key, one in value.items()}
+        return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(one) for one in value]
+        return [_rounded(item) for item in value]
     return value

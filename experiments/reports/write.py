@@ -100,11 +100,11 @@ def _without_places(experiment: Experiment) -> Experiment:
 
 def _folder_names(experiments: Iterable[Experiment]) -> dict[str, str]:
     """A folder for each experiment, by its name."""
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for experiment in experiments:
         name = slug(experiment.plan["experiment"])
-        found[experiment.plan["experiment"]] = name if name not in found.values() else f"{name}-{len(found)}"
-    return found
+        folders[experiment.plan["experiment"]] = name if name not in folders.values() else f"{name}-{len(folders)}"
+    return folders
 
 
 def warnings(experiment: Experiment) -> list[str]:

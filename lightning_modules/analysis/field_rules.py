@@ -254,8 +254,8 @@ def _product(call: Call) -> Field:
     if all(fields):
         return _whole()
     dims = call[left].dim() - 1, call[right].dim() - 2  # those that are summed over
-    found = [_mixed(field, [dim]) for field, dim in zip(fields, dims, strict=True) if field]
-    return _unions([*found, *(field for name in names[:-2] if (field := call.field(name)))])
+    mixed = [_mixed(field, [dim]) for field, dim in zip(fields, dims, strict=True) if field]
+    return _unions([*mixed, *(field for name in names[:-2] if (field := call.field(name)))])
 
 
 def _index_select(call: Call) -> Field:
@@ -274,9 +274,9 @@ def _scatter(call: Call) -> Field:
 
 def _targets(call: Call, name: str) -> list[Tensor]:
     """All positions that each index may point at; empty if they are not known."""
-    field, known = call.field(name), call.value(call[name])
+    field, value = call.field(name), call.value(call[name])
     if field is None:
-        return [] if known is None else [known]
+        return [] if value is None else [value]
     return [row + column for row in field.rows for column in field.columns]
 
 

@@ -72,7 +72,7 @@ def receptive_fields(
 
     The image doubles until the field of the units in its middle keeps off the border and stays as it is.
     """
-    found: dict[str, ReceptiveField] = {}
+    by_path: dict[str, ReceptiveField] = {}
     before: dict[str, Middle] = {}
     side = SMALLEST
     with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
@@ -82,15 +82,15 @@ def receptive_fields(
             now = {
                 path: _middle(out, taken)
                 for path, out in maps.items()
-                if path not in found and (outputs is None or path in outputs)
+                if path not in by_path and (outputs is None or path in outputs)
             }
             for path, middle in now.items():
                 if path in before and (field := _settled(before[path], middle, last=2 * side > LARGEST)):
-                    found[path] = field
-            if now.keys() <= found.keys():
+                    by_path[path] = field
+            if now.keys() <= by_path.keys():
                 break
             before, side = now, 2 * side
-    return found
+    return by_path
 
 
 def _side(network: nn.Module, least: int) -> int:

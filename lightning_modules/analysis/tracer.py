@@ -79,8 +79,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The values of a small constant, from those of its arguments; a weight has none."""
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_meta]
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        known = all(self.value(tensor) is not None for tensor in tensors)
-        if not known or not made or sum(tensor.numel() for tensor in made) > LARGEST_CONSTANT:
+        constant = all(self.value(tensor) is not None for tensor in tensors)
+        if not constant or not made or sum(tensor.numel() for tensor in made) > LARGEST_CONSTANT:
             for tensor in made:
                 self.constants.pop(tensor, None)
             return

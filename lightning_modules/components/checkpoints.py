@@ -100,10 +100,10 @@ def load_start(
 
     Raises ValueError, which says `otherwise` and names weights, unless the others are all there in their shapes.
     """
-    own = target.state_dict()
-    stays = {name: weight for name, weight in own.items() if name.startswith(tuple(kept))}
+    weights = target.state_dict()
+    stays = {name: weight for name, weight in weights.items() if name.startswith(tuple(kept))}
     state = {name: weight for name, weight in state.items() if not name.startswith(tuple(kept))}
-    odd = [name for name, weight in state.items() if name in own and own[name].shape != weight.shape]
+    odd = [name for name, weight in state.items() if name in weights and weights[name].shape != weight.shape]
     if not odd:
         missing, unexpected = target.load_state_dict({**stays, **state}, strict=False)
         odd = [*missing, *unexpected]

@@ -29,20 +29,25 @@ def pareto(experiment: Experiment) -> Drawn:
     plan = experiment.plan
     contrasts = _scores(experiment)
     kind, factor = shown_kind(contrasts.values()), PERCENT[1]
-    found = {name: one.estimate(kind or "seeds").times(factor) for name, one in contrasts.items()}
+    estimates = {name: contrast.estimate(kind or "seeds").times(factor) for name, contrast in contrasts.items()}
     costs, equal = _panels(experiment)
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axis, (title, of_variants) in zip(axes, costs.items(), strict=True):
         _scale_costs(axis, title, list(of_variants.values()))
-    ends = [end for one in found.values() for end in (one.mean, one.low, one.high) if not math.isnan(end)]
+    ends = [
+        end
+        for contrast in estimates.values()
+        for end in (contrast.mean, contrast.low, contrast.high)
+        if not math.isnan(end)
+    ]
     margin = 0.06 * (max(ends) - min(ends)) or 1.0
-    means = [one.mean for one in found.values()]
+    means = [contrast.mean for contrast in estimates.values()]
     axes[0].set_ylim(*limits(means, (min(ends) - margin, max(ends) + margin), 0, factor))
     axes[0].set_ylabel("mIoU (%)")
     figure.draw_without_rendering()  # settles where the axes lie: marks and names are placed in pixels
     for axis, of_variants in zip(axes, costs.values(), strict=True):
-        _draw_costs(axis, experiment, of_variants, found)
+        _draw_costs(axis, experiment, of_variants, estimates)
     interval = f"95 % interval of the mean for {KINDS[kind]}" if kind else "no intervals: one seed, too few images"
     same = f" Not drawn: {' and '.join(equal)}, the same for all variants." if equal else ""
     return figure, (
@@ -88,7 +93,7 @@ def place_names(
     for line in lines:
         (left, low), (right, high) = to_pixels(line)
         taken.append((left - 2 * dot, low - 2 * dot, right + 2 * dot, high + 2 * dot))
-    found: dict[int, Box] = {}
+    placed: dict[int, Box] = {}
     for index in sorted(range(len(names)), key=lambda index: -len(names[index])):  # a short one still fits at the end
         style: dict[str, Any] = {"fontsize": NAME_SIZE, "ha": "center", "va": "center", "zorder": 5}
         style |= {"textcoords": "offset points", "annotation_clip": False}
@@ -104,7 +109,7 @@ def place_names(
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         bad = _overlap(boxes, np.array(taken)).sum(axis=1) + 3 * dot * np.array([distance for _, distance in tries])
         bad += 4 * (area - _overlap(boxes, np.array([inside.extents]))[:, 0])
-        shut = np.array([*found.values(), *(taken[other] for other in range(len(names)) if other != index)])
+        shut = np.array([*placed.values(), *(taken[other] for other in range(len(names)) if other != index)])
         if len(shut):  # other names and marks, which the name must not hide, nor its line cross
             bad += 10 * _overlap(boxes, shut).sum(axis=1)
             middles = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -120,30 +125,34 @@ def place_names(
             steps = np.linspace(0, 1, 20)[:, None] * np.array([middle[0] * dot, middle[1] * dot]) + (x, y)
             taken += [_box(u, v, 3 * dot, 3 * dot) for u, v in steps]
         axis.annotate(names[index], places[index], middle, **far, **style).set_in_layout(False)
-        found[index] = box
-    return [Bbox.from_extents(*found[index]) for index in range(len(names))]
+        placed[index] = box
+    return [Bbox.from_extents(*placed[index]) for index in range(len(names))]
 
 
-def _draw_costs(axis: Axes, experiment: Experiment, costs: Mapping[str, float], found: Mapping[str, Estimate]) -> None:
+def _draw_costs(
+    axis: Axes, experiment: Experiment, costs: Mapping[str, float], estimates: Mapping[str, Estimate]
+) -> None:
     """Marks, bars, front and names of the variants whose cost is known."""
     look, labels = looks(experiment.plan), full_labels(experiment.plan)
-    best = on_front({name: (cost, found[name].mean) for name, cost in costs.items()})
+    best = on_front({name: (cost, estimates[name].mean) for name, cost in costs.items()})
     drawn = dict(zip(costs, _side_by_side(axis, list(costs.values())), strict=True))
     for name, x in drawn.items():
-        one, colour = found[name], look[name].colour
-        if not math.isnan(one.low):
-            axis.plot([x, x], [one.low, one.high], color=colour, linewidth=1.3, alpha=0.8, zorder=2)
+        estimate, colour = estimates[name], look[name].colour
+        if not math.isnan(estimate.low):
+            axis.plot([x, x], [estimate.low, estimate.high], color=colour, linewidth=1.3, alpha=0.8, zorder=2)
         marks: dict[str, Any] = {"markersize": 8, "markeredgewidth": 1.6, "zorder": 4}
         face = colour if name in best else "white"
-        axis.plot([x], [one.mean], look[name].marker, color=face, markeredgecolor=colour, **marks)
-    corners = sorted((drawn[name], found[name].mean) for name in best)
+        axis.plot([x], [estimate.mean], look[name].marker, color=face, markeredgecolor=colour, **marks)
+    corners = sorted((drawn[name], estimates[name].mean) for name in best)
     corners.append((axis.get_xlim()[1], corners[-1][1]))
     line: dict[str, Any] = {"color": "#777777", "linewidth": 1.0, "drawstyle": "steps-post", "zorder": 1}
     axis.plot([x for x, _ in corners], [y for _, y in corners], **line)
     steps = [((x, y), (end, y)) for (x, y), (end, _) in pairwise(corners)]
-    bars = [((drawn[n], found[n].low), (drawn[n], found[n].high)) for n in costs if not math.isnan(found[n].low)]
+    bars = [
+        ((drawn[n], estimates[n].low), (drawn[n], estimates[n].high)) for n in costs if not math.isnan(estimates[n].low)
+    ]
     texts = [f"{labels[n]} *" if n == experiment.plan["baseline"] else labels[n] for n in costs]
-    places = [(drawn[name], found[name].mean) for name in costs]
+    places = [(drawn[name], estimates[name].mean) for name in costs]
     place_names(axis, places, [*bars, *steps], texts, [look[name].colour for name in costs])
 
 
@@ -202,11 +211,11 @@ def _costs(plan: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             sum(variant["image_seconds"].values()) if variant.get("image_seconds") else None
         ),
     }
-    found = {}
+    by_title = {}
     for title, of_variant in read.items():
         costs = {name: of_variant(variant) for name, variant in plan["variants"].items()}
-        found[title] = {name: cost for name, cost in costs.items() if cost is not None}
-    return found
+        by_title[title] = {name: cost for name, cost in costs.items() if cost is not None}
+    return by_title
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -40,7 +40,7 @@ def confusion(experiment: Experiment) -> Drawn:
     """Confusion matrix of the baseline, and beside it what the variant of most different mIoU changes."""
     plan, factor = experiment.plan, PERCENT[1]
     baseline = plan["baseline"]
-    own, names = _normalised(experiment, baseline), plan["class_names"]
+    of_baseline, names = _normalised(experiment, baseline), plan["class_names"]
     apart = {name: experiment.difference(name, baseline, "miou") for name in plan["variants"] if name != baseline}
     ranked = sorted((name for name in apart if apart[name].n), key=lambda name: -abs(apart[name].mean))
     shown = list(range(len(names)))
@@ -63,14 +63,14 @@ def confusion(experiment: Experiment) -> Drawn:
     height = 1.9 + 0.32 * min(len(shown), 14) + (longest if upright else 0.2)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(1, 2)
-    drawn = matrix(axes[0], own[rows], SHARE, PowerNorm(0.5, 0, 100), digits)
+    drawn = matrix(axes[0], of_baseline[rows], SHARE, PowerNorm(0.5, 0, 100), digits)
     figure.colorbar(drawn, ax=axes[0], location="bottom", aspect=40, fraction=0.05).set_label(
         f"{short(baseline)}:\nshare of the true class's pixels (%)"
     )
     caption = ""
     if ranked:
         other = ranked[0]
-        change = (_normalised(experiment, other) - own)[rows]
+        change = (_normalised(experiment, other) - of_baseline)[rows]
         largest = max(float(np.nanmax(np.abs(change), initial=0)), 1e-9)
         finer = None if digits is None else 1
         drawn = matrix(axes[1], change, FALL_AND_RISE, Normalize(-largest, largest), finer)
@@ -108,7 +108,7 @@ def errors(experiment: Experiment) -> Drawn:
     figure = Figure(figsize=(WIDTH, sum(tall) + 0.7), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=tall, squeeze=False)[:, 0]
     axes = top.subplots(1, 1 + with_segments, sharey=True, squeeze=False)[0]
-    known = _wrong_pixels(axes[0], experiment, rows.heights, look)
+    split_known = _wrong_pixels(axes[0], experiment, rows.heights, look)
     if with_segments:
         _segments(axes[1], experiment, rows.heights, look)
     label_rows(axes[0], rows, experiment)
@@ -117,9 +117,9 @@ def errors(experiment: Experiment) -> Drawn:
     caption = [
         "Error anatomy, mean over seeds; lines: its 95 % interval over seeds (Student's t; one that meets the border goes "
         "on); strokes: the seeds. Wrong pixels in percent of all labelled ones"
-        + (f", full colour: within {BOUNDARY} pixels of a true boundary; pale: inside." if known else ".")
+        + (f", full colour: within {BOUNDARY} pixels of a true boundary; pale: inside." if split_known else ".")
     ]
-    if not known:
+    if not split_known:
         caption.append("Where they lie is not stored in these cells.")
     if with_segments:
         caption.append(
@@ -222,11 +222,11 @@ def _wrong_pixels(axis: Axes, experiment: Experiment, heights: Mapping[str, int]
             continue
         mean = 100 * float(np.mean(list(wrong.values())))
         at_boundary = 100 * float(np.mean([wrong[seed] * near[seed] for seed in wrong]))
-        known = not math.isnan(at_boundary)
-        split |= known
+        has_place = not math.isnan(at_boundary)
+        split |= has_place
         bar: dict[str, Any] = {"height": 0.56, "color": look[name].colour, "linewidth": 0}
-        axis.barh(height, mean, alpha=0.35 if known else 0.7, **bar)
-        if known:
+        axis.barh(height, mean, alpha=0.35 if has_place else 0.7, **bar)
+        if has_place:
             axis.barh(height, at_boundary, **bar)
         interval = experiment.estimate(name, "wrong").times(100)
         if not math.isnan(interval.low):

@@ -105,16 +105,16 @@ def groups(plan: Mapping[str, Any]) -> list[Group]:
 
 def looks(plan: Mapping[str, Any]) -> dict[str, Look]:
     main = max(plan["factors"], key=lambda factor: len(plan["factors"][factor]), default="")
-    found, style = dict[str, Look](), 0
+    by_variant, style = dict[str, Look](), 0
     for group in groups(plan):
         for rank, name in enumerate(group.variants):
             label = str(plan["variants"][name]["levels"][main]) if group.title else name
             now = style + rank // len(COLOURS)  # beyond the palette, the next line with the same colours
-            found[name] = Look(
+            by_variant[name] = Look(
                 label, COLOURS[rank % len(COLOURS)], LINES[now % len(LINES)], MARKERS[now % len(MARKERS)]
             )
         style = now + 1
-    return found
+    return by_variant
 
 
 def short(name: str, letters: int = 40) -> str:
@@ -142,11 +142,11 @@ def full_labels(plan: Mapping[str, Any]) -> dict[str, str]:
 
 def variant_legend(figure: Figure, plan: Mapping[str, Any], shown: Iterable[str]) -> None:
     """Below the figure, a group a column in a crossed design."""
-    look, names, found = looks(plan), set(shown), groups(plan)
+    look, names, of_groups = looks(plan), set(shown), groups(plan)
     handles = [
         Line2D([], [], **look[name].style, label=label) for name, label in full_labels(plan).items() if name in names
     ]
-    columns = len(found) if len(found) > 1 and len(handles) == len(look) else 4
+    columns = len(of_groups) if len(of_groups) > 1 and len(handles) == len(look) else 4
     columns = legend_columns([str(handle.get_label()) for handle in handles], columns)
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3, markerscale=0.6)
 
@@ -192,17 +192,19 @@ def label_rows(axis: Axes, rows: Rows, experiment: Experiment) -> None:
 
 def shown_kind(contrasts: Iterable[WeightedScore]) -> str:
     """What the intervals of a figure allow for, the same for all: seeds and images where any has it; "" for none."""
-    found = list(contrasts)
-    return next((kind for kind in ("both", "images", "seeds") if any(not one.refuse(kind) for one in found)), "")
+    listed = list(contrasts)
+    return next(
+        (kind for kind in ("both", "images", "seeds") if any(not contrast.refuse(kind) for contrast in listed)), ""
+    )
 
 
-def draw_mean(axis: Axes, height: float, found: Estimate, look: Look, *, hollow: bool = False) -> None:
+def draw_mean(axis: Axes, height: float, estimate: Estimate, look: Look, *, hollow: bool = False) -> None:
     """The mean and its interval, where there is one, in a row."""
     face = "white" if hollow else look.colour
     edge = look.colour if hollow else "white"
-    if not math.isnan(found.low):
-        axis.plot([found.low, found.high], [height, height], color=look.colour, linewidth=1.6, zorder=2)
-    axis.plot([found.mean], [height], look.marker, color=face, markersize=7, markeredgecolor=edge, zorder=4)
+    if not math.isnan(estimate.low):
+        axis.plot([estimate.low, estimate.high], [height, height], color=look.colour, linewidth=1.6, zorder=2)
+    axis.plot([estimate.mean], [height], look.marker, color=face, markersize=7, markeredgecolor=edge, zorder=4)
 
 
 def limits(
@@ -211,9 +213,9 @@ def limits(
     """The wanted limits, but no more than the range of the values to either side: an interval of two seeds can be a
     hundred times as long, and would squeeze all dots into one. Nor do they go far beyond what a score can be."""
     low, high = wanted
-    known = [value for value in values if not math.isnan(value)]
-    if len(set(known)) > 1:
-        low, high = max(low, 2 * min(known) - max(known)), min(high, 2 * max(known) - min(known))
+    numbers = [value for value in values if not math.isnan(value)]
+    if len(set(numbers)) > 1:
+        low, high = max(low, 2 * min(numbers) - max(numbers)), min(high, 2 * max(numbers) - min(numbers))
     margin = 0.02 * (high - low)
     return max(low, lowest - margin), min(high, highest + margin)
 

@@ -53,7 +53,7 @@ def samples(experiment: Experiment) -> Drawn:
     strips = []
     for picture in shown:
         given: list[Tile | None] = [("image", picture.image), ("truth", colours[picture.mask])]
-        left = [given] if beside else [[one] for one in given] + [[None]] * len(rows)
+        left = [given] if beside else [[picture] for picture in given] + [[None]] * len(rows)
         lines = [
             [*start, *(_prediction(picture, name, colours, width) for name in row)]
             for start, row in zip(left, rows, strict=False)
@@ -74,7 +74,9 @@ def extremes(experiment: Experiment) -> Drawn:
     pair = len(names) == 2
     width, pictures = WIDTH / (2 + len(names) + pair), experiment.pictures
     count = _fitting(pictures, width, 2, EXTREMES)
-    shown = [(kind, one) for kind in ("worst", "best") for one in [p for p in pictures if kind in p.kinds][:count]]
+    shown = [
+        (kind, picture) for kind in ("worst", "best") for picture in [p for p in pictures if kind in p.kinds][:count]
+    ]
     for kind, picture in shown:
         row: list[Tile | None] = [("image", picture.image), ("truth", colours[picture.mask])]
         row += [_prediction(picture, name, colours, width) for name in names]
@@ -111,12 +113,12 @@ def logits(experiment: Experiment) -> Drawn:
     axes = figure.subplots(len(pair), 4, squeeze=False)
     for column, (key, stage) in enumerate(zip(LOGITS, ("at initialisation", "after training"), strict=True)):
         maps = [_centred(stored[name][key])[channel] for name in pair]
-        spectra = [_log_spectrum(one) for one in maps]
-        low, high = np.percentile(np.concatenate([one.ravel() for one in spectra]), (2, 99.9))
-        for row, (name, one, spectrum) in enumerate(zip(pair, maps, spectra, strict=True)):
+        spectra = [_log_spectrum(plane) for plane in maps]
+        low, high = np.percentile(np.concatenate([plane.ravel() for plane in spectra]), (2, 99.9))
+        for row, (name, plane, spectrum) in enumerate(zip(pair, maps, spectra, strict=True)):
             crop, power = axes[row][2 * column], axes[row][2 * column + 1]
             energy = PPM[1] * _energy(stored[name][key])
-            crop.imshow(_centre(one), cmap=colormap("gray"), interpolation="nearest")
+            crop.imshow(_centre(plane), cmap=colormap("gray"), interpolation="nearest")
             crop.set_title(f"{short(name, 30)}, {stage}\nenergy {energy:,.{0 if energy >= 10 else 1}f} ppm", fontsize=8)
             crop.set_axis_off()
             # From -1/4 to 3/4: the spectrum repeats, and the grid frequencies lie inside rather than on the border.
@@ -151,12 +153,12 @@ def refuse_logits(experiment: Experiment) -> str:
 def _with_logits(experiment: Experiment) -> dict[str, float]:
     """The checkerboard energy at initialisation of each variant that has stored finite logits: not of one that was not
     trained from the start. One variant at a time: those of 150 classes take hundreds of megabytes."""
-    found = {}
+    energies = {}
     for name, cell in _first_seeds(experiment).items():
         arrays = cell.samples()
         if all(key in arrays and np.isfinite(arrays[key]).all() for key in LOGITS):
-            found[name] = _energy(arrays["initial_logits"])
-    return found
+            energies[name] = _energy(arrays["initial_logits"])
+    return energies
 
 
 def _first_seeds(experiment: Experiment) -> dict[str, Cell]:
@@ -200,10 +202,10 @@ def _class_legend(experiment: Experiment, shown: Sequence[Picture]) -> tuple[lis
             seen.update(np.unique(array).tolist())
     names: list[str] = experiment.plan["class_names"]
     colours = label_colours(experiment.plan["palette"])
-    known = sorted(label for label in seen if label < len(names))
+    labelled = sorted(label for label in seen if label < len(names))
     ignored = any(label >= len(names) for label in seen)
-    labels = [short(names[label]) for label in known] + ["not labelled"] * ignored
-    return labels, [colours[label].tolist() for label in known] + [IGNORED] * ignored
+    labels = [short(names[label]) for label in labelled] + ["not labelled"] * ignored
+    return labels, [colours[label].tolist() for label in labelled] + [IGNORED] * ignored
 
 
 def _fitting(pictures: Sequence[Picture], width: float, rows: int, most: int) -> int:
@@ -247,9 +249,9 @@ def _tiles(strips: Sequence[Strip], width: float, labels: Sequence[str], patches
     return figure
 
 
-def _prediction_rows(found: Sequence[Group], finished: set[str]) -> list[list[str]]:
+def _prediction_rows(of_groups: Sequence[Group], finished: set[str]) -> list[list[str]]:
     """Variants in rows of at most four beside image and truth, a group a row where the design is crossed."""
-    rows = [[name for name in group.variants if name in finished] for group in found]
+    rows = [[name for name in group.variants if name in finished] for group in of_groups]
     return [row[start : start + 4] for row in rows for start in range(0, len(row), 4)]
 
 
@@ -271,21 +273,21 @@ def _most_gridded(maps: NDArray[Any]) -> int:
     return int((phases.var(axis=(1, 2)) / np.maximum(maps.var(axis=(1, 2)), 1e-30)).argmax())
 
 
-def _most_contrast(found: Sequence[Group], energy: Mapping[str, float]) -> list[str]:
+def _most_contrast(of_groups: Sequence[Group], energy: Mapping[str, float]) -> list[str]:
     """The variants of largest and smallest energy of the group where they lie furthest apart."""
-    ranked = [sorted((n for n in g.variants if n in energy), key=lambda n: -energy[n]) for g in found]
+    ranked = [sorted((n for n in g.variants if n in energy), key=lambda n: -energy[n]) for g in of_groups]
     best = max((row for row in ranked if row), key=lambda row: energy[row[0]] - energy[row[-1]])
     return [best[0], best[-1]] if len(best) > 1 else best
 
 
-def _log_spectrum(one: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log_spectrum(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     """log10 of the power of a map (H, W), from -1/4 to 3/4 cycles per pixel; a Hann window keeps its edges out."""
-    window = np.outer(np.hanning(one.shape[0]), np.hanning(one.shape[1]))
-    power = np.abs(np.fft.fft2((one - one.mean()) * window)) ** 2
-    power = np.roll(power, (one.shape[0] // 4, one.shape[1] // 4), axis=(0, 1))
+    window = np.outer(np.hanning(plane.shape[0]), np.hanning(plane.shape[1]))
+    power = np.abs(np.fft.fft2((plane - plane.mean()) * window)) ** 2
+    power = np.roll(power, (plane.shape[0] // 4, plane.shape[1] // 4), axis=(0, 1))
     return np.log10(power / max(float(power.sum()), 1e-30) + 1e-12)
 
 
-def _centre(one: NDArray[np.float64]) -> NDArray[np.float64]:
-    top, left = (max(0, (side - CROP) // 2) for side in one.shape)
-    return one[top : top + CROP, left : left + CROP]
+def _centre(plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    top, left = (max(0, (side - CROP) // 2) for side in plane.shape)
+    return plane[top : top + CROP, left : left + CROP]

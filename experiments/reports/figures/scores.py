@@ -137,8 +137,8 @@ def classes(experiment: Experiment) -> Drawn:
     axis.axhline(len(shown) - 0.5, color="black", linewidth=1.0)
     for row, of_class in enumerate([*contrasts, _miou_contrasts(experiment, compared)]):
         for column, one in enumerate(of_class):
-            found = one.estimate(kind) if kind else estimate([])
-            if not math.isnan(drawn[row, column]) and (found.low > 0 or found.high < 0):
+            interval = one.estimate(kind) if kind else estimate([])
+            if not math.isnan(drawn[row, column]) and (interval.low > 0 or interval.high < 0):
                 box = Rectangle((column - 0.46, row - 0.42), 0.92, 0.84, fill=False, edgecolor="black", linewidth=1.3)
                 axis.add_patch(box)
     labels = [short(names[k], 30) + (f" ({share[k]:.1f} %)" if true[k] else " (in no test image)") for k in shown]
@@ -221,13 +221,13 @@ def _draw_differences(
             axis.text(0.5, height, "the baseline itself", transform=axis.get_yaxis_transform(), **text)
             continue
         line: dict[str, Any] = {"color": look[name].colour, "solid_capstyle": "butt", "zorder": 2}
-        for kind, found in _differences(experiment, name).items():
-            if found.reason:
-                reasons.setdefault((kind, found.reason), []).append(name)
+        for kind, interval in _differences(experiment, name).items():
+            if interval.reason:
+                reasons.setdefault((kind, interval.reason), []).append(name)
                 continue
             drawn.add(kind)
             style, aside = OF_KIND[kind]
-            axis.plot([found.low, found.high], [height + aside] * 2, **line, **style)
+            axis.plot([interval.low, interval.high], [height + aside] * 2, **line, **style)
         paired = _paired(experiment, name)
         every += paired
         dots: dict[str, Any] = {"marker": look[name].marker, "s": 22, "linewidths": 0, "zorder": 3}
@@ -265,8 +265,8 @@ def _class_contrasts(
     counts = experiment.counts()
     cells = {name: counts[name] for name in (baseline, *compared)}
     weights = {name: {name: 1.0, baseline: -1.0} for name in compared}
-    found = [make_contrasts(cells, weights, f"iou/{k}", resamples=CLASS_RESAMPLES) for k in shown]
-    return [list(of_class.values()) for of_class in found]
+    by_class = [make_contrasts(cells, weights, f"iou/{k}", resamples=CLASS_RESAMPLES) for k in shown]
+    return [list(of_class.values()) for of_class in by_class]
 
 
 def _miou_contrasts(experiment: Experiment, compared: Sequence[str]) -> list[WeightedScore]:

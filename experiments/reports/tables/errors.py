@@ -12,10 +12,10 @@ def error_table(experiment: Experiment) -> Table:
     for name in plan["variants"]:
         row = [name, seeds_done(experiment, name)]
         for score, printed in shown.items():
-            found = experiment.estimate(name, score).times(printed.unit.factor)
+            estimate = experiment.estimate(name, score).times(printed.unit.factor)
             change = experiment.difference(name, plan["baseline"], score).times(printed.unit.factor)
-            own = name == plan["baseline"] or not change.n
-            row.append(mean_std(found, 2) + ("" if own else f" ({signed(change.mean, 2)})"))
+            alone = name == plan["baseline"] or not change.n
+            row.append(mean_std(estimate, 2) + ("" if alone else f" ({signed(change.mean, 2)})"))
         rows.append(row)
     titles = {score: f"{printed.title} ({printed.unit.sign})" for score, printed in shown.items()}
     stored = {score for score in shown if any(experiment.estimate(name, score).n for name in plan["variants"])}
@@ -44,8 +44,8 @@ def confusion_table(experiment: Experiment) -> Table:
     names, shares = experiment.plan["class_names"], confusion_shares(experiment)
     rows = []
     for (true, predicted), mean in frequent_confusions(shares).items():
-        own = [number(PERCENT[1] * float(share[true, predicted]), 1) for share in shares.values()]
-        rows.append([names[true], names[predicted], number(PERCENT[1] * mean, 1), *own])
+        of_variants = [number(PERCENT[1] * float(share[true, predicted]), 1) for share in shares.values()]
+        rows.append([names[true], names[predicted], number(PERCENT[1] * mean, 1), *of_variants])
     note = (
         "Each number: of all wrong pixels of the variant, the share in percent that are of the first class and were "
         "taken for the second, mean over seeds. Chosen and ordered by the mean over the variants."

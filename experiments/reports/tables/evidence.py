@@ -24,9 +24,9 @@ def evidence_table(experiment: Experiment) -> Table:
     columns = ["variant", "seeds", "difference (points)", *_interval_titles(), "p (Holm)", RANK, "effect size d_z"]
     rows, refused = [], dict[tuple[str, str], list[str]]()
     differences: Mapping[str, Difference] = experiment.compared.differences if experiment.compared else {}
-    for variant, one in differences.items():
-        row = [variant, *_effect_cells(one.contrast, one.tests[name], refused, columns[3:], variant)]
-        rank, effect = one.tests["signed-rank"], one.effect
+    for variant, difference in differences.items():
+        row = [variant, *_effect_cells(difference.contrast, difference.tests[name], refused, columns[3:], variant)]
+        rank, effect = difference.tests["signed-rank"], difference.effect
         row.append(p_value(rank))
         sized = f"{number(effect.d, 2)} [{number(effect.low, 2)}, {number(effect.high, 2)}]"
         row.append("-" if effect.reason else sized)
@@ -52,7 +52,9 @@ def factorial_table(experiment: Experiment) -> Table:
         changes = [f"{factor}: {effect.references[factor]} to {level}" for factor, level in effect.levels.items()]
         title = " x ".join(changes)
         rows.append([title, *_effect_cells(effect.contrast, effect.test, refused, columns[3:], title)])
-    sizes = [sum(len(one.levels) == order and not one.test.reason for one in experiment.effects) for order in (1, 2)]
+    sizes = [
+        sum(len(effect.levels) == order and not effect.test.reason for effect in experiment.effects) for order in (1, 2)
+    ]
     meaning = (
         "One change: its main effect, the difference in mIoU averaged over all levels of the other factors. Two "
         "changes with x between: their interaction, how much more the first raises the mIoU after the second than "
@@ -87,15 +89,15 @@ def needed_table(experiment: Experiment) -> Table:
     columns = ["variant", "seeds for ± 1 point", "images for ± 1 point", "seeds to find 1 point"]
     rows, refused = [], dict[tuple[str, str], list[str]]()
     family = sum(
-        bool(len(one.contrast.values)) for one in differences.values()
+        bool(len(difference.contrast.values)) for difference in differences.values()
     )  # a variant without a cell is not in it
-    for variant, one in differences.items():
+    for variant, difference in differences.items():
         point = 1 / PERCENT[1]
-        found = [needed_for_width(one.contrast, point, kind=kind) for kind in ("seeds", "images")]
-        found.append(needed_to_detect(one.contrast, point, kind="both", of="seeds", comparisons=max(family, 1)))
-        for column, needed in zip(columns[1:], found, strict=True):
+        needs = [needed_for_width(difference.contrast, point, kind=kind) for kind in ("seeds", "images")]
+        needs.append(needed_to_detect(difference.contrast, point, kind="both", of="seeds", comparisons=max(family, 1)))
+        for column, needed in zip(columns[1:], needs, strict=True):
             _refuse(refused, column, needed.reason, variant)
-        rows.append([variant, *map(_needed, found)])
+        rows.append([variant, *map(_needed, needs)])
     images = len(experiment.finished()[0].image_names)
     meaning = (
         "± 1 point: until the 95 % interval of the difference for other seeds, or for other images, ends 1 percentage "
@@ -125,7 +127,11 @@ def marked_test(experiment: Experiment) -> str:
     One for all variants, because Holm's correction is of one family of tests.
     """
     compared = experiment.compared
-    most = max((len(one.contrast.values) for one in compared.differences.values()), default=0) if compared else 0
+    most = (
+        max((len(difference.contrast.values) for difference in compared.differences.values()), default=0)
+        if compared
+        else 0
+    )
     return "both" if most >= NEEDED_SEEDS["both"] else "swap"
 
 
@@ -134,11 +140,11 @@ def evidence_notes(experiment: Experiment) -> list[str]:
         return ["No tests and no intervals over images: the cells were not scored on the same test images."]
     if not experiment.compared.differences:
         return []
-    contrasts = [one.contrast for one in experiment.compared.differences.values()]
+    contrasts = [contrast.contrast for contrast in experiment.compared.differences.values()]
     notes = []
     for kind in KINDS:
-        found = [one.estimate(kind) for one in contrasts]
-        meanings = list(dict.fromkeys(one.meaning for one in found if not one.reason))
+        estimates = [contrast.estimate(kind) for contrast in contrasts]
+        meanings = list(dict.fromkeys(contrast.meaning for contrast in estimates if not contrast.reason))
         if meanings:
             notes.append(f"Of a difference in mIoU: {' or '.join(meanings)} ({METHODS[kind]}).")
     effect = (
@@ -152,7 +158,7 @@ def evidence_notes(experiment: Experiment) -> list[str]:
 def footnote(experiment: Experiment) -> str:
     """What a star means."""
     name, differences = marked_test(experiment), experiment.compared.differences if experiment.compared else {}
-    tests = [one.tests[name] for one in differences.values()]
+    tests = [difference.tests[name] for difference in differences.values()]
     family = sum(not test.reason for test in tests)
     if not family:
         return f"No difference gets a star: {', '.join(dict.fromkeys(test.reason for test in tests))}."
@@ -176,10 +182,10 @@ def _effect_cells(
 ) -> list[str]:
     """Seeds, difference with its star, three intervals and p; what is refused is noted by column and reason."""
     factor = PERCENT[1]
-    found = [contrast.estimate(kind).times(factor) for kind in KINDS]
+    intervals = [contrast.estimate(kind).times(factor) for kind in KINDS]
     cells = [str(len(contrast.values)), signed(factor * contrast.mean, 2) + test.mark]
-    cells += ["-" if one.reason else interval_of(one, 2) for one in found]
-    for column, reason in zip(columns, [*(one.reason for one in found), test.reason], strict=False):
+    cells += ["-" if interval.reason else interval_of(interval, 2) for interval in intervals]
+    for column, reason in zip(columns, [*(interval.reason for interval in intervals), test.reason], strict=False):
         _refuse(refused, column, reason, row)
     return [*cells, p_value(test)]
 
@@ -201,8 +207,8 @@ def _reasons(refused: Mapping[tuple[str, str], list[str]], rows: int) -> list[st
     return notes
 
 
-def _needed(found: Needed) -> str:
-    if found.reason:
+def _needed(need: Needed) -> str:
+    if need.reason:
         return "-"
-    n, low, high = (f"> {LIMIT:,}" if value is None else f"{value:,}" for value in (found.n, found.low, found.high))
+    n, low, high = (f"> {LIMIT:,}" if value is None else f"{value:,}" for value in (need.n, need.low, need.high))
     return f"{n} ({low} to {high})"

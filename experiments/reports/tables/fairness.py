@@ -32,6 +32,6 @@ def _difference(experiment: Experiment, variant: str) -> str:
     if "differences" in plan:
         pairs = {key.removeprefix("hparams."): pair for key, pair in plan["differences"][variant].items()}
     else:
-        own, base = (plan["variants"][name]["levels"] for name in (variant, plan["baseline"]))
-        pairs = {factor: (base[factor], level) for factor, level in own.items() if base[factor] != level}
+        levels, base = (plan["variants"][name]["levels"] for name in (variant, plan["baseline"]))
+        pairs = {factor: (base[factor], level) for factor, level in levels.items() if base[factor] != level}
     return "; ".join(f"{key}: {before} to {after}" for key, (before, after) in pairs.items())

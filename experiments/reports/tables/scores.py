@@ -37,23 +37,23 @@ def score_table(experiment: Experiment) -> Table:
     places = {score: columns.index(title) for score, title in zip(SCORES, titles(), strict=True)}
     means: dict[str, list[float]] = {score: [] for score in SCORES}
     for name in plan["variants"]:
-        found = {
+        estimates = {
             score: experiment.estimate(name, score).times(printed.unit.factor) for score, printed in SCORES.items()
         }
         change = experiment.difference(name, plan["baseline"], "miou").times(PERCENT[1])
-        row = [name, seeds_done(experiment, name), mean_std(found["miou"], 2), seeds_interval(found["miou"], 2)]
+        row = [name, seeds_done(experiment, name), mean_std(estimates["miou"], 2), seeds_interval(estimates["miou"], 2)]
         if name == plan["baseline"]:
             row += ["baseline", "-"]
         else:
             mark = differences[name].tests[marked_test(experiment)].mark if name in differences else ""
             row += [signed(change.mean, 2) + mark, seeds_interval(change, 2)]
-        rows.append([*row, *(mean_std(found[score], digits[score]) for score in SCORES if score != "miou")])
-        for score, one in found.items():
-            means[score].append(round(one.mean, digits[score]))
+        rows.append([*row, *(mean_std(estimates[score], digits[score]) for score in SCORES if score != "miou")])
+        for score, estimate in estimates.items():
+            means[score].append(round(estimate.mean, digits[score]))
     best = []
     for score, of_score in means.items():
-        known = [value for value in of_score if not math.isnan(value)]
-        top = (min if score in LOWER_IS_BETTER else max)(known, default=math.nan)
+        numbers = [value for value in of_score if not math.isnan(value)]
+        top = (min if score in LOWER_IS_BETTER else max)(numbers, default=math.nan)
         best += [(row, places[score]) for row, value in enumerate(of_score) if value == top]
     notes = [
         "Bold: the highest mean of a column, for checkerboard energy the lowest, whether or not it is significant."
@@ -102,20 +102,20 @@ def comparison_table(experiment: Experiment) -> Table:
     shown, digits = ("miou", "boundary_f1", "checkerboard"), decimals(experiment)
     twins = Counter(str(variant["levels"]) for variant in experiment.plan["variants"].values())
 
-    def row(one: OneFactorStep) -> list[str]:
-        at = ", ".join(f"{factor}: {level}" for factor, level in one.at.items()) or "-"
-        levels = [experiment.plan["variants"][name]["levels"][one.factor] for name in (one.reference, one.variant)]
+    def row(step: OneFactorStep) -> list[str]:
+        at = ", ".join(f"{factor}: {level}" for factor, level in step.at.items()) or "-"
+        levels = [experiment.plan["variants"][name]["levels"][step.factor] for name in (step.reference, step.variant)]
         # Two variants of the same levels differ in what was chosen for them, say a width that makes sizes equal.
-        name = f" ({one.variant})" if twins[str(experiment.plan["variants"][one.variant]["levels"])] > 1 else ""
-        cells = [f"{one.factor}: {levels[0]} to {levels[1]}{name}", at]
-        cells.append(str(experiment.difference(one.variant, one.reference, "miou").n))
+        name = f" ({step.variant})" if twins[str(experiment.plan["variants"][step.variant]["levels"])] > 1 else ""
+        cells = [f"{step.factor}: {levels[0]} to {levels[1]}{name}", at]
+        cells.append(str(experiment.difference(step.variant, step.reference, "miou").n))
         for score in shown:
-            change = experiment.difference(one.variant, one.reference, score).times(SCORES[score].unit.factor)
+            change = experiment.difference(step.variant, step.reference, score).times(SCORES[score].unit.factor)
             bounds = "(one seed)" if change.n == 1 else seeds_interval(change, digits[score])
             cells.append(f"{signed(change.mean, digits[score])} {bounds}" if change.n else "-")
         return cells
 
-    rows = [row(one) for one in one_factor_steps(experiment.plan)]
+    rows = [row(step) for step in one_factor_steps(experiment.plan)]
     title = (
         "One factor at a time: difference paired by seed, in percentage points (energy in ppm), with its 95 % interval "
         "over seeds"
@@ -135,10 +135,10 @@ def trimap_table(experiment: Experiment) -> Table:
     for name in plan["variants"] if all(cell.trimap is not None for cell in experiment.finished()) else ():
         row = [name]
         for width in TRIMAPS:
-            found = experiment.estimate(name, f"trimap/{width}").times(PERCENT[1])
+            estimate = experiment.estimate(name, f"trimap/{width}").times(PERCENT[1])
             change = experiment.difference(name, plan["baseline"], f"trimap/{width}").times(PERCENT[1])
-            own = name == plan["baseline"] or not change.n
-            row.append(mean_std(found, 2) + ("" if own else f" ({signed(change.mean, 2)})"))
+            alone = name == plan["baseline"] or not change.n
+            row.append(mean_std(estimate, 2) + ("" if alone else f" ({signed(change.mean, 2)})"))
         rows.append(row)
     title = (
         "mIoU in percent of the pixels near a true boundary, by the width of the band to either side: mean ± standard "
@@ -171,8 +171,10 @@ def class_table(experiment: Experiment) -> Table:
     with_std = len(names) <= CLASSES_WITH_STD
     rows = []
     for variant in experiment.plan["variants"]:
-        found = [experiment.estimate(variant, f"iou/{name}").times(PERCENT[1]) for name in names]
-        rows.append([variant, *(mean_std(one, 2) if with_std else number(one.mean, 2) for one in found)])
+        estimates = [experiment.estimate(variant, f"iou/{name}").times(PERCENT[1]) for name in names]
+        rows.append(
+            [variant, *(mean_std(estimate, 2) if with_std else number(estimate.mean, 2) for estimate in estimates)]
+        )
     title = f"IoU by class in percent, mean {'± standard deviation ' if with_std else ''}over seeds"
     caption = f"IoU by class in percent, mean over the seeds {seeds_listed(experiment)}."
     return Table("classes", title, ["variant", *names], rows, short="Classes", caption=caption)
@@ -198,9 +200,9 @@ def titles() -> list[str]:
 
 def decimals(experiment: Experiment) -> dict[str, int]:
     """Decimals of each score: two for percent, otherwise what leaves three digits to the largest value."""
-    found = {}
+    by_score = {}
     for score, printed in SCORES.items():
         largest = max(printed.unit.factor * abs(cell.scores[score]) for cell in experiment.finished())
-        known = printed.unit != PERCENT and largest > 0  # NaN is not
-        found[score] = min(2, max(0, 2 - math.floor(math.log10(largest)))) if known else 2
-    return found
+        scaled = printed.unit != PERCENT and largest > 0  # NaN is not
+        by_score[score] = min(2, max(0, 2 - math.floor(math.log10(largest)))) if scaled else 2
+    return by_score

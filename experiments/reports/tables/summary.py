@@ -28,10 +28,12 @@ def make_summary(experiments: Sequence[Experiment]) -> Table:
     for experiment in experiments:
         kind = interval_kind(experiment)
         compared = experiment.compared.differences.values() if experiment.compared else ()
-        found = [one.contrast.estimate(kind) for one in compared if not one.contrast.refuse(kind)]
+        intervals = [
+            difference.contrast.estimate(kind) for difference in compared if not difference.contrast.refuse(kind)
+        ]
         name = experiment.plan["experiment"]
-        if found:
-            meanings = " or ".join(dict.fromkeys(one.meaning for one in found))
+        if intervals:
+            meanings = " or ".join(dict.fromkeys(difference.meaning for difference in intervals))
             notes.append(f"{name}: {meanings}. {footnote(experiment)}")
         elif experiment.compared is None:
             notes.append(
@@ -88,8 +90,11 @@ def _beside(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str
     columns += [f"{title}, {name}" for titles in (SCORED, COST) for name in names for title in titles]
     rows = []
     for variant in experiments[0].plan["variants"]:
-        own = variant == experiments[0].plan["baseline"]
-        row = [variant, "baseline" if own else " / ".join(_sign(experiment, variant) for experiment in experiments)]
+        is_baseline = variant == experiments[0].plan["baseline"]
+        row = [
+            variant,
+            "baseline" if is_baseline else " / ".join(_sign(experiment, variant) for experiment in experiments),
+        ]
         row += [cell for experiment in experiments for cell in _scored(experiment, variant, few=True)]
         rows.append([*row, *(cell for experiment in experiments for cell in _cost(experiment, variant))])
     return columns, rows
@@ -103,14 +108,14 @@ def _sign(experiment: Experiment, variant: str) -> str:
 
 def _scored(experiment: Experiment, name: str, *, few: bool = False) -> list[str]:
     """Score and difference; `few`: says, where seeds are lacking, how many there are."""
-    found = mean_std(experiment.estimate(name, "miou").times(PERCENT[1]), 2)
+    score = mean_std(experiment.estimate(name, "miou").times(PERCENT[1]), 2)
     if few and len(experiment.cells[name]) < len(experiment.plan["seeds"]):
-        found += f" ({seeds_done(experiment, name)} seeds)"
+        score += f" ({seeds_done(experiment, name)} seeds)"
     if name == experiment.plan["baseline"]:
-        return [found, "baseline"]
+        return [score, "baseline"]
     change = known_difference(experiment, name)
     interval = "" if math.isnan(change.low) else f" {interval_of(change, 2)}"
-    return [found, signed(change.mean, 2) + interval + _mark(experiment, name)]
+    return [score, signed(change.mean, 2) + interval + _mark(experiment, name)]
 
 
 def _cost(experiment: Experiment, name: str) -> list[str]:

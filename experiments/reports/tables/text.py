@@ -30,16 +30,16 @@ class Table:
     on_terminal: bool = False  # printed when the report is written
 
 
-def mean_std(found: Estimate, digits: int) -> str:
-    return f"{number(found.mean, digits)} ± {number(found.std, digits)}" if found.n else "-"
+def mean_std(estimate: Estimate, digits: int) -> str:
+    return f"{number(estimate.mean, digits)} ± {number(estimate.std, digits)}" if estimate.n else "-"
 
 
-def seeds_interval(found: Estimate, digits: int) -> str:
-    return "-" if found.n < 2 else interval_of(found, digits)
+def seeds_interval(estimate: Estimate, digits: int) -> str:
+    return "-" if estimate.n < 2 else interval_of(estimate, digits)
 
 
-def interval_of(found: Estimate, digits: int) -> str:
-    return f"[{number(found.low, digits)}, {number(found.high, digits)}]"
+def interval_of(estimate: Estimate, digits: int) -> str:
+    return f"[{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
 
 
 def p_value(test: Test) -> str:

@@ -93,7 +93,7 @@ def to_download(name: str, weights: str | None) -> str | bool | None:
     Raises:
         ValueError: for an encoder or weights that neither smp nor timm has.
     """
-    known = smp.encoders.encoders
+    encoders = smp.encoders.encoders
     if name.startswith("tu-"):
         if not timm.is_model(name[3:]):
             near = difflib.get_close_matches(name[3:], timm.list_models(), n=3)
@@ -102,19 +102,19 @@ def to_download(name: str, weights: str | None) -> str | bool | None:
             timm.get_pretrained_cfg(name[3:])
         except RuntimeError as error:
             raise ValueError(f"encoder={name!r}: {error} Leave out what follows the dot, or see timm's names") from None
-    elif name not in known and not name.startswith("timm-"):
-        near = difflib.get_close_matches(name, known, n=3)
+    elif name not in encoders and not name.startswith("timm-"):
+        near = difflib.get_close_matches(name, encoders, n=3)
         raise ValueError(
             f"encoder must be a native one, one of smp's or 'tu-<name in timm>', got {name!r}{_nearest(near)}"
         )
     if weights is None or weights == "package" or is_path(weights):
         return None
-    names = list(known[name]["pretrained_settings"]) if name in known else ["imagenet"]
+    names = list(encoders[name]["pretrained_settings"]) if name in encoders else ["imagenet"]
     if weights not in names:
         raise ValueError(
             f"weights of {name} must be None, {', '.join(names)}, or the path of a file or folder, got {weights!r}"
         )
-    return weights if name in known else True  # timm names the weights in the encoder's name, after a dot
+    return weights if name in encoders else True  # timm names the weights in the encoder's name, after a dot
 
 
 def load_smp(model: Any, name: str, weights: str | None, in_channels: int) -> Normalisation:

@@ -56,11 +56,11 @@ def read_weights(weights: str) -> State:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
         # A snapshot of the Hugging Face hub may hold the same weights twice.
-        found = [file for file in files if file.suffix == ".safetensors"] or files
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found) or "none"
+        chosen = [file for file in files if file.suffix == ".safetensors"] or files
+        if len(chosen) != 1:
+            names = ", ".join(file.name for file in chosen) or "none"
             raise ValueError(f"weights={weights!r} must be a folder with one file of weights, found {names}")
-        path = found[0]
+        path = chosen[0]
     if not path.is_file():
         raise FileNotFoundError(f"weights={weights!r} is not a file: give the path of a state dict, or None")
     try:

@@ -37,11 +37,11 @@ def _components(
     classes: NDArray[np.int32], labelled: NDArray[np.bool_], hit: NDArray[np.bool_], num_classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of each class in a map (H, W), -1 for none: components with a labelled pixel, and those of them without a hit."""
-    found, without = np.zeros((2, num_classes), dtype=np.int64)
+    number, without = np.zeros((2, num_classes), dtype=np.int64)
     for index, box in enumerate(ndimage.find_objects(classes + 1)):
         if box is None:
             continue
         component, count = ndimage.label(classes[box] == index, EIGHT)
         sizes, hits = (np.bincount(component[mask[box]], minlength=count + 1)[1:] for mask in (labelled, hit))
-        found[index], without[index] = np.count_nonzero(sizes), np.count_nonzero((sizes > 0) & (hits == 0))
-    return found, without
+        number[index], without[index] = np.count_nonzero(sizes), np.count_nonzero((sizes > 0) & (hits == 0))
+    return number, without
