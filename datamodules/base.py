@@ -188,7 +188,8 @@ class SegmentationDataModule(LightningDataModule):
     seed: int = 0  # of the order and the augmentation; set it before the first training batch
 
     def __init_subclass__(cls) -> None:
-        """Composes the signature of `cls`: what it and its bases declare, then its `loading` but the `hidden` arguments."""
+        """Composes the signature of `cls`: what it and its bases declare, then its `loading` but the `hidden`
+        arguments."""
         super().__init_subclass__()
         declared: dict[str, inspect.Parameter] = {}
         for base in cls.__mro__[: cls.__mro__.index(SegmentationDataModule)]:

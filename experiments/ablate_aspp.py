@@ -3,10 +3,9 @@
     python -m experiments.ablate_aspp
     python -m experiments.ablate_aspp --data camvid --root DIR
 
-One DeepLab v3 whose head sees the encoder's map directly, through an atrous spatial pyramid of small or large rates, with
-and without pooling of the whole image, or through the pyramid pooling of PSPNet.
-Chen et al. 2017, Table 5: image pooling adds 0.75 points to the pyramid; Zhao et al. 2017, Table 1: pyramid pooling adds
-4.45 points to a plain head.
+One DeepLab v3 whose head sees the encoder's map directly, through an atrous spatial pyramid of small or large rates,
+with and without pooling of the whole image, or through the pyramid pooling of PSPNet. Chen et al. 2017, Table 5: image
+pooling adds 0.75 points to the pyramid; Zhao et al. 2017, Table 1: pyramid pooling adds 4.45 points to a plain head.
 Answer: experiments/results/ablate_aspp.md
 """
 

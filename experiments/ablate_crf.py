@@ -5,13 +5,13 @@
     python -m experiments.ablate_crf --data camvid --root DIR --weights imagenet --full-size
 
 A base network is trained for `--epochs`; every variant goes on from it for `--finetune` more, so that all have the same
-budget. `none` goes on without a CRF. `dense` and `conv` are `none` with a CRF behind it, whose parameters are
-searched on validation images (experiments/search_crf.py) for each seed; where no setting beats none, they are `none`.
-`dense-trained` and `conv-trained` go on through the mean field of that CRF, whose weights and compatibility start from what
-was found and learn with the network (CRF-as-RNN, Zheng et al. 2015; ConvCRF, Teichmann & Cipolla 2018).
-Beside the usual scores: the trimap, mIoU within 1 to 20 pixels of a true boundary, and the seconds of an image.
-SegNet (Badrinarayanan et al. 2017) reports DeepLab-LargeFOV with and without its dense CRF: 54.74 and 53.88 % mIoU on
-CamVid, 24.13 and 32.08 % on SUN RGB-D. So a CRF can hurt.
+budget. `none` goes on without a CRF. `dense` and `conv` are `none` with a CRF behind it, whose parameters are searched
+on validation images (experiments/search_crf.py) for each seed; where no setting beats none, they are `none`.
+`dense-trained` and `conv-trained` go on through the mean field of that CRF, whose weights and compatibility start from
+what was found and learn with the network (CRF-as-RNN, Zheng et al. 2015; ConvCRF, Teichmann & Cipolla 2018). Beside the
+usual scores: the trimap, mIoU within 1 to 20 pixels of a true boundary, and the seconds of an image. SegNet
+(Badrinarayanan et al. 2017) reports DeepLab-LargeFOV with and without its dense CRF: 54.74 and 53.88 % mIoU on CamVid,
+24.13 and 32.08 % on SUN RGB-D. So a CRF can hurt.
 Answer: experiments/results/ablate_crf.md
 """
 
@@ -396,7 +396,8 @@ def show(plan: Plan, console: Console, jobs: int) -> None:
     todo = sum(plan.seconds(cell) for cell in cells if cell not in done)
     images = min(plan.images, plan.split_sizes["val"])
     console.print(
-        f"Training: about {clock(todo / jobs)} with {jobs} at a time on {plan.device}. For each seed, {' and '.join(CRFS)} "
+        f"Training: about {clock(todo / jobs)} with {jobs} at a time on {plan.device}. For each seed, "
+        f"{' and '.join(CRFS)} "
         f"are searched on {images} validation images and scored on {plan.split_sizes['test']} test images. Results: "
         f"{plan.out}",
         soft_wrap=True,
@@ -526,9 +527,12 @@ def describe(plan: Plan, seeds: Sequence[int]) -> list[str]:
     """What the report says of these variants beside its other notes."""
     lines = [
         (
-            "All variants have the same number of epochs behind them. dense and conv are the networks of none with a CRF "
-            "behind them: what they cost in training is what none costs, and their seconds include search and test. GMAC is "
-            "of the network alone. Trimap: the mIoU of those pixels alone whose distance to a pixel of another class, in "
+            "All variants have the same number of epochs behind them. dense and conv are the networks of none with a "
+            "CRF "
+            "behind them: what they cost in training is what none costs, and their seconds include search and test. "
+            "GMAC is "
+            "of the network alone. Trimap: the mIoU of those pixels alone whose distance to a pixel of another class, "
+            "in "
             "the truth, is at most so many pixels."
         )
     ]
@@ -539,7 +543,8 @@ def describe(plan: Plan, seeds: Sequence[int]) -> list[str]:
             for seed, run in found.items()
         ]
         lines.append(
-            f"Best {crf} CRF on {min(plan.images, plan.split_sizes['val'])} validation images, with its gain there; where "
+            f"Best {crf} CRF on {min(plan.images, plan.split_sizes['val'])} validation images, with its gain there; "
+            "where "
             f"that is not positive, {crf} is the network itself. {'; '.join(chosen)}. {crf}-trained starts from these."
         )
     return lines
@@ -573,7 +578,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Trains, searches, scores and reports; the same command continues what was interrupted. Returns the exit status."""
+    """Trains, searches, scores and reports; the same command continues what was interrupted. Returns the exit
+    status."""
 
     def work(console: Console, jobs: int) -> list[PlannedCell]:
         with locked(output(args)):

@@ -12,9 +12,9 @@ from experiments.grids.study import Study, cpu_scale, full_size
 from experiments.runs.run import defaults
 from lightning_modules.fcn import LEARNING_RATES, PIXELS, FCNModule
 
-# As published: VGG16, all at once, one image a step. The published rate is for a loss summed over PIXELS, of which a crop
-# here has a seventh to two thirds, so a sum would take as much smaller steps. The mean takes the same steps on a crop of
-# any size, with PIXELS times the rate and a PIXELS-th of the decay, which is multiplied by the rate.
+# As published: VGG16, all at once, one image a step. The published rate is for a loss summed over PIXELS, of which a
+# crop here has a seventh to two thirds, so a sum would take as much smaller steps. The mean takes the same steps on a
+# crop of any size, with PIXELS times the rate and a PIXELS-th of the decay, which is multiplied by the rate.
 PUBLISHED = {
     "loss": "ce",
     "lr": LEARNING_RATES[32] * PIXELS,

@@ -3,10 +3,10 @@
     python -m experiments.ablate_separable
     python -m experiments.ablate_separable --data camvid --root DIR
 
-DeepLab v3+ whose pyramid and decoder are made of standard or of depthwise separable 3x3 convolutions. `separable` has the
-same widths and costs less; `separable-wide` spends what it saves on wider maps, until a training crop costs what it costs the
-standard network.
-Chen et al. 2018, Table 5: 33 to 41 % fewer multiply-adds at a similar score; wall time need not follow.
+DeepLab v3+ whose pyramid and decoder are made of standard or of depthwise separable 3x3 convolutions. `separable` has
+the same widths and costs less; `separable-wide` spends what it saves on wider maps, until a training crop costs what it
+costs the standard network. Chen et al. 2018, Table 5: 33 to 41 % fewer multiply-adds at a similar score; wall time need
+not follow.
 Answer: experiments/results/ablate_separable.md
 """
 

@@ -4,9 +4,9 @@
     python -m experiments.ablate_upsampling --data camvid --root DIR
 
 A U-Net with two factors crossed: the layer that doubles the resolution, and whether the decoder sees the encoder's
-maps. Without skips the decoder is widened until the network has as many parameters as with them. Between the layers nothing
-is matched: transposed-2 has four weights a pair of channels where the others have nine, a tenth of all parameters.
-Odena et al. 2016 predict a checkerboard where the kernel does not divide by the stride (transposed-3).
+maps. Without skips the decoder is widened until the network has as many parameters as with them. Between the layers
+nothing is matched: transposed-2 has four weights a pair of channels where the others have nine, a tenth of all
+parameters. Odena et al. 2016 predict a checkerboard where the kernel does not divide by the stride (transposed-3).
 Answer: experiments/results/ablate_upsampling.md
 """
 

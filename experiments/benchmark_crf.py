@@ -58,8 +58,9 @@ STEP = {"smoothness": 1e-2, "appearance": 8e-2}
 CONV_FASTER, CONV_MEMORY, CONV_SAME = 5.0, 1 / 8, 1e-3
 
 # What is left to win for 80/13, an estimate for a core of 90 GFLOPS (float32) and 13 GB/s. A pixel of one iteration: 9
-# lattice rows (6 + 3) of 24 numbers sliced and splatted, a multiply-add each, and 25 operations for each of 24 exponentials;
-# 96 bytes of unaries, 72 of offsets and weights and 8 of norms streamed. The lattice, built with vectors, 10 ms.
+# lattice rows (6 + 3) of 24 numbers sliced and splatted, a multiply-add each, and 25 operations for each of 24
+# exponentials; 96 bytes of unaries, 72 of offsets and weights and 8 of norms streamed. The lattice, built with vectors,
+# 10 ms.
 FLOPS, BYTES = 2 * 9 * 24 * 2 + 25 * 24, 96 + 72 + 8
 GFLOPS, GBPS, BUILD_MS = 90.0, 13.0, 10.0
 
@@ -219,7 +220,8 @@ def exactness(report: Measurements, problem: Problem, engines: list[str]) -> lis
     report.say(f"## Lattice against the exact sum, {_by(problem.small)}, {problem.classes} classes")
     report.say(
         "One filtering step: the message without its mean over the classes. Marginals: after "
-        f"{ITERATIONS} iterations. Noise: unaries from a random label for each pixel, blurred, so soft; blobs: labels of "
+        f"{ITERATIONS} iterations. Noise: unaries from a random label for each pixel, blurred, so soft; blobs: labels "
+        "of "
         f"some {BLOBS} pixels, as sharp as a network's. A step's error grows with the contrast, the original's too."
     )
     rows = [["", *(f"{kernel}, {what}" for kernel in STEP for what in ("mean", "max"))]]
@@ -300,9 +302,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     problem = Problem(photograph(args.image), args.classes, args.calls, window, small)
     report.say("# What the CRFs cost, and how exact they are")
     report.say(
-        f"`{command_line()}` at commit `{git_commit()[:12]}`, torch {torch.__version__}. Medians over {args.rounds} round{'s' * (args.rounds > 1)} "
-        f"of {args.calls} call{'s' * (args.calls > 1)} after one that is not timed, each in a fresh process; ratios are "
-        f"medians of the rounds' ratios. CPU: of the process. Peak memory: of the first call, above what the process had "
+        f"`{command_line()}` at commit `{git_commit()[:12]}`, torch {torch.__version__}. Medians over {args.rounds} "
+        f"round{'s' * (args.rounds > 1)} "
+        f"of {args.calls} call{'s' * (args.calls > 1)} after one that is not timed, each in a fresh process; ratios "
+        "are "
+        "medians of the rounds' ratios. CPU: of the process. Peak memory: of the first call, above what the process "
+        "had "
         f"before it, input and imports excluded. Malloc: {_malloc(args.malloc)}. Compare numbers inside this run only."
     )
     engines = [TORCH]

@@ -3,8 +3,8 @@
     python -m experiments.benchmark_statistics
     python -m experiments.benchmark_statistics --report [--seeds 3] [--images 2000] [--classes 150] [--keep DIR]
 
-The second form writes an experiment of 8 variants with made-up matrices and reports it in a process of its own: seconds and
-the largest memory that the process held at once.
+The second form writes an experiment of 8 variants with made-up matrices and reports it in a process of its own: seconds
+and the largest memory that the process held at once.
 """
 
 import os
@@ -172,7 +172,8 @@ def main() -> None:
         cells = len(LEVELS) * len(SKIPS) * args.seeds
         matrices = cells * args.images * args.classes**2 * 8 / 2**20
         print(
-            f"report of {cells} cells x {args.images:,} images x {args.classes} classes ({matrices:,.0f} MB of matrices)"
+            f"report of {cells} cells x {args.images:,} images x {args.classes} classes ({matrices:,.0f} MB of "
+            "matrices)"
         )
         print(f"{seconds:.0f} s, at most {memory:,.0f} MB")
 

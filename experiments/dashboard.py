@@ -4,8 +4,8 @@
     python -m experiments.dashboard outputs/ablate_upsampling --publish
 
 Curves with a band over the seeds, scores of each class, masks side by side, what runs differ in, and the tables of
-experiments.report. The first form writes dashboard.json and asks nobody; --publish saves both on the server. The runs are
-those of the experiment's folder, logged with --logger wandb and, if that was offline, uploaded by experiments.sync.
+experiments.report. The first form writes dashboard.json and asks nobody; --publish saves both on the server. The runs
+are those of the experiment's folder, logged with --logger wandb and, if that was offline, uploaded by experiments.sync.
 """
 
 import json

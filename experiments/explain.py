@@ -3,8 +3,8 @@
 python -m experiments.explain MODEL --num-classes N [--in-channels C] [--size H W] [--model.FLAG ...]
 
 Explains the forward pass that predicts one image. Multiply-adds are those of convolutions and products of matrices.
-Nothing is computed and no weight is read. The receptive fields are followed through every function of torch, which takes
-seconds for most networks and minutes for those with attention; --no-fields leaves them out.
+Nothing is computed and no weight is read. The receptive fields are followed through every function of torch, which
+takes seconds for most networks and minutes for those with attention; --no-fields leaves them out.
 """
 
 import argparse
@@ -131,7 +131,8 @@ def build_on_meta(
 ) -> SegmentationModule:
     """The module on the meta device, where weights have shapes and no values.
 
-    Without files of `weights`, which change no shape, and without the `tile` of a prediction: the image goes through at once.
+    Without files of `weights`, which change no shape, and without the `tile` of a prediction: the image goes through at
+    once.
     """
     hparams = {name: None if name in ("weights", "init_from", "tile") else value for name, value in hparams.items()}
     with torch.device("meta"), Tracer():  # some encoders compute with constants in their constructors
@@ -211,7 +212,8 @@ def parse_architecture(argv: list[str]) -> tuple[type[SegmentationModule], argpa
     parser = ClassParser(
         verb="explain",
         usage=usage,
-        description=f"{__doc__}\nThe flags below are those of {architecture.__name__}.\n\n{documentation(architecture)}",
+        description=f"{__doc__}\nThe flags below are those of {architecture.__name__}.\n\n"
+        f"{documentation(architecture)}",
         chosen="after the MODEL you want",
     )
     parser.add_argument("--num-classes", type=PositiveInt, metavar="N", help="of the logits; has no default")

@@ -1,20 +1,23 @@
-"""Searches CRF parameters on validation images, as DeepLab did (Chen et al. 2015, https://arxiv.org/abs/1412.7062, Sec. 5).
+"""Searches CRF parameters on validation images, as DeepLab did (Chen et al. 2015, https://arxiv.org/abs/1412.7062, Sec.
+5).
 
     python -m experiments.search_crf CHECKPOINT
     python -m experiments.search_crf CHECKPOINT --crf conv --grid w_appearance=1,3 theta_beta=5,10,20 --test
 
-Every combination of the grid is scored on the probabilities of the network, which are computed once; a second round looks
-around the best of the first at half the step. The score is the mean IoU of the images together. "No CRF" always takes part
-and may win; of equal scores the one with the smaller weights wins. The data are those of the run.json beside the
-checkpoint unless flags say otherwise. The same command continues what was interrupted.
+Every combination of the grid is scored on the probabilities of the network, which are computed once; a second round
+looks around the best of the first at half the step. The score is the mean IoU of the images together. "No CRF" always
+takes part and may win; of equal scores the one with the smaller weights wins. The data are those of the run.json beside
+the checkpoint unless flags say otherwise. The same command continues what was interrupted.
 
 The default grid spans what DeepLab searched and released, on images of about 500 x 375 pixels: w_appearance 3 to 10,
 theta_alpha 30 to 120, theta_beta 3 to 13, with w_smoothness = 3 and theta_gamma = 3 fixed. Here the deviations of
-positions, theta_alpha and theta_gamma, are in proportion to the diagonal of the images. A ConvCRF sees no further than its
+positions, theta_alpha and theta_gamma, are in proportion to the diagonal of the images. A ConvCRF sees no further than
+its
 window: in place of theta_alpha, `blur` widens it, and weights go to 30.
 
 Writes search.csv, a row a finished combination; best.json, the arguments of `dense_crf` or `conv_crf` (weights of 0
-where no CRF was better); search.png, images with and without it. `--test` then scores the choice on the test split, once.
+where no CRF was better); search.png, images with and without it. `--test` then scores the choice on the test split,
+once.
 """
 
 import argparse
@@ -186,7 +189,8 @@ def verdict(crf: str, result: SearchResult, split: str, images: int) -> Iterable
         )
     else:
         yield (
-            f"Best: {', '.join(f'{k} {v}' for k, v in result.best.point.items())}: mIoU {result.best.miou:.2%}, without "
+            f"Best: {', '.join(f'{k} {v}' for k, v in result.best.point.items())}: mIoU {result.best.miou:.2%}, "
+            "without "
             f"CRF {result.without.miou:.2%}. The {images} images of {split} chose it, so the gain is flattered; --test "
             "gives the honest one."
         )

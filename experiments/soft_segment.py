@@ -138,7 +138,8 @@ def grey(values: Floats) -> Bytes:
 
 
 def overview(image: Bytes, soft: SoftSegmentation, path: Path) -> None:
-    """Writes a figure of the image, its features, the segments and layers in colours of their own, then alphas and eigenvectors."""
+    """Writes a figure of the image, its features, the segments and layers in colours of their own, then alphas and
+    eigenvectors."""
     height, width, count = soft.alphas.shape
     segments = np.clip(soft.segments, 0, 1)
     hues = np.arange(segments.shape[-1]) * 0.618 % 1  # the golden ratio: neighbours in number differ in hue

@@ -3,10 +3,11 @@
     python -m experiments.sync outputs/ablate_upsampling --dry-run
     python -m experiments.sync outputs/ablate_upsampling
 
-Every attempt of a cell leaves a fragment that counts its rows from 0 and does again what came after the last checkpoint.
-`wandb sync` would upload both versions, and it stops at a fragment that a kill left empty. Here the fragments of a cell
-are joined in a temporary folder into one run without the rows that were done again, and that is uploaded. The fragments
-stay as they are; a marker beside each, the one that `wandb sync` writes, says that it is on the server.
+Every attempt of a cell leaves a fragment that counts its rows from 0 and does again what came after the last
+checkpoint. `wandb sync` would upload both versions, and it stops at a fragment that a kill left empty. Here the
+fragments of a cell are joined in a temporary folder into one run without the rows that were done again, and that is
+uploaded. The fragments stay as they are; a marker beside each, the one that `wandb sync` writes, says that it is on the
+server.
 """
 
 import os

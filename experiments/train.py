@@ -75,7 +75,8 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
 
     parser = ClassParser(
         verb="train",
-        usage="%(prog)s [--model NAME] [--model.FLAG ...] [--data NAME] [--data.FLAG ...] [--trainer.FLAG ...] [options]",
+        usage="%(prog)s [--model NAME] [--model.FLAG ...] [--data NAME] [--data.FLAG ...] [--trainer.FLAG ...] "
+        "[options]",
         description=f"{__doc__}\narchitectures (--model): {listed(ARCHITECTURES)}\ndata sets (--data): "
         f"{listed(DATAMODULES)}\n\nThe flags below are those of {module.__name__} on {datamodule.__name__}.\n\n"
         f"{documentation(module, datamodule)}",

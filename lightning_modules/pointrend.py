@@ -134,7 +134,8 @@ class PointRend(nn.Module):
         except (AttributeError, KeyError, IndexError) as error:
             children = ", ".join(name for name, _ in self.network.named_children())
             raise ValueError(
-                f"features must name modules that {type(self.network).__name__} runs, within {children}, or items of what "
+                f"features must name modules that {type(self.network).__name__} runs, within {children}, or items of "
+                "what "
                 f'they return, such as "encoder[2]"; got {self.features}: {error}'
             ) from error
         self.network.train()

@@ -1,6 +1,7 @@
 """Whether a version in constraints.txt has a known vulnerability: `pip-audit --strict`, as `make audit` runs it.
 
-Where the database cannot be reached this says so and passes: without --strict pip-audit would pass as well, and say nothing.
+Where the database cannot be reached this says so and passes: without --strict pip-audit would pass as well, and say
+nothing.
 """
 
 import json

@@ -23,9 +23,9 @@ VOC_DIAGONAL = 625.0  # pixels, of 500 x 375, the most frequent size in PASCAL V
 def default_grid(crf: str, diagonal: float) -> Grid:
     """The grid for images of this diagonal in pixels: ends and middles of what DeepLab searched or released.
 
-    v1, Sec. 5: w1 in [5, 10], sigma_alpha in [50:10:100], sigma_beta in [3:1:10], released with 4, 121 and 5; v2, Sec. 4.1:
-    [3:6], [30:10:100] and [3:6]. Both search with w2 = 3 and sigma_gamma = 3 fixed. pydensecrf's example has sigma_beta
-    13. ConvCRF, Sec. 4.2 and its code: blur 4 and w1 10, theta_alpha beyond the window.
+    v1, Sec. 5: w1 in [5, 10], sigma_alpha in [50:10:100], sigma_beta in [3:1:10], released with 4, 121 and 5; v2, Sec.
+    4.1: [3:6], [30:10:100] and [3:6]. Both search with w2 = 3 and sigma_gamma = 3 fixed. pydensecrf's example has
+    sigma_beta 13. ConvCRF, Sec. 4.2 and its code: blur 4 and w1 10, theta_alpha beyond the window.
     """
     scale = diagonal / VOC_DIAGONAL
     grid: Grid = {

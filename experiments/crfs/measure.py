@@ -86,7 +86,8 @@ def _call(job: Job, image: np.ndarray, problem: Problem) -> Callable[[], Tensor]
 
 
 def _measure(job: Job, problem: Problem, keep: bool) -> tuple[float, float, float, np.ndarray | None]:
-    """CPU and wall milliseconds (medians of the calls), peak memory in MB, and the marginals (C, H, W) if to be kept."""
+    """CPU and wall milliseconds (medians of the calls), peak memory in MB, and the marginals (C, H, W) if to be
+    kept."""
     torch.set_num_threads(job.threads)
     with torch.no_grad():
         _call(job, resized(problem.photograph, 24, 32), problem)()  # libraries are loaded, the kernel compiled

@@ -57,7 +57,8 @@ def pydensecrf(probabilities: Tensor, image: np.ndarray, iterations: int, parame
 
 
 def unfolded(probabilities: Tensor, images: Tensor, **parameters: Any) -> Tensor:
-    """`conv_crf` with a square window and symmetric normalization, as its authors' code sums: over a materialised window.
+    """`conv_crf` with a square window and symmetric normalization, as its authors' code sums: over a materialised
+    window.
 
     Both kernels are merged into one, as that code does by default.
     """

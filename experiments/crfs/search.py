@@ -222,7 +222,8 @@ def search(
             points = [*([] if scored else [None]), *(point for point in wanted if point not in scored)]
             missing = [point for point in points if finished.get(point) is None]
             say(
-                f"round {number}: {len(points)} combinations on {len(predicted.names)} images, {len(missing)} of them to do"
+                f"round {number}: {len(points)} combinations on {len(predicted.names)} images, {len(missing)} of them "
+                "to do"
             )
             started = spoken = time.monotonic()
             for done, point in enumerate(missing, start=1):
@@ -236,7 +237,8 @@ def search(
                 if now - spoken > EVERY and done < len(missing):
                     spoken, left = now, (now - started) / done * (len(missing) - done)
                     say(
-                        f"round {number}: {done} of {len(missing)}, {clock(now - started)} so far, about {clock(left)} to go"
+                        f"round {number}: {done} of {len(missing)}, {clock(now - started)} so far, about "
+                        f"{clock(left)} to go"
                     )
             rows += [Row(point, score) for point in points if (score := finished.get(point)) is not None]
             rows.sort(key=Row.rank)

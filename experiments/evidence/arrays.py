@@ -1,4 +1,5 @@
-"""Arrays in a file of numpy's, and pictures in a zip, read after their headers have been checked against what is expected.
+"""Arrays in a file of numpy's, and pictures in a zip, read after their headers have been checked against what is
+expected.
 
 The memory that reading takes is known before anything is decoded: headers are small, and what they claim is compared
 with the schema and with the sizes in the zip's directory. Large arrays are read in blocks of images.
@@ -67,7 +68,8 @@ class _Header:
 class Npz(Mapping[str, NDArray[Any]]):
     """The arrays of an .npz that `expected` names, each read when it is asked for, and checked.
 
-    `sizes` are those that are known; others are found. Arrays that are not expected are left alone. Raises DamagedError.
+    `sizes` are those that are known; others are found. Arrays that are not expected are left alone. Raises
+    DamagedError.
     """
 
     def __init__(self, path: Path, expected: Mapping[str, Array], sizes: Mapping[str, int], most: int) -> None:
@@ -189,7 +191,8 @@ class Npz(Mapping[str, NDArray[Any]]):
 def read_picture(path: Path, name: str, size: tuple[int, int] | None, least: int) -> NDArray[np.uint8]:
     """The labels (H, W) in the PNG `name` of the zip at `path`.
 
-    It must have this `size` or, where that is not known, `least` pixels and up to `UNKNOWN_PIXELS`. Raises DamagedError.
+    It must have this `size` or, where that is not known, `least` pixels and up to `UNKNOWN_PIXELS`. Raises
+    DamagedError.
     """
     most = UNKNOWN_PIXELS if size is None else math.prod(size)
     with _reading(path), opened(path) as archive:
@@ -233,7 +236,8 @@ def member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Names the file in whatever goes wrong while it is read: zlib, struct, zipfile, numpy and Pillow raise a dozen kinds."""
+    """Names the file in whatever goes wrong while it is read: zlib, struct, zipfile, numpy and Pillow raise a dozen
+    kinds."""
     try:
         yield
     except DamagedError:

@@ -1,7 +1,7 @@
 """A cell, one variant trained with one seed, and its scores, from the stored matrices of the test images.
 
-The matrices are read once, in blocks of images, and summed: at 150 classes those of one cell take a third of a gigabyte,
-and what the scores and the statistics need of them a fiftieth of that.
+The matrices are read once, in blocks of images, and summed: at 150 classes those of one cell take a third of a
+gigabyte, and what the scores and the statistics need of them a fiftieth of that.
 """
 
 import math
@@ -125,8 +125,8 @@ def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> 
 def sum_up(
     blocks: Iterable[tuple[int, NDArray[Any]]], images: int, classes: int
 ) -> tuple[Counts, NDArray[np.float64], NDArray[np.int64]]:
-    """The counts of each image, its mIoU, and the sum over the images, of confusion matrices (n, C, C) in blocks of images,
-    each with the number of the first.
+    """The counts of each image, its mIoU, and the sum over the images, of confusion matrices (n, C, C) in blocks of
+    images, each with the number of the first.
 
     Raises OverflowError for an image of more than `MOST_PIXELS` pixels.
     """

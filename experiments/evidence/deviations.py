@@ -1,4 +1,5 @@
-"""What a report says of how alike its variants were trained: by plan.json, and where the finished cells deviate from it.
+"""What a report says of how alike its variants were trained: by plan.json, and where the finished cells deviate from
+it.
 
 Reads only, so that a report needs neither the networks nor their trainer.
 """
@@ -120,7 +121,8 @@ def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]
             continue
         trained = [variant for of_value in groups.values() for variant in of_value]
         listed = "; ".join(
-            f"{_apart(value, groups) if key == 'versions' else value}: {', '.join(f'{v} {_seeds(s)}' for v, s in of_value.items())}"
+            f"{_apart(value, groups) if key == 'versions' else value}: "
+            f"{', '.join(f'{v} {_seeds(s)}' for v, s in of_value.items())}"
             for value, of_value in groups.items()
         )
         what = (

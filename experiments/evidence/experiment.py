@@ -103,7 +103,8 @@ class Experiment:
                 labels = arrays[f"prediction_{i}"]
                 if labels.shape != given[name][1].shape:
                     raise DamagedError(
-                        f"{cell.folder / 'samples.npz'}: prediction_{i} must be as large as the mask of other variants, "
+                        f"{cell.folder / 'samples.npz'}: prediction_{i} must be as large as the mask of other "
+                        "variants, "
                         f"{given[name][1].shape}, got {labels.shape}: delete {cell.folder} and run the experiment again"
                     )
                 predicted.setdefault(name, {})[variant] = labels

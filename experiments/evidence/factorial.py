@@ -1,6 +1,7 @@
 """Effects of crossed factors: what each changes on average over the others, and what two change only together.
 
-Every effect is a weighted sum of variants, paired by seed, so its interval is of the kinds of `experiments.evidence.intervals`.
+Every effect is a weighted sum of variants, paired by seed, so its interval is of the kinds of
+`experiments.evidence.intervals`.
 """
 
 import math

@@ -233,7 +233,8 @@ class _Sums:
 
 
 def _stack(arrays: Sequence[NDArray[np.generic] | Counts], score: str) -> Floats:
-    """What each image adds to the sums of each cell, (n, cells, K): one array of it, as it can take hundreds of megabytes."""
+    """What each image adds to the sums of each cell, (n, cells, K): one array of it, as it can take hundreds of
+    megabytes."""
     stacked = np.empty((0, 0, 2))
     for index, array in enumerate(arrays):
         added = addends(array, score)

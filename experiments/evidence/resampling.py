@@ -110,8 +110,8 @@ def bootstrap_roots(cells: Floats, weights: Floats, score: str, *, resamples: in
     used = [np.flatnonzero(row) for row in weights]
     rows_of = [(index[:, None] * size + np.arange(size)).ravel() for index in used]
     transposed = _transposed(flat)
-    # A product of matrices wants its rows side by side. Where those of all sums are too many to keep, they are laid so anew
-    # for each block of resamples.
+    # A product of matrices wants its rows side by side. Where those of all sums are too many to keep, they are laid so
+    # anew for each block of resamples.
     small = 8 * images * sum(map(len, rows_of)) <= MOST_KEPT
     kept = [transposed[rows].astype(np.float64) for rows in rows_of] if small else None
     observed, _ = evaluate(cells.sum(axis=1), score)

@@ -1,8 +1,8 @@
 """What the files of a stored experiment hold, field by field. All that reads them, reads them through here.
 
-A folder may come from anybody and may be damaged. Each file is read and validated as a whole, sizes before contents, and
-refused in one line that names the file, the field, what was expected and what came. Fields that this version does not
-know are let pass: those of later versions. What earlier versions did not store is optional.
+A folder may come from anybody and may be damaged. Each file is read and validated as a whole, sizes before contents,
+and refused in one line that names the file, the field, what was expected and what came. Fields that this version does
+not know are let pass: those of later versions. What earlier versions did not store is optional.
 """
 
 import csv
@@ -36,7 +36,8 @@ def folder_name(name: str) -> str:
     if {"", ".", ".."} & {*parts} or name != printable(name) or any(len(part.encode()) > 255 for part in parts):
         raise PydanticCustomError(
             "folder",
-            "must make the name of a folder that lies in this one: no absolute path, no .., no control characters, up to "
+            "must make the name of a folder that lies in this one: no absolute path, no .., no control characters, up "
+            "to "
             "255 bytes",
         )
     return name
@@ -230,7 +231,8 @@ KIND_WORDS = {"fixed", "worst", "best"}
 
 
 def _samples(count: int) -> dict[str, Array]:
-    """Of samples.npz with `count` images; see `callbacks.sampled`. Each image is as large as its mask and prediction."""
+    """Of samples.npz with `count` images; see `callbacks.sampled`. Each image is as large as its mask and
+    prediction."""
     arrays = dict(SAMPLED)
     for key in ("logits", "initial_logits"):  # not of a cell that was not trained from the start; may be infinite
         arrays[key] = Array("f", ("C", f"{key} H", f"{key} W"), optional=True, any_value=True)
@@ -242,8 +244,8 @@ def _samples(count: int) -> dict[str, Array]:
 
 
 def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
-    """The object in a JSON file, as it stands there but for `printable`; an optional field that is absent has its default
-    in a plan's variants, and stays absent elsewhere.
+    """The object in a JSON file, as it stands there but for `printable`; an optional field that is absent has its
+    default in a plan's variants, and stays absent elsewhere.
 
     Raises ValueError, which names file and field.
     """
@@ -263,7 +265,8 @@ MEASURED = ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb"
 
 
 def read_curve(path: Path, column: str) -> dict[int, float]:
-    """A column of a metrics.csv by epoch; epochs without a value are left out. Raises ValueError, which names the file."""
+    """A column of a metrics.csv by epoch; epochs without a value are left out. Raises ValueError, which names the
+    file."""
     check_file(path, MOST_CSV)
     curve: dict[int, float] = {}
     try:

@@ -1,4 +1,5 @@
-"""What an ablation declares: variants of one run, the factors they differ in, and the arms that match another's size."""
+"""What an ablation declares: variants of one run, the factors they differ in, and the arms that match another's
+size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ class Match:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """Variants of one run that differ in the declared factors and in nothing else, but for what makes an arm match another.
+    """Variants of one run that differ in the declared factors and in nothing else, but for what makes an arm match
+    another.
 
     A factor is a hyperparameter of the module, or an argument of the data or the trainer: "upsample", "data.crop",
     "trainer.max_epochs". `matched`: the arms that must be as large as another one.

@@ -1,6 +1,7 @@
 """One cell of a grid, in a process of its own that ends with its grid.
 
-python -m experiments.grids.cell FOLDER trains the run.json in FOLDER, as experiments/grids/cells.py asks for each of its cells.
+python -m experiments.grids.cell FOLDER trains the run.json in FOLDER, as experiments/grids/cells.py asks for each of
+its cells.
 """
 
 import argparse

@@ -83,7 +83,8 @@ def run_ablation(ablation: Ablation, args: argparse.Namespace) -> int:
 def run_command(
     args: argparse.Namespace, out: Callable[[], Path], work: Callable[[Console, int], Sequence[PlannedCell]]
 ) -> int:
-    """Runs `work(console, jobs)` and turns errors, an interruption and the failed cells it returns into an exit status."""
+    """Runs `work(console, jobs)` and turns errors, an interruption and the failed cells it returns into an exit
+    status."""
     try:
         goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}"
         with Signals(), command(goes_on) as console:
@@ -95,7 +96,8 @@ def run_command(
         return 0
     for cell in failed:
         console.print(
-            f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {escape(cell.error)}  (log: {cell.folder / 'log.txt'})",
+            f"[red]failed:[/red] {cell.variant} seed {cell.run.seed}: {escape(cell.error)}  (log: "
+            f"{cell.folder / 'log.txt'})",
             soft_wrap=True,
         )
     if line := logging.next_step(out()):

@@ -1,4 +1,5 @@
-"""What a training step of each variant costs, measured side by side: time in rounds A B C A B C ..., and peak memory."""
+"""What a training step of each variant costs, measured side by side: time in rounds A B C A B C ..., and peak
+memory."""
 
 import multiprocessing
 import statistics

@@ -1,6 +1,8 @@
-"""What keeps an ablation fair before it is trained: equal budgets, declared differences, arms matched in size or compute.
+"""What keeps an ablation fair before it is trained: equal budgets, declared differences, arms matched in size or
+compute.
 
-A plan that is not fair is refused; what a study declares unequal is allowed, and said beside its scores: see `deviations`.
+A plan that is not fair is refused; what a study declares unequal is allowed, and said beside its scores: see
+`deviations`.
 """
 
 import json
@@ -83,7 +85,8 @@ def match(run: Run, like: Run, *, of: str = "parameters", by: str = "width") -> 
     while at(high) < target:
         if high >= MOST_WIDENING * start:
             raise ValueError(
-                f"{by} = {high} still leaves {at(high):,.4g} {SIZES[of]} where {target:,.4g} are wanted: match by another "
+                f"{by} = {high} still leaves {at(high):,.4g} {SIZES[of]} where {target:,.4g} are wanted: match by "
+                "another "
                 "hyperparameter"
             )
         low, high = high, 2 * high
@@ -93,7 +96,8 @@ def match(run: Run, like: Run, *, of: str = "parameters", by: str = "width") -> 
     nearest = min((low, high), key=lambda value: abs(at(value) - target))
     if nearest == 1 and at(1) > target:
         raise ValueError(
-            f"{by} = 1 has {at(1):,.4g} {SIZES[of]} already where {target:,.4g} are wanted: match by another hyperparameter"
+            f"{by} = 1 has {at(1):,.4g} {SIZES[of]} already where {target:,.4g} are wanted: match by another "
+            "hyperparameter"
         )
     return nearest
 
@@ -120,11 +124,11 @@ def budget(run: Run, splits: Splits) -> Budget:
     """What the training of `run` gets, computed from its data, its trainer and its network.
 
     steps (of the optimiser), batch and images are counts, `images` those that are seen in all of training with
-    repetition; accumulation: batches that a step adds up; epochs; train_images, test_images and test_size (height, width)
-    are of the data; augmentation: the arguments of the data module's transform; the recipe by the names of the
-    hyperparameters; rates: [factor of lr, weight decay] of the parameter groups; precision, gradient_clip_val; start: what
-    weights it starts from, and steps_before: the optimiser steps that these have behind them, where they are a checkpoint of
-    `experiments.train`.
+    repetition; accumulation: batches that a step adds up; epochs; train_images, test_images and test_size (height,
+    width) are of the data; augmentation: the arguments of the data module's transform; the recipe by the names of the
+    hyperparameters; rates: [factor of lr, weight decay] of the parameter groups; precision, gradient_clip_val; start:
+    what weights it starts from, and steps_before: the optimiser steps that these have behind them, where they are a
+    checkpoint of `experiments.train`.
     """
     with torch.device("meta"):
         module, datamodule = build(_from_scratch(run))
@@ -238,7 +242,8 @@ def _budgets(ablation: Ablation) -> dict[str, Budget]:
     if len({splits.test for splits in loaded.values()}) > 1:
         counts = ", ".join(str(len(splits.test)) for splits in loaded.values())
         raise ValueError(
-            f"{ablation.name}: the variants have test splits of other images ({counts} of them), so their scores could not "
+            f"{ablation.name}: the variants have test splits of other images ({counts} of them), so their scores "
+            "could not "
             "be compared image by image: give all the same test split"
         )
     return budgets
@@ -253,7 +258,8 @@ def _check_budgets(ablation: Ablation, budgets: Mapping[str, Budget], declared: 
             sources = (f"data.{key}",) if part == "augmentation" else SOURCES.get(item, ())
             if sources and value != base.get(item) and not declared.intersection(sources):
                 raise ValueError(
-                    f"{ablation.name}: {name!r} does not get the budget of the baseline {ablation.baseline!r}, although no "
+                    f"{ablation.name}: {name!r} does not get the budget of the baseline {ablation.baseline!r}, "
+                    "although no "
                     f"declared factor ({', '.join(ablation.factors)}) is about it: {item} {base.get(item)!r} against "
                     f"{value!r}. Set {' or '.join(sources)} in both, so that it is the same, or declare it as a factor"
                 )
@@ -269,12 +275,14 @@ def check_matched(ablation: Ablation) -> dict[str, float]:
         run, like = ablation.runs[name], ablation.runs[how.like]
         if how.like in ablation.matched:  # or two arms of any size could match each other
             raise ValueError(
-                f"{ablation.name}: {name!r} is to match {how.like!r}, which is matched itself: expected a variant of a size "
+                f"{ablation.name}: {name!r} is to match {how.like!r}, which is matched itself: expected a variant of "
+                "a size "
                 "of its own. Match both with the same one"
             )
         if how.by is not None and not _sizes(run, how.of, how.by):
             raise ValueError(
-                f"{ablation.name}: {name!r} is matched by {how.by}={run.resolved().get(setting(how.by))!r}, which does not "
+                f"{ablation.name}: {name!r} is matched by {how.by}={run.resolved().get(setting(how.by))!r}, which "
+                "does not "
                 f"set its size: expected a whole number, of {', '.join(_whole(run)) or 'which it has none'}, that "
                 f"{SIZES[how.of]} grow with. Make it equal, or declare it as a factor"
             )
@@ -282,7 +290,8 @@ def check_matched(ablation: Ablation) -> dict[str, float]:
         if not abs(ratios[name] - 1) <= how.tolerance:
             form = ",d" if how.of == "parameters" else ".3g"
             raise ValueError(
-                f"{ablation.name}: {name!r} is to match {how.like!r} in {SIZES[how.of]} within {100 * how.tolerance:g} %, "
+                f"{ablation.name}: {name!r} is to match {how.like!r} in {SIZES[how.of]} within "
+                f"{100 * how.tolerance:g} %, "
                 f"but has {size(run, how.of):{form}} against {size(like, how.of):{form}} "
                 f"({100 * (ratios[name] - 1):+.1f} %). {_way_out(run, like, how)}"
             )
@@ -318,7 +327,8 @@ def _whole(run: Run) -> list[str]:
 
 
 def differences(ablation: Ablation) -> dict[str, dict[str, list[Any]]]:
-    """Of each variant the settings it does not share with the baseline, factors first: [the baseline's value, its own]."""
+    """Of each variant the settings it does not share with the baseline, factors first: [the baseline's value, its
+    own]."""
     base, by_variant = ablation.runs[ablation.baseline].resolved(), {}
     for name, run in ablation.runs.items():
         settings = run.resolved()

@@ -90,7 +90,8 @@ class Plan:
         }
 
     def _match(self, variant: str) -> dict[str, Any]:
-        """How an arm was matched; `values` of the setting that was chosen for it: of the arm it matches, and its own."""
+        """How an arm was matched; `values` of the setting that was chosen for it: of the arm it matches, and its
+        own."""
         how, runs = self.ablation.matched[variant], self.ablation.runs
         values = [runs[name].resolved()[setting(how.by)] for name in (how.like, variant)] if how.by else None
         return {**asdict(how), "values": values, "ratio": self.ratios[variant]}
@@ -166,7 +167,8 @@ def _check_same(ablation: Ablation, out: Path) -> None:
         f"corrected since: {why}" for name, why in corrections.items() if name not in stored.get("corrections", ())
     ]
     raise ValueError(
-        f"{out} holds the results of another grid ({'; '.join(changed) or 'its variants or defaults differ'}): choose another "
+        f"{out} holds the results of another grid ({'; '.join(changed) or 'its variants or defaults differ'}): choose "
+        "another "
         "folder with --out, or remove it"
     )
 

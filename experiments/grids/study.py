@@ -17,10 +17,10 @@ from experiments.shell.flags import Parser, positive
 from lightning_modules.base import SegmentationModule
 
 DATA_NOTES = {
-    "brain": "One averaged brain (MNI152): the numbers rank designs on its anatomy, they do not measure generalisation to "
-    "people. Training and test slices are at least 5 mm apart.",
-    "camvid": "Road scenes of the usual 367/101/233 split; validation frames are video neighbours of training frames, so "
-    "the test split is the honest one.",
+    "brain": "One averaged brain (MNI152): the numbers rank designs on its anatomy, they do not measure generalisation "
+    "to people. Training and test slices are at least 5 mm apart.",
+    "camvid": "Road scenes of the usual 367/101/233 split; validation frames are video neighbours of training frames, "
+    "so the test split is the honest one.",
     "shapes": "Discs and squares on noise: shows that the experiment runs, and nothing about segmentation.",
 }
 # Of the brain: CSF is 2 % of the pixels, one or two pixels wide, and lost without its weight.
@@ -110,7 +110,8 @@ class Study:
         full_size: bool = False,
         weights: str | None = None,
     ) -> Ablation:
-        """The grid on the data set `data`; `epochs` and `scale` (of the images' sides, and of the crop) set its cost."""
+        """The grid on the data set `data`; `epochs` and `scale` (of the images' sides, and of the crop) set its
+        cost."""
         bases = self.full_size if full_size else self.bases
         if data not in bases:
             raise ValueError(f"--full-size has settings for {', '.join(bases)}, got --data {data}")

@@ -16,7 +16,8 @@ from experiments.evidence.experiment import Experiment
 from experiments.shell.environment import environment
 
 ROOTS = ("--root", "--data.root")
-# Flags that the script sets itself, and those of a logger, which is nobody's to repeat: the numbers do not depend on it.
+# Flags that the script sets itself, and those of a logger, which is nobody's to repeat: the numbers do not depend on
+# it.
 OWN = ("--seeds", "--out", "--logger", "--private", "--log-checkpoints", "--log-gradients")
 PLACE = re.compile(r"(?:^|[^\w.\-])[~/]+[\w.]")  # an absolute path, or one from a home folder, anywhere in a word
 DIRTY, UNKNOWN = "-dirty", "unknown"  # of experiments.shell.environment.git_commit

@@ -40,7 +40,8 @@ class SeedSteps(Callback):
 
 
 class MetricsFile(Callback):
-    """metrics.csv: one row an epoch. A resumed run keeps the rows before it, and what a checkpoint knew of its epoch."""
+    """metrics.csv: one row an epoch. A resumed run keeps the rows before it, and what a checkpoint knew of its
+    epoch."""
 
     def __init__(self, out: Path) -> None:
         self.path = out / "metrics.csv"
@@ -87,7 +88,8 @@ class MetricsFile(Callback):
             epochs = self.read().get("epoch", pd.Series(dtype=int)).tolist()
             if epochs[: trainer.current_epoch] != list(range(trainer.current_epoch)):
                 raise ValueError(
-                    f"{self.path} has the epochs {epochs}, where those before {trainer.current_epoch} were trained: put it "
+                    f"{self.path} has the epochs {epochs}, where those before {trainer.current_epoch} were trained: "
+                    "put it "
                     "back, or delete its folder to train it from the start"
                 )
 
@@ -298,7 +300,8 @@ def sample_positions(length: int) -> list[int]:
 
 
 def to_rgb(image: Tensor) -> np.ndarray:
-    """(channels, H, W) in [0, 1] -> (H, W, 3) uint8: one channel is grey, two are red and green, of more the first three."""
+    """(channels, H, W) in [0, 1] -> (H, W, 3) uint8: one channel is grey, two are red and green, of more the first
+    three."""
     shown = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
     shown = torch.cat([shown, torch.zeros_like(image[:1]).expand(3 - len(shown), -1, -1)])
     return np.asarray((shown.clamp(0, 1) * 255).round().byte().permute(1, 2, 0))

@@ -62,8 +62,9 @@ class Signals:
 class SafePoints(Checkpoint):
     """After every step: is the loss a number, has a signal arrived, is it time to save? All processes get one answer.
 
-    Writes checkpoints/last.ckpt at the end of every epoch, every `minutes` within one or its validation, and before it raises
-    `Interrupted` for a signal. Raises NonFiniteError for a training loss or a weight that is no number, and saves neither.
+    Writes checkpoints/last.ckpt at the end of every epoch, every `minutes` within one or its validation, and before it
+    raises `Interrupted` for a signal. Raises NonFiniteError for a training loss or a weight that is no number, and
+    saves neither.
     """
 
     def __init__(self, out: Path, run_hash: str, signals: Signals, minutes: float = SAVE_EVERY) -> None:
@@ -134,7 +135,8 @@ class SafePoints(Checkpoint):
         checkpoint["run"] = self.run_hash
         if names := not_finite(checkpoint["state_dict"]):
             raise NonFiniteError(
-                f"not finite after step {trainer.global_step}: {names}; lower the learning rate (--model.lr) or clip the gradients "
+                f"not finite after step {trainer.global_step}: {names}; lower the learning rate (--model.lr) or clip "
+                "the gradients "
                 "(--trainer.gradient_clip_val); these weights are not saved"
             )
 
@@ -145,7 +147,8 @@ class SafePoints(Checkpoint):
         names = trainer.datamodule.dataset("train").names  # type: ignore[attr-defined]
         self.wrong = (
             f"the training loss is {float(step[0])} in epoch {trainer.current_epoch}, step {step[2]}, on "
-            f"{', '.join(names[i] for i in step[1].tolist())}: lower the learning rate (--model.lr) or clip the gradients "
+            f"{', '.join(names[i] for i in step[1].tolist())}: lower the learning rate (--model.lr) or clip the "
+            "gradients "
             "(--trainer.gradient_clip_val); these weights are not saved"
         )
 
@@ -162,7 +165,8 @@ class SafePoints(Checkpoint):
             raise Interrupted(signum)
 
     def _agree(self, trainer: Trainer) -> tuple[int, bool, bool]:
-        """A signal's number or 0, whether it is time to save, and whether a loss is none: of any process, in all of them."""
+        """A signal's number or 0, whether it is time to save, and whether a loss is none: of any process, in all of
+        them."""
         mine = self.signals.received, time.monotonic() - self.saved > self.seconds, bool(self.wrong)
         if trainer.world_size == 1:
             return mine
@@ -233,7 +237,8 @@ def _bytes(value: Any) -> int:
 def checkpoint_to_resume(folder: Path, run_hash: str, *, first: bool = True) -> Path | None:
     """The newest sound checkpoint in a run's folder, which is locked; None where there is none at all.
 
-    A damaged one is set aside by the `first` process, so that it takes the place of no sound one, with a line that says why. Raises ValueError where all are damaged, or one is of another run.
+    A damaged one is set aside by the `first` process, so that it takes the place of no sound one, with a line that says
+    why. Raises ValueError where all are damaged, or one is of another run.
     """
     damaged: list[str] = []
     for path in (folder / "checkpoints" / name for name in (LAST, PREVIOUS)):
@@ -248,7 +253,8 @@ def checkpoint_to_resume(folder: Path, run_hash: str, *, first: bool = True) -> 
             continue
         if stored.get("run", run_hash) != run_hash:  # those of earlier versions do not say
             raise ValueError(
-                f"{path} is a checkpoint of another run ({stored['run']}, and this is {run_hash}): put back the one that "
+                f"{path} is a checkpoint of another run ({stored['run']}, and this is {run_hash}): put back the one "
+                "that "
                 f"belongs there, or choose another folder with --out"
             )
         if damaged and first:

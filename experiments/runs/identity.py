@@ -14,9 +14,11 @@ STARTS = ("weights", "init_from")  # hyperparameters that may name a file, or a 
 
 
 def by_content(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """`hparams` with the files that a network starts from named by their content; other words, such as "imagenet", stay.
+    """`hparams` with the files that a network starts from named by their content; other words, such as "imagenet",
+    stay.
 
-    A checkpoint of this project goes by the hash of its run and its step: two machines that trained the same have the same.
+    A checkpoint of this project goes by the hash of its run and its step: two machines that trained the same have the
+    same.
     """
     return {
         key: by_content(value)

@@ -1,7 +1,8 @@
 """Lightning's training loop, continued exactly: from a step inside an epoch, from a validation, or from an epoch's end.
 
-Lightning guesses from its counters where a checkpoint was written. The guess is wrong where a run is told to end by steps,
-after several interruptions, and during a validation. Here the checkpoint says it, and the counters are set from that.
+Lightning guesses from its counters where a checkpoint was written. The guess is wrong where a run is told to end by
+steps, after several interruptions, and during a validation. Here the checkpoint says it, and the counters are set from
+that.
 """
 
 from typing import Any
@@ -51,7 +52,8 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         self.pending = False
 
     def _broadcast_sigterm_tensor(self) -> None:
-        """Nothing: `experiments.runs.checkpoints.SafePoints` agrees on signals, and also on those of other processes."""
+        """Nothing: `experiments.runs.checkpoints.SafePoints` agrees on signals, and also on those of other
+        processes."""
 
 
 class ResumableFitLoop(_FitLoop):

@@ -51,7 +51,8 @@ class Run:
     ) -> "Run":
         """The same run with these hyperparameters, arguments of the data or the trainer, or this seed, instead.
 
-        `settings` are hyperparameters, and by names such as "data.crop" and "trainer.max_epochs" arguments of those parts.
+        `settings` are hyperparameters, and by names such as "data.crop" and "trainer.max_epochs" arguments of those
+        parts.
         """
         parts = {"hparams": {**self.hparams}, "data": {**self.data}, "trainer": {**self.trainer}}
         for name, value in settings.items():
@@ -72,12 +73,14 @@ class Run:
     def identified(self) -> "Run":
         """The same run with the fingerprint of its data, which are read for it.
 
-        Raises ValueError where they are no longer those that it had been identified with, FileNotFoundError where they are gone.
+        Raises ValueError where they are no longer those that it had been identified with, FileNotFoundError where they
+        are gone.
         """
         fingerprint = self.datamodule.identify(self.data)
         if self.fingerprint not in (None, fingerprint):
             raise ValueError(
-                f"the data in {self.data['root']} are not those that this run was planned for: their fingerprint is {fingerprint}, "
+                f"the data in {self.data['root']} are not those that this run was planned for: their fingerprint is "
+                f"{fingerprint}, "
                 f"and was {self.fingerprint}. Put them back, or choose another folder with --out"
             )
         return replace(self, fingerprint=fingerprint)
@@ -94,15 +97,17 @@ class Run:
         } | ({"fingerprint": self.fingerprint} if self.fingerprint else {})
 
     def record(self) -> dict[str, Any]:
-        """`config` with the hash and every default of today, so that a later version can say what it would do otherwise."""
+        """`config` with the hash and every default of today, so that a later version can say what it would do
+        otherwise."""
         run = self if self.fingerprint else self.identified()
         return run.config() | {"hash": run.hash, "settings": run.resolved()}
 
     def resolved(self) -> dict[str, Any]:
         """`config` with every default written out, flat: "hparams.lr", "data.crop": what two runs differ in.
 
-        Left out is what changes no number: where files lie, the number of workers, and an argument that earlier versions
-        did not have, as long as it is neutral. Its declaration says so: `average: Annotated[str, ("neutral", "none")]`.
+        Left out is what changes no number: where files lie, the number of workers, and an argument that earlier
+        versions did not have, as long as it is neutral. Its declaration says so: `average: Annotated[str, ("neutral",
+        "none")]`.
         """
         flat = self._flat(by_content(self.hparams))
         if "root" in self.data:
@@ -135,7 +140,8 @@ class Run:
 
     @property
     def hashes(self) -> set[str]:
-        """The hash, and that of versions which named files by where they lie: what was trained by those is done, too."""
+        """The hash, and that of versions which named files by where they lie: what was trained by those is done,
+        too."""
         older = self._flat(self.hparams)
         if "root" in self.data:
             older["data.root"] = os.path.realpath(self.data["root"])
@@ -212,8 +218,8 @@ def changes(stored: Mapping[str, Any], run: Run) -> list[str]:
 
 
 def setting(name: str) -> str:
-    """The key in `Run.resolved` of what a factor or a keyword of `Run.but` names: "lr" is "hparams.lr", a hyperparameter;
-    "data.crop", "trainer.max_epochs", "module" and "datamodule" are keys already."""
+    """The key in `Run.resolved` of what a factor or a keyword of `Run.but` names: "lr" is "hparams.lr", a
+    hyperparameter; "data.crop", "trainer.max_epochs", "module" and "datamodule" are keys already."""
     is_key = name in ("module", "datamodule") or name.startswith(("data.", "trainer."))
     return name if is_key else f"hparams.{name}"
 

@@ -51,7 +51,8 @@ class Tracking:
     callbacks: list[Callback] = field(default_factory=list)
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Called when it is sure that the run trains; `config` is what is known only now, of the commit and the device."""
+        """Called when it is sure that the run trains; `config` is what is known only now, of the commit and the
+        device."""
 
     def finish(self, exit_code: int) -> None:
         """Called after the result of the run is stored, or with another code than 0 where it has none."""
@@ -88,12 +89,14 @@ def train(
 ) -> dict[str, Any]:
     """Trains `run` into the folder `out` on the hardware `where` and scores the test split with the last weights.
 
-    Returns what result.json holds. The last epoch is reported, not the best: choosing by validation mIoU and reporting it
-    flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced. A checkpoint is written
-    after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise `Interrupted`.
+    Returns what result.json holds. The last epoch is reported, not the best: choosing by validation mIoU and reporting
+    it flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced. A checkpoint
+    is written after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise
+    `Interrupted`.
 
-    Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`; NonFiniteError
-    for numbers that are none, NoSpaceError for a full disk, WorkerError for a process that was killed while it loaded data.
+    Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`;
+    NonFiniteError for numbers that are none, NoSpaceError for a full disk, WorkerError for a process that was killed
+    while it loaded data.
     """
     out = Path(out)
     _check_length(run.trainer)
@@ -172,8 +175,10 @@ def _of_workers(datamodule: SegmentationDataModule, signals: Signals) -> Iterato
         if killed := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", told):
             shared = " or --data.num_workers 0, as /dev/shm is full" if "us error" in told else ""
             raise WorkerError(
-                f"a process that loads data ({killed[1]}) {killed[2].rstrip('.')}: most likely the memory ran out; lower "
-                f"--data.num_workers (now {datamodule.num_workers}){shared}, --data.batch_size (now {datamodule.batch_size}) or "
+                f"a process that loads data ({killed[1]}) {killed[2].rstrip('.')}: most likely the memory ran out; "
+                "lower "
+                f"--data.num_workers (now {datamodule.num_workers}){shared}, --data.batch_size (now "
+                f"{datamodule.batch_size}) or "
                 "--data.crop, and continue with --resume"
             ) from error
         raise
@@ -198,7 +203,8 @@ def _check_length(arguments: Mapping[str, Any]) -> None:
     every = arguments.get("val_check_interval")
     if every is not None and not isinstance(every, int | float):
         raise ValueError(
-            f"--trainer.val_check_interval must be a number of batches or a share of an epoch, got {every!r}: validations by "
+            f"--trainer.val_check_interval must be a number of batches or a share of an epoch, got {every!r}: "
+            "validations by "
             "the clock come at other steps each time"
         )
     for name in ("limit_train_batches", "gradient_clip_val"):
@@ -222,8 +228,10 @@ def _check_strategy(strategy: str | Strategy) -> None:
             got += f" with processes started by {start}, which is also what a notebook with several devices has"
     if not fits:
         raise ValueError(
-            f"--trainer.strategy must be one of {', '.join(STRATEGIES)}, got {got}: leave it out, as ddp, which several "
-            "devices have by default, starts the processes itself; in a notebook use --trainer.devices 1, or train with "
+            f"--trainer.strategy must be one of {', '.join(STRATEGIES)}, got {got}: leave it out, as ddp, which "
+            "several "
+            "devices have by default, starts the processes itself; in a notebook use --trainer.devices 1, or train "
+            "with "
             "python -m experiments.train in a terminal"
         )
 
@@ -293,7 +301,8 @@ def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
         raise ValueError(f"{result} is damaged (it holds no scores): delete this file alone, and --resume tests again")
     if finished.get("hash") not in run.hashes:
         raise ValueError(
-            f"{result} is the result of another run ({finished.get('hash')}, and this is {run.hash}), from before a default was "
+            f"{result} is the result of another run ({finished.get('hash')}, and this is {run.hash}), from before a "
+            "default was "
             "changed or from another folder: choose another folder with --out"
         )
     return finished

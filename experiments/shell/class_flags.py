@@ -21,8 +21,8 @@ class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFo
 def settings_of(cls: type, *parts: type) -> Callable[..., None]:
     """A function that takes what `cls` takes, for a parser, which reads signature and docstring of one object.
 
-    The help of an argument is what the `Args:` of `cls`, of the `parts` that its signature is composed of, or of a base of
-    these says.
+    The help of an argument is what the `Args:` of `cls`, of the `parts` that its signature is composed of, or of a base
+    of these says.
     """
 
     def settings() -> None: ...
@@ -55,7 +55,8 @@ class ClassParser(jsonargparse.ArgumentParser):
     def add_class(
         self, cls: Callable[..., Any], key: str, *, skip: Collection[str] = (), help: str | None = None
     ) -> None:
-        """The flags --key.NAME of the arguments of `cls`, or of a function; `help` is that of --key, which was read before, or None to hide it.
+        """The flags --key.NAME of the arguments of `cls`, or of a function; `help` is that of --key, which was read
+        before, or None to hide it.
 
         jsonargparse reads a file where --key stands, which no command here does.
         """

@@ -31,16 +31,18 @@ ROOT = Path(__file__).resolve().parents[2]
 CODE = ("datamodules", "experiments", "lightning_modules")
 SUFFIXES = {".py", ".cpp", ".so", ".pyd", ".j2", ".css", ".js"}  # of files that run
 GIT_SECONDS = 10
-# Settings of a repository that name programs to run, or a server to ask. An owner other than ours is no reason to refuse:
-# the code in the folder runs already, and nothing else of it is asked for.
+# Settings of a repository that name programs to run, or a server to ask. An owner other than ours is no reason to
+# refuse: the code in the folder runs already, and nothing else of it is asked for.
 QUIET_GIT = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "protocol.allow=never", f"safe.directory={ROOT}")
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, "-dirty" when the code differs from it, "unknown" outside a checkout of its own.
+    """The commit of the code that runs, "-dirty" when the code differs from it, "unknown" outside a checkout of its
+    own.
 
     Code is what runs in the three packages, and a module beside them. A file that the commit does not have counts, too,
-    as it may be imported. Ignored, tracked, or marked as unchanged makes no difference: the files are read and compared.
+    as it may be imported. Ignored, tracked, or marked as unchanged makes no difference: the files are read and
+    compared.
     """
     try:
         top = os.fsdecode(_git("rev-parse", "--show-toplevel").removesuffix(b"\n"))
@@ -58,7 +60,8 @@ def git_commit() -> str:
 
 
 def _git(*words: str) -> bytes:
-    """What git says of the folder of the project: as if no GIT_ variable were set, and without running what it names."""
+    """What git says of the folder of the project: as if no GIT_ variable were set, and without running what it
+    names."""
     settings = [word for setting in QUIET_GIT for word in ("-c", setting)]
     # On Windows the names of variables have no case. Without locks, because many cells may ask at a time.
     environ = {name: value for name, value in os.environ.items() if not name.upper().startswith("GIT_")}

@@ -45,9 +45,9 @@ def write_whole(
 ) -> None:
     """Calls `write` on a temporary file in the folder of `path`, then renames it to `path`.
 
-    The same folder, because a rename is atomic only inside one file system. `needed` are the bytes it takes, where they are
-    known; `before` gets the temporary file, written whole, before it is renamed. Raises NoSpaceError or CannotWriteError,
-    which name `path`, and leaves nothing behind.
+    The same folder, because a rename is atomic only inside one file system. `needed` are the bytes it takes, where they
+    are known; `before` gets the temporary file, written whole, before it is renamed. Raises NoSpaceError or
+    CannotWriteError, which name `path`, and leaves nothing behind.
     """
     temporary = ""
     try:
@@ -81,7 +81,8 @@ def check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NoSpaceError(
-            f"no space left to write {path}, which takes {needed:,} bytes where {free:,} are free: free some, or choose "
+            f"no space left to write {path}, which takes {needed:,} bytes where {free:,} are free: free some, or "
+            "choose "
             "another folder with --out"
         )
 
@@ -163,8 +164,9 @@ def _plain(obj: Any) -> Any:
 def locked(folder: Path) -> Iterator[None]:
     """One process a folder: a second one would write the same files. The lock goes with the process, however it ends.
 
-    Raises CannotWriteError or NoSpaceError for a folder that cannot be written to, InUseError for one that is in use. What
-    killed processes had begun to write is removed; so is the lock where it is all that is there, and a folder made for it.
+    Raises CannotWriteError or NoSpaceError for a folder that cannot be written to, InUseError for one that is in use.
+    What killed processes had begun to write is removed; so is the lock where it is all that is there, and a folder made
+    for it.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     with _lock(folder) as file:

@@ -27,7 +27,8 @@ def import_matplotlib() -> None:
 def name_torchvision(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A hook for errors that end a command: where torchvision cannot be imported, a line says what to install.
 
-    Lightning and torchmetrics import it, so that a build for another torch fails in many places, each with its own words.
+    Lightning and torchmetrics import it, so that a build for another torch fails in many places, each with its own
+    words.
     """
     places = [Path(frame.filename) for frame in traceback.extract_tb(trace)]
     inside = any(place.parent.name == "torchvision" and place.name == "__init__.py" for place in places)
@@ -41,7 +42,8 @@ def name_torchvision(kind: type[BaseException], error: BaseException, trace: Tra
         except PackageNotFoundError:
             versions[name] = "(not installed)"
     sys.stderr.write(
-        f"error: torchvision {versions['torchvision']} does not fit torch {versions['torch']} ({error}): install the two that belong "
+        f"error: torchvision {versions['torchvision']} does not fit torch {versions['torch']} ({error}): install the "
+        "two that belong "
         "together, python -m pip install --force-reinstall torch torchvision --constraint constraints.txt\n"
     )
     sys.exit(2)

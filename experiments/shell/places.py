@@ -9,7 +9,8 @@ from experiments.shell.ending import CannotWriteError
 def below(folder: Path, *parts: str) -> Path:
     """The path of a file below `folder`, which itself may be a link: a person has named it.
 
-    Raises CannotWriteError where a folder on the way from there is a link. A file that is one is replaced, not followed.
+    Raises CannotWriteError where a folder on the way from there is a link. A file that is one is replaced, not
+    followed.
     """
     place = folder
     for part in parts[:-1]:

@@ -73,7 +73,8 @@ class LoggedRun:
 
     @property
     def run_id(self) -> str:
-        """That of its first fragment; another where the server has a part already, which rows cannot be put in front of."""
+        """That of its first fragment; another where the server has a part already, which rows cannot be put in front
+        of."""
         first = str(self.fragments[0].run.run_id)
         return f"{first}-{len(self.fragments)}" if self.known else first
 

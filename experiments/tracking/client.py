@@ -1,7 +1,9 @@
-"""What a training knows of W&B: a process beside it, to which it hands what is to be logged, and for which it never waits.
+"""What a training knows of W&B: a process beside it, to which it hands what is to be logged, and for which it never
+waits.
 
-W&B's own library runs in that process alone (experiments/tracking/process.py), with what is listed here of W&B's variables
-and settings files. A server that refuses, hangs or goes away, and W&B's service, can so neither stop, slow nor hang a
+W&B's own library runs in that process alone (experiments/tracking/process.py), with what is listed here of W&B's
+variables and settings files. A server that refuses, hangs or goes away, and W&B's service, can so neither stop, slow
+nor hang a
 training: it waits at the end alone, `FINISH` seconds at most.
 """
 
@@ -34,7 +36,8 @@ WAITING = 256 << 20  # bytes of messages that may wait for the process
 log = logging.getLogger("lightning.pytorch")
 
 # Of W&B's variables (WANDB_...), and of the entries of its settings files, those that say where to log and as whom. All
-# others would name, join, tag, move, stop or silence a run, for every cell alike, or are W&B's own from process to process.
+# others would name, join, tag, move, stop or silence a run, for every cell alike, or are W&B's own from process to
+# process.
 GIVEN = {
     "API_KEY": "api_key",
     "APP_URL": "app_url_override",
@@ -174,7 +177,8 @@ class Client:
             if (late or not self.whole) and self.mode:
                 self._mark()
                 _warn(
-                    f"the server did not take all within {self.finish_seconds:.0f} s; what W&B had is in {self.out}/wandb"
+                    f"the server did not take all within {self.finish_seconds:.0f} s; what W&B had is in "
+                    f"{self.out}/wandb"
                 )
             elif late:
                 _warn("it did not start, so nothing is logged there")

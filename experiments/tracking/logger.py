@@ -160,7 +160,8 @@ class WandbLogger(Logger):
 
 
 def without_folders(value: Any) -> Any:
-    """Settings as they are logged: of a path the last part alone. Where it lies on this machine is nobody's business."""
+    """Settings as they are logged: of a path the last part alone. Where it lies on this machine is nobody's
+    business."""
     if isinstance(value, Mapping):
         return {name: without_folders(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -181,7 +182,8 @@ def _step_of(out: Path) -> int:
 
 
 class Panels(Callback):
-    """Sample images with truth and prediction, the scores of each class and the confusion matrix, at each validation."""
+    """Sample images with truth and prediction, the scores of each class and the confusion matrix, at each
+    validation."""
 
     def __init__(self) -> None:
         self.labels: dict[int, torch.Tensor] = {}  # as they were scored, of the samples that this process has met

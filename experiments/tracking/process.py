@@ -1,7 +1,8 @@
 """The process that talks to W&B for one training, started by experiments/tracking/client.py.
 
-It takes pickled messages on its standard input and answers in lines of JSON. Whatever W&B, its server or its own service
-does, a training waits for none of it, and can end this process. It imports nothing of this project and no torch.
+It takes pickled messages on its standard input and answers in lines of JSON. Whatever W&B, its server or its own
+service does, a training waits for none of it, and can end this process. It imports nothing of this project and no
+torch.
 """
 
 import io
@@ -188,8 +189,8 @@ class Run:
         self.answers = answers
         self.step = start["step"]
         self.run = begin(start, answers)
-        # The steps that a resumed run does again and that the server has are left out. The last of them is logged again:
-        # whether all of its rows arrived is not known.
+        # The steps that a resumed run does again and that the server has are left out. The last of them is logged
+        # again: whether all of its rows arrived is not known.
         self.known = int(self.run.summary.get(self.step, -1)) if self.run.resumed else -1
         self.media = True
         self.told: set[str] = set()
@@ -220,12 +221,13 @@ class Run:
             self.media = False
             self.answers.say(
                 "warning",
-                text=f"the server took {time.monotonic() - began:.0f} s for pictures and tables: the rest of this run is "
-                "logged without them",
+                text=f"the server took {time.monotonic() - began:.0f} s for pictures and tables: the rest of this run "
+                "is logged without them",
             )
 
     def artifact(self, content: dict[str, Any]) -> None:
-        """A checkpoint. It is copied, so that what is uploaded is what it was, and its path says nothing of the machine."""
+        """A checkpoint. It is copied, so that what is uploaded is what it was, and its path says nothing of the
+        machine."""
         import wandb
 
         artifact = wandb.Artifact(content["name"], type="model", metadata=content["metadata"])

@@ -34,7 +34,8 @@ def write_folder(root: Path, classes: Sequence[str] = ("road", "tree", "sky")) -
     return root
 
 
-# By the name in the catalogue: writes into a folder what the data set reads, if it reads any, and returns its arguments.
+# By the name in the catalogue: writes into a folder what the data set reads, if it reads any, and returns its
+# arguments.
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "brain": lambda folder: {"scale": 0.25, "batch_size": 4},
     "camvid": lambda folder: {"root": str(write_folder(folder, list(CLASSES))), "batch_size": 2},
@@ -44,14 +45,16 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def tiny(name: str, folder: Path) -> SegmentationDataModule:
-    """The data module `name` on its example in `folder`, with crops of 40 x 32 pixels; the test fails where it has none."""
+    """The data module `name` on its example in `folder`, with crops of 40 x 32 pixels; the test fails where it has
+    none."""
     if name in MAKERS:
         arguments = MAKERS[name](folder)
     elif (TREES / name).is_dir():
         arguments = {"root": str(shutil.copytree(TREES / name, folder)), "batch_size": 2}
     else:
         pytest.fail(
-            f"the data set {name} has no tiny example: add a folder tests/data/{name}/ as its data module reads it, with two "
+            f"the data set {name} has no tiny example: add a folder tests/data/{name}/ as its data module reads it, "
+            "with two "
             f"or more training images, or a function to MAKERS in {Path(__file__).name} that writes one"
         )
     return DATAMODULES[name](**{"crop": (40, 32)} | arguments)

@@ -1,4 +1,5 @@
-"""The ablation of CRFs: its variants can be built, and the smallest grid goes from training to the report, interrupted."""
+"""The ablation of CRFs: its variants can be built, and the smallest grid goes from training to the report,
+interrupted."""
 
 import json
 import os

@@ -39,7 +39,7 @@ def zeros_in(path: Path, name: str, shape: tuple[int, ...], dtype: str, bytes_of
 @pytest.mark.parametrize(
     ("file", "name", "shape", "dtype", "size", "said"),
     [
-        ("per_image.npz", "boundary_f1", (2, 3), "<f8", 2**28, "boundary_f1 must take the 48 bytes that its header claims"),
+        ("per_image.npz", "boundary_f1", (2, 3), "<f8", 2**28, "must take the 48 bytes that its header claims"),
         ("per_image.npz", "boundary_f1", (2, 3, 2**25), "<f8", 0, "boundary_f1 must have the shape"),
         ("per_image.npz", "confusion", (10**15, 3, 3), "<i8", 0, "confusion must have the shape"),
         ("per_image.npz", "names", (2,), "<U4097", 2**20, "names must hold words of up to 4,096 letters"),

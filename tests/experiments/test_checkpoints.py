@@ -1,4 +1,5 @@
-"""Checkpoints: kept in two, checked before use, never of another run; and every moment at which a run may be cut off."""
+"""Checkpoints: kept in two, checked before use, never of another run; and every moment at which a run may be cut
+off."""
 
 import hashlib
 import os
@@ -46,7 +47,8 @@ def half(finished: Path, tmp_path: Path) -> Path:
     return out
 
 
-# With every safe point saved and then cut off, and ended by a signal: one of them of each run, or by `make full` every moment.
+# With every safe point saved and then cut off, and ended by a signal: one of them of each run, or by `make full` every
+# moment.
 MOMENTS = [(name, act, every) for name in RUNS for act, every in (("cut", OFTEN), ("terminate", 10.0))]
 
 

@@ -1,4 +1,5 @@
-"""The workspace and the report are compared with a golden file; SEGLAB_GOLDEN=1 writes it anew, to be read in the diff."""
+"""The workspace and the report are compared with a golden file; SEGLAB_GOLDEN=1 writes it anew, to be read in the
+diff."""
 
 import json
 import os

@@ -67,7 +67,8 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_training(tmp_path: Pa
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o755)
     script = (
-        "import os; from experiments.shell.files import locked; from experiments.shell.ending import ending; from pathlib import Path\n"
+        "import os; from experiments.shell.files import locked; from experiments.shell.ending import ending; from "
+        "pathlib import Path\n"
         f"os.setuid(65534)\nwith ending():\n  with locked(Path({str(folder / 'run')!r})): pass"
     )
     for parent in folder.parents:

@@ -151,7 +151,8 @@ def test_a_matplotlibrc_and_a_backend_change_no_byte_of_a_report(
         (tmp_path / "rc").write_text(hostile, encoding="utf-8")
         environment["MATPLOTLIBRC"] = str(tmp_path / "rc")
     code = (
-        "import sys; from pathlib import Path; from experiments.reports import figures; from experiments.evidence.experiment import load_experiment; "
+        "import sys; from pathlib import Path; from experiments.reports import figures; from "
+        "experiments.evidence.experiment import load_experiment; "
         f"figures.FIGURES = {{name: figures.FIGURES[name] for name in {FEW}}}; "
         "figures.write_figures(load_experiment(Path(sys.argv[1])), Path(sys.argv[2]))"
     )

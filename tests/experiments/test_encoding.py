@@ -25,7 +25,11 @@ ASCII = [
 ]
 NAME = "größe ±"
 TINY = "--data shapes --data.size 32 --data.length 4 --data.batch_size 2 --model.width 2 --model.depth 1"
-REPORT = "from experiments import report; from experiments.reports import figures; figures.FIGURES.clear(); report.main()"  # they take ten seconds
+# The figures take ten seconds.
+REPORT = (
+    "from experiments import report; from experiments.reports import figures; "
+    "figures.FIGURES.clear(); report.main()"
+)
 
 
 def python_files() -> Iterator[Path]:

@@ -1,4 +1,5 @@
-"""How commands end: with the status that docs/exit-codes.md lists, a line that names the file, and nothing half-written."""
+"""How commands end: with the status that docs/exit-codes.md lists, a line that names the file, and nothing
+half-written."""
 
 import errno
 import os

@@ -113,7 +113,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], bool]] = {
     "a new module": (touch("experiments/new.py"), True),
     "an ignored module": (touch("experiments/ignored.py"), True),
     "a module that hides an installed one": (touch("numpy.py"), True),
-    "the lines of Windows": (lambda folder: (folder / "datamodules" / "inner" / "code.py").write_bytes(b"x = 1\r\n"), False),
+    "the lines of Windows": (
+        lambda folder: (folder / "datamodules" / "inner" / "code.py").write_bytes(b"x = 1\r\n"),
+        False,
+    ),
     "a text": (touch("README.md"), False),
     "a record of results": (touch("experiments/new.md"), False),
 }  # fmt: skip

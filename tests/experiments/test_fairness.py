@@ -255,7 +255,8 @@ def test_an_arm_outside_the_tolerance_is_refused_with_the_width_that_fits() -> N
     unmatched = grid({"skips": ("concat", "none")}, {"none": how}, base=wide, none=wide.but(skips="none"))
     with pytest.raises(
         ValueError,
-        match=r"'none' is to match 'base' in parameters within 5 %, but has 23,411 against 25,715 \(-9\.0 %\).*width=17 fits: Match\(by='width'",
+        match=r"'none' is to match 'base' in parameters within 5 %, but has 23,411 against 25,715 "
+        r"\(-9\.0 %\).*width=17 fits: Match\(by='width'",
     ):
         check_fair(unmatched)
     how = Match(of="parameters", like="base", by="width")

@@ -69,7 +69,8 @@ def test_a_cell_that_still_imports_ends_with_its_grid(tmp_path: Path) -> None:
     """The grid is gone as soon as the cell's interpreter runs, long before torch is there."""
     script = (
         "import os, subprocess, sys, time\n"
-        "cell = subprocess.Popen([sys.executable, '-X', 'importtime', '-m', 'experiments.grids.cell', sys.argv[1], '--parent', "
+        "cell = subprocess.Popen([sys.executable, '-X', 'importtime', '-m', 'experiments.grids.cell', sys.argv[1], "
+        "'--parent', "
         "str(os.getpid())], stderr=open(sys.argv[2], 'w'), start_new_session=True)\n"
         "print(cell.pid, flush=True)\n"
         "while 'argparse' not in open(sys.argv[2]).read(): time.sleep(0.01)\n"

@@ -1,4 +1,5 @@
-"""What earlier versions wrote stays loadable, resumable and reportable: tests/data/kept/make.py made it, a set a version."""
+"""What earlier versions wrote stays loadable, resumable and reportable: tests/data/kept/make.py made it, a set a
+version."""
 
 import argparse
 import io

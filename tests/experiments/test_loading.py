@@ -1,4 +1,5 @@
-"""Classes that files and flags name are of this project and of the right kind, and nothing else is imported for them."""
+"""Classes that files and flags name are of this project and of the right kind, and nothing else is imported for
+them."""
 
 import os
 import pickle

@@ -1,4 +1,5 @@
-"""Logits, losses and marginals that are NaN or infinite are never scored, and the error says of which image they are."""
+"""Logits, losses and marginals that are NaN or infinite are never scored, and the error says of which image they
+are."""
 
 import math
 from collections.abc import Callable

@@ -221,11 +221,13 @@ def test_the_difference_of_two_configurations_is_shown(page: Any) -> None:
 CONTRAST = """() => {
   const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
   const light = (rgb) => {
-    const [r, g, b] = rgb.slice(0, 3).map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    const [r, g, b] = rgb.slice(0, 3).map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const found = [];
-  for (const node of document.querySelectorAll('h1,h2,h3,p,li,td,th,dt,dd,figcaption,summary,a,label,select,button,bdi,code')) {
+  const texts = 'h1,h2,h3,p,li,td,th,dt,dd,figcaption,summary,a,label,select,button,bdi,code';
+  for (const node of document.querySelectorAll(texts)) {
     if (!node.checkVisibility() || node.closest('.stage,.skip') || !node.textContent.trim()) continue;
     let below = node;
     while (below && parse(getComputedStyle(below).backgroundColor)[3] === 0) below = below.parentElement;

@@ -1,4 +1,5 @@
-"""Other systems, as far as one can tell from here: every module is imported without what Windows lacks, and without a deprecation."""
+"""Other systems, as far as one can tell from here: every module is imported without what Windows lacks, and without a
+deprecation."""
 
 import subprocess
 import sys

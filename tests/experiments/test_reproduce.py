@@ -141,7 +141,8 @@ def test_the_script_asks_for_places_checks_out_trains_reports_and_compares(tmp_p
     assert asked[0][1:] == ["-m", "venv", f"{code}/.venv"]
     install = "-m pip install --requirement requirements.txt --constraint constraints.txt --editable ."
     assert asked[1] == [str(code), *install.split()]
-    trained = f"-m experiments.ablate_upsampling --data camvid --root {tmp_path}/data --weights {tmp_path}/w.pt --jobs 2 --seeds 0 1 --out"
+    trained = f"-m experiments.ablate_upsampling --data camvid --root {tmp_path}/data --weights {tmp_path}/w.pt"
+    trained += " --jobs 2 --seeds 0 1 --out"
     assert asked[2] == [str(code), *trained.split(), f"{folder}/again/a name"]
     assert asked[3] == [str(code), "-m", "experiments.report", f"{folder}/again/a name"]
     assert "changes that were not committed" in done.stdout

@@ -67,7 +67,11 @@ def test_a_field_of_a_plan_that_is_missing_or_of_another_type_is_named(folder: P
     [
         (("variants", VARIANT, "levels"), [1], f"variants.{VARIANT}.levels"),
         (("variants", VARIANT, "levels", "skips"), ..., "a level of each factor"),
-        (("variants", VARIANT, "levels", "skips"), "other", f"variants.{VARIANT}.levels.skips must be one of ['concat', 'none']"),
+        (
+            ("variants", VARIANT, "levels", "skips"),
+            "other",
+            f"variants.{VARIANT}.levels.skips must be one of ['concat', 'none']",
+        ),
         (("variants", VARIANT, "parameters"), 1.5, "parameters must be a valid integer"),
         (("variants", VARIANT, "parameters"), -1, "parameters must be greater than or equal to 0"),
         (("variants", VARIANT, "parameters"), 2**60, "parameters must be less than"),

@@ -260,7 +260,8 @@ class Slow(Callback):
         time.sleep(0.1 if trainer.global_step < 7 else 30)  # in the second epoch, of which rows are to be on the disk
 
 run = Run.from_config(json.loads(sys.argv[1]))
-train(run, Path(sys.argv[2]), callbacks=[Slow()], accelerator="cpu", enable_progress_bar=False, tracker=tracker("wandb"))
+where = {"accelerator": "cpu", "enable_progress_bar": False}
+train(run, Path(sys.argv[2]), callbacks=[Slow()], tracker=tracker("wandb"), **where)
 """
 
 

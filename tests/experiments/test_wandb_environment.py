@@ -1,4 +1,5 @@
-"""What the environment brings of W&B's: of variables, settings files and agents only what says where to log, and as whom."""
+"""What the environment brings of W&B's: of variables, settings files and agents only what says where to log, and as
+whom."""
 
 import os
 import re

@@ -1,9 +1,10 @@
-"""Brings about what goes wrong: faults of a training, attacks by files, kills at random moments. Writes docs/RELIABILITY.md.
+"""Brings about what goes wrong: faults of a training, attacks by files, kills at random moments. Writes
+docs/RELIABILITY.md.
 
 python -m tests.faults [--only TEXT ...] [--quick] [--record docs/RELIABILITY.md --fuzz FILE.json]
 
-TEXT is part of a name, "faults", "attacks", "kills", or the number of a fault. --quick leaves out what takes long, and what
-`make test` has already.
+TEXT is part of a name, "faults", "attacks", "kills", or the number of a fault. --quick leaves out what takes long, and
+what `make test` has already.
 """
 
 import argparse

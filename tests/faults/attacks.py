@@ -1,7 +1,8 @@
-"""The attacks: files of strangers that try to run code, to write elsewhere, to take the memory, or to say what they should not.
+"""The attacks: files of strangers that try to run code, to write elsewhere, to take the memory, or to say what they
+should not.
 
-Each gets a folder `here`, in which the commands run, and one `outside`, in which nothing may appear; `canary` is the file that an
-attack would make if it ran. What is opened is named, or read as the data that it claims to be.
+Each gets a folder `here`, in which the commands run, and one `outside`, in which nothing may appear; `canary` is the
+file that an attack would make if it ran. What is opened is named, or read as the data that it claims to be.
 """
 
 import hashlib

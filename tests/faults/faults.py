@@ -1,7 +1,7 @@
 """The faults: each one brings something about that goes wrong in a training, and judges how the training took it.
 
-A fault is data and a function of a `Bench`, which raises `Wrong` where the fault was not bounded and named, and returns how the
-command that met it ended, with a word on what was left.
+A fault is data and a function of a `Bench`, which raises `Wrong` where the fault was not bounded and named, and returns
+how the command that met it ended, with a word on what was left.
 """
 
 import os

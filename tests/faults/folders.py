@@ -169,7 +169,8 @@ def png(width: int, height: int) -> bytes:
 
 
 def bombs(bench: Bench) -> tuple[Ended, str]:
-    """Pictures and archives that are small on the disk and large in memory, encrypted, or packed in a way nobody knows."""
+    """Pictures and archives that are small on the disk and large in memory, encrypted, or packed in a way nobody
+    knows."""
     from experiments.evidence.experiment import load_experiment
 
     folder = hostile(bench.here / "experiment")

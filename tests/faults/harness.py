@@ -1,7 +1,7 @@
 """Runs commands of this project as a person would, with a time limit, and looks at what they leave.
 
-A command is a process of its own with its own session, home, temporary folder and log. "forked" ones come from this process,
-which has imported the project once, and run the module as `python -m` does; "real" ones start an interpreter.
+A command is a process of its own with its own session, home, temporary folder and log. "forked" ones come from this
+process, which has imported the project once, and run the module as `python -m` does; "real" ones start an interpreter.
 """
 
 import contextlib
@@ -73,7 +73,8 @@ def write_pictures(root: Path, size: int = 32) -> list[str]:
 
 @dataclass
 class Ended:
-    """How a command ended: its status as a shell gives it (None: it was still there at its limit), and what it printed."""
+    """How a command ended: its status as a shell gives it (None: it was still there at its limit), and what it
+    printed."""
 
     status: int | None
     seconds: float
@@ -309,8 +310,8 @@ def check_ended(ended: Ended, status: int | Sequence[int], says: str = "", *, li
 
 
 def check_files(out: Path, *, stale: bool = False) -> int:
-    """Refuses anything half-written; the number of steps that the newest checkpoint holds. `stale`: after a kill, temporary
-    files are allowed, which the next run of the folder removes."""
+    """Refuses anything half-written; the number of steps that the newest checkpoint holds. `stale`: after a kill,
+    temporary files are allowed, which the next run of the folder removes."""
     import pandas as pd
 
     from lightning_modules.components.checkpoints import read_checkpoint

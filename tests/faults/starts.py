@@ -70,5 +70,6 @@ def last_step(bench: Bench) -> int:
 
 
 def step_before(bench: Bench) -> int:
-    """That of the row before it: a row is written just before the checkpoint of its epoch, and a kill may fall between."""
+    """That of the row before it: a row is written just before the checkpoint of its epoch, and a kill may fall
+    between."""
     return int((bench.out / "metrics.csv").read_text().splitlines()[-2].split(",")[1])

@@ -1,4 +1,5 @@
-"""The quickest faults and attacks, each a process of its own; `make faults` has more of them, `make full` all, with the page."""
+"""The quickest faults and attacks, each a process of its own; `make faults` has more of them, `make full` all, with the
+page."""
 
 import json
 import re

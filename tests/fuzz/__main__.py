@@ -2,9 +2,9 @@
 
 python -m tests.fuzz [--seed 0] [--count 20000] [--only NAME ...] [--first INDEX] [--jobs 2] [--record FILE]
 
-A kind of input is a module of this folder with `NAME` and `one(rng, folder) -> "read" or "refused"`; refused is an error
-that the product documents, whose message names the file or the argument. Input i of a kind follows from the seed, its
-name and i alone: `--only images --first 17 --count 1` does that one again, and shows the traceback.
+A kind of input is a module of this folder with `NAME` and `one(rng, folder) -> "read" or "refused"`; refused is an
+error that the product documents, whose message names the file or the argument. Input i of a kind follows from the seed,
+its name and i alone: `--only images --first 17 --count 1` does that one again, and shows the traceback.
 
 Exit status 1 where an input raised anything else, killed its process or took more than a second of processor time.
 """

@@ -1,4 +1,5 @@
-"""Arguments of the refinements of every kind: what they compute sums to 1, and what has no meaning is refused by name."""
+"""Arguments of the refinements of every kind: what they compute sums to 1, and what has no meaning is refused by
+name."""
 
 import math
 import random

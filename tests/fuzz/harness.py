@@ -1,4 +1,5 @@
-"""Runs inputs in processes of their own, so that one that kills its process is noticed and named, and counts what became of them."""
+"""Runs inputs in processes of their own, so that one that kills its process is noticed and named, and counts what
+became of them."""
 
 import multiprocessing
 import os

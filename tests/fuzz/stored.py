@@ -95,8 +95,8 @@ ORDER = ("plan.json", *(f"{CELL}/{name}" for name in FILES))
 
 @cache
 def base() -> tuple[dict[str, bytes], Path]:
-    """Of an experiment of two variants, one seed, three images of 4 x 4 pixels and two classes: the files that may be broken,
-    and the folder of the other variant, which lies outside of what is made anew for each input."""
+    """Of an experiment of two variants, one seed, three images of 4 x 4 pixels and two classes: the files that may be
+    broken, and the folder of the other variant, which lies outside of what is made anew for each input."""
     rng = np.random.default_rng(0)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-stored-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -35,7 +35,8 @@ def test_parameters_of_the_published_networks(arguments: dict[str, Any], count: 
 
 
 def decoded(network: DeepLabV3Plus, x: Tensor) -> Tensor:
-    """Fig. 2 above the encoder spelled out, for batch norms that have seen nothing yet, with the weights of `network`."""
+    """Fig. 2 above the encoder spelled out, for batch norms that have seen nothing yet, with the weights of
+    `network`."""
     w = dict(network.named_parameters())
 
     def block(x: Tensor, name: str, rate: int = 1) -> Tensor:

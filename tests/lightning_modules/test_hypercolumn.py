@@ -111,7 +111,8 @@ def test_the_weights_of_the_grid_add_up_to_one_at_each_pixel() -> None:
     assert weights.shape == (25, 50, 50)
     torch.testing.assert_close(weights.sum(0), torch.ones(50, 50))
     assert (weights > 0).sum(0).max() == 4  # the four nearest classifiers
-    # The parts of a box are 10 pixels wide, so those around the centre of the part in row 1, column 3 are 14, 15 and 34, 35.
+    # The parts of a box are 10 pixels wide, so those around the centre of the part in row 1, column 3 are 14, 15 and
+    # 34, 35.
     cell = weights[1 * 5 + 3, 14:16, 34:36]
     torch.testing.assert_close(cell, torch.full((2, 2), 0.95**2))
     torch.testing.assert_close(weights[0, :5, :5], torch.ones(5, 5))  # a corner has but one

@@ -32,10 +32,10 @@ def test_segnet_has_29449355_parameters() -> None:
     assert parameters(network) == 29_449_355
 
 
-# Encoder: 7 * 7 * 3 * 64 + 3 * 7 * 7 * 64 * 64 weights and 4 * 2 * 64 of batch norm, 612,032; a classifier has 64 * 11 + 11.
-# Table 1 prints 1.425, .625, .65 and 1.625 million. The last is 2.2 % less than the layers of Sec. 3.1 add up to: four
-# transposed convolutions of 8 * 8 * 64 * 64 weights, 1,048,576, and the encoder's 611,520 are 1.660 million already, and
-# 1.625 only with each of the four counted as .25 million.
+# Encoder: 7 * 7 * 3 * 64 + 3 * 7 * 7 * 64 * 64 weights and 4 * 2 * 64 of batch norm, 612,032; a classifier has 64 * 11
+# + 11. Table 1 prints 1.425, .625, .65 and 1.625 million. The last is 2.2 % less than the layers of Sec. 3.1 add up to:
+# four transposed convolutions of 8 * 8 * 64 * 64 weights, 1,048,576, and the encoder's 611,520 are 1.660 million
+# already, and 1.625 only with each of the four counted as .25 million.
 @pytest.mark.parametrize(
     ("variant", "count", "table", "tolerance"),
     [

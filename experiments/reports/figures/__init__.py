@@ -50,8 +50,8 @@ def missing_figures(experiment: Experiment) -> dict[str, str]:
 def write_figures(experiment: Experiment, folder: Path) -> dict[str, tuple[bytes, str]]:
     """Writes figures/<name>.png and .pdf below `folder`; returns the PNG and the caption of each that can be drawn.
 
-    Those of `missing_figures` are left out, and deleted where an earlier report wrote them. Raises CannotWriteError where
-    `figures` is a link.
+    Those of `missing_figures` are left out, and deleted where an earlier report wrote them. Raises CannotWriteError
+    where `figures` is a link.
     """
     written, missing = {}, missing_figures(experiment)
     for name, (draw, _) in FIGURES.items():

@@ -51,7 +51,8 @@ def confusion(experiment: Experiment) -> Drawn:
         order = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")
         shown = sorted(int(index) for index in order[:MOST_CONFUSED])
         cut = (
-            f" Shown are the {MOST_CONFUSED} of {len(names)} classes with the most wrong pixels of the baseline; shares "
+            f" Shown are the {MOST_CONFUSED} of {len(names)} classes with the most wrong pixels of the baseline; "
+            "shares "
             "are of all pixels of a class, so that rows do not add up to 100 % here."
         )
     rows = np.ix_(shown, shown)
@@ -79,9 +80,11 @@ def confusion(experiment: Experiment) -> Drawn:
         )
         signed = f"{factor * apart[other].mean:+.2f}"
         caption = (
-            f" Right: the same matrix of {other} minus it, in percentage points (blue: more, orange: fewer pixels). Of all "
+            f" Right: the same matrix of {other} minus it, in percentage points (blue: more, orange: fewer pixels). "
+            "Of all "
             f"variants it is the one whose mean mIoU differs most from the baseline's ({signed} points, "
-            f"{apart[other].n} seed{'s' if apart[other].n > 1 else ''}). Better is blue on the diagonal and orange off it."
+            f"{apart[other].n} seed{'s' if apart[other].n > 1 else ''}). Better is blue on the diagonal and orange "
+            "off it."
         )
     else:
         axes[1].set_axis_off()
@@ -91,9 +94,12 @@ def confusion(experiment: Experiment) -> Drawn:
         axis.set_yticks(range(len(shown)), labels, fontsize=size)
         axis.set(xlabel="predicted", ylabel="true")
     return figure, (
-        f"Left: confusion matrix of the baseline, {baseline}: of the pixels of a true class (row), the share that was given "
-        "each class (column), mean over seeds; the diagonal is the class's accuracy (the colours follow the square root, so "
-        f"that small shares show). A grey row is a class that is in no test image.{caption}{cut} No uncertainty is drawn: "
+        f"Left: confusion matrix of the baseline, {baseline}: of the pixels of a true class (row), the share that was "
+        "given "
+        "each class (column), mean over seeds; the diagonal is the class's accuracy (the colours follow the square "
+        "root, so "
+        f"that small shares show). A grey row is a class that is in no test image.{caption}{cut} No uncertainty is "
+        "drawn: "
         "look for what is mixed up, not for small differences."
     )
 
@@ -115,7 +121,8 @@ def errors(experiment: Experiment) -> Drawn:
     for axis in axes:
         axis.grid(axis="y", visible=False)
     caption = [
-        "Error anatomy, mean over seeds; lines: its 95 % interval over seeds (Student's t; one that meets the border goes "
+        "Error anatomy, mean over seeds; lines: its 95 % interval over seeds (Student's t; one that meets the border "
+        "goes "
         "on); strokes: the seeds. Wrong pixels in percent of all labelled ones"
         + (f", full colour: within {BOUNDARY} pixels of a true boundary; pale: inside." if split_known else ".")
     ]
@@ -123,8 +130,10 @@ def errors(experiment: Experiment) -> Drawn:
         caption.append("Where they lie is not stored in these cells.")
     if with_segments:
         caption.append(
-            "Segments are connected pixels of one class (8 neighbours). Missed, filled mark: true segments of which no pixel "
-            "got the class, in percent of all true ones. Hallucinated, hollow mark: predicted segments without a single "
+            "Segments are connected pixels of one class (8 neighbours). Missed, filled mark: true segments of which "
+            "no pixel "
+            "got the class, in percent of all true ones. Hallucinated, hollow mark: predicted segments without a "
+            "single "
             "pixel of the class, in percent of all predicted ones. Small segments count like large ones."
         )
     else:
@@ -132,7 +141,8 @@ def errors(experiment: Experiment) -> Drawn:
     if pairs:
         _confusions(bottom.subplots(), experiment, pairs, {name: shares.get(name) for name in rows.heights}, look)
         caption.append(
-            f"Below: the {len(pairs)} most frequent confusions (true → predicted class), by the mean over variants, in percent "
+            f"Below: the {len(pairs)} most frequent confusions (true → predicted class), by the mean over variants, "
+            "in percent "
             "of the wrong pixels of each variant, mean over seeds: one to the right errs in this way more than in "
             "others, though not more often in all."
         )
@@ -178,10 +188,14 @@ def calibration(experiment: Experiment) -> Drawn:
     variant_legend(figure, plan, [name for name in look if _pooled(experiment, name) is not None])
     bins = len(next(cell.calibration for cell in experiment.finished() if cell.calibration is not None))
     return figure, (
-        f"Calibration. Left: the test pixels in {bins} bins by confidence; accuracy against mean confidence of a bin, all seeds "
-        "and images together (a curve without an interval). On the diagonal the network is right as often as it says; below "
-        f"it is overconfident. Bins with fewer than {100 * RARE:g} % of a variant's pixels are left out of the curves. Below: the share of pixels "
-        "in each bin. Right: expected calibration error (Guo et al. 2017), the mean over pixels of |accuracy - confidence| "
+        f"Calibration. Left: the test pixels in {bins} bins by confidence; accuracy against mean confidence of a bin, "
+        "all seeds "
+        "and images together (a curve without an interval). On the diagonal the network is right as often as it says; "
+        "below "
+        f"it is overconfident. Bins with fewer than {100 * RARE:g} % of a variant's pixels are left out of the "
+        "curves. Below: the share of pixels "
+        "in each bin. Right: expected calibration error (Guo et al. 2017), the mean over pixels of |accuracy - "
+        "confidence| "
         "of their bin: every seed (dots), the mean and its 95 % interval over seeds (Student's t). Lower is better."
     )
 
@@ -285,6 +299,7 @@ def _confusions(
 
 
 def _pooled(experiment: Experiment, name: str) -> NDArray[np.float64] | None:
-    """Pixels, sum of confidence and right pixels of each bin, of all images and seeds (bins, 3); None where not stored."""
+    """Pixels, sum of confidence and right pixels of each bin, of all images and seeds (bins, 3); None where not
+    stored."""
     stored = [cell.calibration for cell in experiment.cells[name].values() if cell.calibration is not None]
     return np.sum(stored, axis=0) if stored else None

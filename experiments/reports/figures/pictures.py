@@ -90,7 +90,8 @@ def extremes(experiment: Experiment) -> Drawn:
     best = f" and by {other}, of the other variants the one of highest mean mIoU" if other else ""
     which = " Last column: where both predictions are right or wrong, or one of them is." if pair else ""
     return _tiles(strips, width, labels, patches), (
-        "The test images with the lowest and with the highest mIoU of the image alone (mean over variants), predicted by "
+        "The test images with the lowest and with the highest mIoU of the image alone (mean over variants), predicted "
+        "by "
         f"the baseline, {baseline}{best}.{which} They show what kind of image fails, and are not typical of the test "
         f"images. An image has a low mIoU also for a class of a few pixels that is missed. {_one_seed(experiment)}"
     )

@@ -85,10 +85,13 @@ def seeds(experiment: Experiment) -> Drawn:
         figure.legend(handles=handles, title=title, loc="outside lower right", ncols=3, handlelength=4, fontsize=8)
     numbers = "with its number, " if numbered else ""
     meaning = (
-        f"Left: mIoU of every seed (mark, {numbers}joined by a line to the same seed of the other variants) and the mean "
+        f"Left: mIoU of every seed (mark, {numbers}joined by a line to the same seed of the other variants) and the "
+        "mean "
         "of a variant (upright line). Lines that run side by side mean that a seed is good or bad for all variants "
-        "alike, which cancels in a difference; lines that cross, that the order of variants depends on the seed. Right: "
-        "each variant minus the baseline (*), paired by seed: the marks are the seeds, the upright line their mean, the "
+        "alike, which cancels in a difference; lines that cross, that the order of variants depends on the seed. "
+        "Right: "
+        "each variant minus the baseline (*), paired by seed: the marks are the seeds, the upright line their mean, "
+        "the "
         "bars 95 % intervals of it, drawn apart by what may change when the experiment is made again. A claim on the "
         "design itself needs the thick one. They are not corrected for the number of variants. A bar that meets the "
         "border goes on."
@@ -120,8 +123,10 @@ def classes(experiment: Experiment) -> Drawn:
         order = np.argsort(-most, kind="stable")
         shown = sorted(int(index) for index in order[:MOST_CLASSES])
         cut = (
-            f" Shown are the {MOST_CLASSES} of {len(names)} classes that move most in some variant, which makes the map "
-            f"look livelier than all classes would; none of the others moves by more than {most[order[MOST_CLASSES]]:.2f} "
+            f" Shown are the {MOST_CLASSES} of {len(names)} classes that move most in some variant, which makes the "
+            "map "
+            "look livelier than all classes would; none of the others moves by more than "
+            f"{most[order[MOST_CLASSES]]:.2f} "
             "points."
         )
     contrasts = _class_contrasts(experiment, compared, shown)
@@ -156,8 +161,10 @@ def classes(experiment: Experiment) -> Drawn:
         else "No intervals: too few seeds and images."
     )
     return figure, (
-        f"IoU of each class minus that of the baseline, {plan['baseline']}, on the test images: mean over seeds, paired by "
-        "seed, in percentage points. Blue: the variant is better; orange: worse; white: equal. In brackets the share of "
+        f"IoU of each class minus that of the baseline, {plan['baseline']}, on the test images: mean over seeds, "
+        "paired by "
+        "seed, in percentage points. Blue: the variant is better; orange: worse; white: equal. In brackets the share "
+        "of "
         f"labelled pixels that are of the class. {allowed}{cut} Look for variants that gain in some classes what they "
         "lose in others: the mIoU (last row) hides it."
     )
@@ -182,7 +189,8 @@ def _score_row(axis: Axes, height: int, experiment: Experiment, name: str, score
 
 
 def _draw_seeds(axis: Axes, experiment: Experiment, rows: Rows) -> bool:
-    """Each seed's mIoU, at a height of its own in every row, joined over the rows; whether the marks hold its number."""
+    """Each seed's mIoU, at a height of its own in every row, joined over the rows; whether the marks hold its
+    number."""
     look, order = looks(experiment.plan), experiment.plan["seeds"]
     numbered = len(order) <= NUMBERED_SEEDS
     heights = dict(zip(order, np.linspace(-0.45, 0.45, len(order) + 2)[1:-1], strict=True))

@@ -52,7 +52,8 @@ def confusion_table(experiment: Experiment) -> Table:
     )
     columns = ["true", "taken for", "mean of the variants (%)", *(f"{name} (%)" for name in shares)]
     caption = (
-        "The most frequent confusions: of all wrong pixels of a variant the share in percent that are of the first class and "
+        "The most frequent confusions: of all wrong pixels of a variant the share in percent that are of the first "
+        "class and "
         f"were taken for the second, mean over the seeds {seeds_listed(experiment)}."
     )
     title, short = "Most frequent confusions", "Confusions"

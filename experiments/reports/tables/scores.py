@@ -60,7 +60,8 @@ def score_table(experiment: Experiment) -> Table:
     ]
     title = f"Test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
     caption = (
-        f"{plan['question']} Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test split of "
+        f"{plan['question']} Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test "
+        "split of "
         f"{plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
         "prediction left out. Intervals here: 95 % of the mean over seeds (Student's t), not over images. "
         "Difference: to the baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard "
@@ -90,7 +91,8 @@ def cost_table(experiment: Experiment) -> Table:
     columns = ["variant", "parameters (M)", "GMAC", "step (ms)", "ratio", "peak memory (MB)"]
     device = experiment.plan["device"]
     caption = (
-        f"Cost of the variants. GMAC: of the forward pass of one test image. Step time and peak memory on {device}; ratio to "
+        f"Cost of the variants. GMAC: of the forward pass of one test image. Step time and peak memory on {device}; "
+        "ratio to "
         "the baseline."
     )
     title = f"Cost, measured on {device}"
@@ -121,7 +123,8 @@ def comparison_table(experiment: Experiment) -> Table:
         "over seeds"
     )
     caption = (
-        "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with its 95 % interval "
+        "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with its 95 % "
+        "interval "
         "over seeds."
     )
     columns = ["change", "at", "seeds", *titles()[:3]]
@@ -145,7 +148,8 @@ def trimap_table(experiment: Experiment) -> Table:
         f"deviation over seeds (difference to {plan['baseline']} in percentage points, paired by seed)"
     )
     caption = (
-        "mIoU in percent of the pixels within the given distance of a true boundary, mean ± standard deviation over the seeds "
+        "mIoU in percent of the pixels within the given distance of a true boundary, mean ± standard deviation over "
+        "the seeds "
         f"{seeds_listed(experiment)}; in brackets the difference to the baseline, paired by seed."
     )
     columns = ["variant", *(f"{width} px" for width in TRIMAPS)]

@@ -37,7 +37,8 @@ def make_summary(experiments: Sequence[Experiment]) -> Table:
             notes.append(f"{name}: {meanings}. {footnote(experiment)}")
         elif experiment.compared is None:
             notes.append(
-                f"{name}: 95 % interval over seeds (Student's t). Nothing is tested, as the cells were not scored on the "
+                f"{name}: 95 % interval over seeds (Student's t). Nothing is tested, as the cells were not scored on "
+                "the "
                 "same test images, and the interval does not allow for that."
             )
         elif compared:

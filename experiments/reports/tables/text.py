@@ -13,8 +13,8 @@ from experiments.evidence.intervals import Estimate, Test
 class Table:
     """Text in rows; the first `texts` columns are words, the others numbers, a significant one with a star behind it.
 
-    `best` holds the places, row and column, of the best value of a column; `notes` are printed below. What a report does
-    with a table is said here and nowhere else: `short`, `caption`, `before_plots` and `on_terminal`.
+    `best` holds the places, row and column, of the best value of a column; `notes` are printed below. What a report
+    does with a table is said here and nowhere else: `short`, `caption`, `before_plots` and `on_terminal`.
     """
 
     key: str

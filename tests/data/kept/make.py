@@ -2,8 +2,8 @@
 
     python tests/data/kept/make.py NAME     from the root of a checkout; the set is tests/data/kept/NAME
 
-tests/experiments/test_kept.py holds every later version to each set: what a version has written stays loadable. An older
-commit has a file of its own for that. Single-threaded on a CPU, under a minute.
+tests/experiments/test_kept.py holds every later version to each set: what a version has written stays loadable. An
+older commit has a file of its own for that. Single-threaded on a CPU, under a minute.
 """
 
 import argparse
@@ -134,7 +134,8 @@ def make_grid(out: Path) -> None:
 def scatter(module: nn.Module, image: Tensor) -> None:
     """Gives every layer weights of its own, under which its maps of `image` have a deviation of about one.
 
-    Some layers start at zero or alike, and in a narrow network signals die: then logits would say nothing of the layers.
+    Some layers start at zero or alike, and in a narrow network signals die: then logits would say nothing of the
+    layers.
     """
 
     def unit(layer: nn.Module, _: Any, output: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Scores on a device without float64, as Apple's GPUs are: a stand-in that computes on the CPU and refuses to hold one."""
+"""Scores on a device without float64, as Apple's GPUs are: a stand-in that computes on the CPU and refuses to hold
+one."""
 
 from collections.abc import Iterator
 from typing import Any, Self

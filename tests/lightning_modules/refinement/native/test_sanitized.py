@@ -9,7 +9,8 @@ import pytest
 from lightning_modules.refinement import native
 
 KERNELS = Path(native.__file__).parent
-# Not optimised: it compiles in a third of the time, and no check is optimised away. FLAGS, as the kernels are meant for them.
+# Not optimised: it compiles in a third of the time, and no check is optimised away. FLAGS, as the kernels are meant for
+# them.
 FLAGS = [flag for flag in native.FLAGS if flag not in ("-O3", "-fPIC", "-shared")]
 SANITIZERS = ["-O0", "-g1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 
