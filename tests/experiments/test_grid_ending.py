@@ -33,7 +33,7 @@ def grid() -> Ablation:
 def test_a_grid_that_ends_in_part_is_3_and_one_without_a_result_ends_as_its_cells(
     failing: dict[str, str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments.grids import ablation
+    from experiments.grids import command
 
     class Process:
         returncode = 65
@@ -46,20 +46,20 @@ def test_a_grid_that_ends_in_part_is_3_and_one_without_a_result_ends_as_its_cell
                 train(cell.run, cell.folder, **QUIET)
         return failed
 
-    monkeypatch.setattr(ablation, "run_cells", run_cells)
+    monkeypatch.setattr(command, "run_cells", run_cells)
     parser = Parser(description=None)
     add_arguments(parser)
     assert run_grid(grid(), parser.parse_args(["--out", str(tmp_path), "--seeds", "0"])) == code
 
 
 def test_a_grid_passes_a_signal_on_and_ends_with_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.grids import ablation
+    from experiments.grids import command
 
     def run_cells(*args: Any, **kwargs: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr(ablation, "run_cells", run_cells)
+    monkeypatch.setattr(command, "run_cells", run_cells)
     parser = Parser(description=None)
     add_arguments(parser)
     assert run_grid(grid(), parser.parse_args(["--out", str(tmp_path), "--seeds", "0"])) == 143
