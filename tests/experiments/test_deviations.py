@@ -64,8 +64,10 @@ def test_cells_that_did_what_was_planned_deviate_in_nothing() -> None:
         ({"result": {"params": 1200}}, "b seed 1 deviates from the plan: 1,200 parameters, planned 111."),
         (
             {"environment": {"commit": "c2"}},
-            "Cells were trained with different commit (c1: a seeds 0, 1, b seed 0; c2: b seed 1): last digits may "
-            "differ.",
+            (
+                "Cells were trained with different commit (c1: a seeds 0, 1, b seed 0; c2: b seed 1): last digits may "
+                "differ."
+            ),
         ),
         ({"environment": {"versions": {"x": "2"}}}, "different versions (x 1: a seeds 0, 1, b seed 0; x 2: b seed 1)"),
         (

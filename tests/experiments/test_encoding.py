@@ -27,8 +27,7 @@ NAME = "größe ±"
 TINY = "--data shapes --data.size 32 --data.length 4 --data.batch_size 2 --model.width 2 --model.depth 1"
 # The figures take ten seconds.
 REPORT = (
-    "from experiments import report; from experiments.reports import figures; "
-    "figures.FIGURES.clear(); report.main()"
+    "from experiments import report; from experiments.reports import figures; figures.FIGURES.clear(); report.main()"
 )
 
 

@@ -203,13 +203,25 @@ ATTACKS: list[Attack] = [
         for attack in (
             Attack(f"code in a checkpoint {words}: load", "is not run", lambda b, k=kind: loaded(b, k)),
             Attack(f"code in a checkpoint {words}: --resume", "is not run", lambda b, k=kind: resumed(b, k)),
-            Attack(f"code in a checkpoint {words}: fcn init_from", "is not run", lambda b, k=kind: from_flag(b, k, *FCN)),
-            Attack(f"code in a checkpoint {words}: crf_as_rnn init_from", "is not run", lambda b, k=kind: from_flag(b, k, *CRF)),
+            Attack(
+                f"code in a checkpoint {words}: fcn init_from",
+                "is not run",
+                lambda b, k=kind: from_flag(b, k, *FCN),
+            ),
+            Attack(
+                f"code in a checkpoint {words}: crf_as_rnn init_from",
+                "is not run",
+                lambda b, k=kind: from_flag(b, k, *CRF),
+            ),
             Attack(f"code in a checkpoint {words}: weights", "is not run", lambda b, k=kind: from_flag(b, k, *WEIGHTS)),
         )
     ),
     Attack("a pickle as checkpoint", "is not run", lambda b: loaded(b, "pickle")),
-    Attack("the same where TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: load", "is not run", lambda b: loaded(b, "zip", **FORCED)),
+    Attack(
+        "the same where TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: load",
+        "is not run",
+        lambda b: loaded(b, "zip", **FORCED),
+    ),
     Attack("the same: --resume", "is not run", lambda b: resumed(b, "zip", **FORCED)),
     Attack("the same: init_from", "is not run", lambda b: from_flag(b, "zip", *CRF, **FORCED)),
     Attack("a program named as _instantiator of a checkpoint", "is not run", instantiator),

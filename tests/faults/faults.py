@@ -140,7 +140,8 @@ def worker_killed(bench: Bench) -> tuple[Ended, str]:
     command = bench.start_train(*flags)
     bench.until(lambda: (bench.out / "checkpoints" / "last.ckpt").exists() and len(command.children()) >= 2, command)
     os.kill(command.children()[-1], signal.SIGKILL)
-    says = r"^error: a process that loads data \(\d+\) .*most likely the memory ran out; lower --data.num_workers \(now 2\)"
+    says = r"^error: a process that loads data \(\d+\) .*most likely the memory ran out; "
+    says += r"lower --data.num_workers \(now 2\)"
     ended = check_ended(command.wait(), 1, says)
     check(not bench.left(), "processes are left")
     return ended, resumed(bench, *flags)
@@ -284,13 +285,25 @@ FAULTS = [
     ),
     Fault(7, "disk full during training", "ends with file and bytes; what was there stays", disk_full),
     Fault(8, "disk too small", "is refused before the first step", disk_small, when="test"),
-    Fault(9, "last.ckpt truncated", "the one before serves", lambda b: damaged(b, lambda content: content[: len(content) // 2]), when="test"),
+    Fault(
+        9,
+        "last.ckpt truncated",
+        "the one before serves",
+        lambda b: damaged(b, lambda content: content[: len(content) // 2]),
+        when="test",
+    ),
     Fault(10, "last.ckpt empty", "the one before serves", lambda b: damaged(b, lambda content: b""), when="test"),
     Fault(11, "no checkpoint, --resume", "is refused", missing, when="test"),
     Fault(12, "a bit of last.ckpt flipped", "is always seen; the one before serves", bit_flipped),
     Fault(13, "last.ckpt of another run or architecture", "is refused", of_another_run, when="test"),
     Fault(14, "--resume with another batch size", "is refused", other_batch_size, when="test"),
-    Fault(15, "loss is no number", "ends within a step, with the images; nothing of it is saved", not_a_number, when="test"),
+    Fault(
+        15,
+        "loss is no number",
+        "ends within a step, with the images; nothing of it is saved",
+        not_a_number,
+        when="test",
+    ),
     Fault(16, "a batch with every pixel ignored", "changes nothing", all_ignored),
     Fault(17, "data worker killed", "ends with the flags that help", worker_killed),
     Fault(18, "a file breaks during training, in a worker", "ends with its name", bad_sample),
@@ -309,6 +322,12 @@ FAULTS = [
     Fault(31, "last.ckpt is a pipe", "the one before serves", strange_checkpoint, when="test"),
     Fault(32, "metrics.csv deleted during training", "ends with what to do", rows_gone),
     Fault(33, "--trainer.strategy that trains elsewhere than it reports", "is refused", spawned, when="test"),
-    Fault(34, "2 processes, a number of one is none", "both end, its error is the last line", rank_not_a_number, when="full"),
+    Fault(
+        34,
+        "2 processes, a number of one is none",
+        "both end, its error is the last line",
+        rank_not_a_number,
+        when="full",
+    ),
     Fault(35, "a dry run, a refused grid", "leave nothing", grid_without_a_grid),
 ]  # fmt: skip

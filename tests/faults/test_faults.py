@@ -89,6 +89,7 @@ def test_what_security_md_names_is_tried() -> None:
 
 def test_a_page_says_what_failed_and_what_was_not_tried() -> None:
     one = {"name": "a | <b>", "does": "x", "status": None, "seconds": 1.0, "took": 1.0, "real": False, "ended": ""}
+    speed = {"slow": [], "slowest_s": 0.5, "per_s": 9}
     found = {
         "command": "c",
         "commit": "0123456789abcdef",
@@ -100,7 +101,7 @@ def test_a_page_says_what_failed_and_what_was_not_tried() -> None:
             "seed": 1,
             "count": 5,
             "commit": "0" * 40,
-            "kinds": {"png": {"inputs": 5, "read": 3, "refused": 1, "uncaught": ["x"], "slow": [], "slowest_s": 0.5, "per_s": 9}},
+            "kinds": {"png": {"inputs": 5, "read": 3, "refused": 1, "uncaught": ["x"], **speed}},
         },
     }  # fmt: skip
     text = page.write(found)
