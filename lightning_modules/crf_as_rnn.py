@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.catalogue import NETWORKS, NetworkName, corrections_below
 from lightning_modules.components.checkpoints import load_start, read_checkpoint
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.recipe import Recipe
 from lightning_modules.refinement.conv_crf import ConvCRF

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, he_, resize, small_
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.vgg import fully_connected
 from lightning_modules.components.schedules import caffe_groups

@@ -27,7 +27,7 @@ from lightning_modules.components.blocks import (
     set_batch_norm_decay,
 )
 from lightning_modules.components.checkpoints import start_from
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders import NATIVE, build_encoder
 from lightning_modules.components.encoders.resnet import FORMS, Form, ResNet, stage
 from lightning_modules.components.pyramid import ASPP, PyramidPooling, atrous_rates

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, he_
 from lightning_modules.components.checkpoints import given, load_start, read_checkpoint
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.vgg import load_fully_connected_
 from lightning_modules.components.schedules import caffe_groups

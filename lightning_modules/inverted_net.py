@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, pad_to_multiple
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 
 Variant = Literal["all-dropout", "all-conv", "inverted"]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.catalogue import NETWORKS, NetworkName, corrections_below
 from lightning_modules.components.blocks import at_least_one, pad_to_multiple, resize, wide
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.losses import cross_entropy
 from lightning_modules.components.points import Grid, caught, point_labels, point_sample, uncertainty
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.losses import LOSSES, LossName
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
 

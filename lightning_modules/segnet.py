@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups

@@ -30,7 +30,7 @@ from lightning_modules.components.blocks import (
     mirror_pad,
     pad_to_multiple,
 )
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.upsampling import Unpool, UpsamplingName, icnr_, upsampling
 from lightning_modules.recipe import Recipe
 

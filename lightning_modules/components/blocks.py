@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 
 Drawn = TypeVar("Drawn", bound=nn.Module)
 NormName = Literal["none", "batch", "group"]

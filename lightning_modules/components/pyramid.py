@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.components.blocks import conv_norm_relu, norm_of_one, resize, separable_conv, whole_numbers
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 
 # Of one axis of a map. A mean of means over rectangles of equal rows is their mean, and so for the maximum.
 PoolName = Literal["average", "max"]

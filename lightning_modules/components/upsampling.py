@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 
 
 def transposed_2(in_channels: int, out_channels: int) -> nn.Module:

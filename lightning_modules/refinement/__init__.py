@@ -3,12 +3,12 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from lightning_modules.base import Refinement
-from lightning_modules.refinement.checks import check_choice
+from lightning_modules.components.choices import one_of
 
 Kind = Literal["dense", "conv"]
 
@@ -19,7 +19,7 @@ def post_process(kind: str, **parameters: Any) -> Refinement:
     `module.refine = post_process("dense", **PRESETS["deeplab_v2"])`. Its images are in [0, 1], as the module's are, and
     go to whole grey levels. Raises TypeError for arguments that the CRF does not take or lacks.
     """
-    check_choice("kind", kind, Kind)
+    one_of("kind", kind, get_args(Kind))
     crf: Any
     if kind == "dense":
         from lightning_modules.refinement.dense_crf import dense_crf as crf

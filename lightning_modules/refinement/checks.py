@@ -1,7 +1,6 @@
 """What the refinements refuse before they work: a clear error rather than a wrong picture."""
 
 import math
-from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -99,13 +98,6 @@ def check_positive(**values: float | Tensor) -> None:
             raise ValueError(f"{name} must be one number, got shape {tuple(value.shape)}")
         if not 1e-12 < (value.item() if isinstance(value, Tensor) else value) <= LARGEST:
             raise ValueError(f"{name} must be more than 0 (1e-12) and finite in float32, got {_shown(value)}")
-
-
-def check_choice(name: str, value: str, kind: Any) -> None:
-    """ValueError unless the value is one of those of `kind`, a Literal."""
-    choices = get_args(kind)
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {_shown(value)}")
 
 
 def check_whole(name: str, value: int, least: int, most: int) -> None:

@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.components.choices import one_of
 from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
     MAX_CLASSES,
-    check_choice,
     check_classes,
     check_finite,
     check_marginals,
@@ -81,7 +81,7 @@ class WindowedMeanField(MeanField):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("shape", self.shape, Shape)
+        one_of("shape", self.shape, get_args(Shape))
         check_whole("window", self.window, 1, MAX_WINDOW)
         check_whole("blur", self.blur, 1, MAX_BLUR)
         if self.window % 2 == 0:

@@ -10,16 +10,16 @@ Departs from the paper in
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.components.choices import one_of
 from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
     MAX_CLASSES,
     MAX_ITERATIONS,
-    check_choice,
     check_classes,
     check_marginals,
     check_shapes,
@@ -81,7 +81,7 @@ class DenseMeanField(MeanField):
     method: Method = "lattice"
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, Method)
+        one_of("method", self.method, get_args(Method))
         super().__post_init__()
 
 

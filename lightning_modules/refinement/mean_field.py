@@ -3,14 +3,14 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor
 
+from lightning_modules.components.choices import one_of
 from lightning_modules.refinement.checks import (
     MAX_ITERATIONS,
     as_float,
-    check_choice,
     check_finite,
     check_positive,
     check_tensor,
@@ -54,9 +54,9 @@ class MeanField:
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
-        check_choice("engine", self.engine, Engine)
+        one_of("engine", self.engine, get_args(Engine))
         check_positive(theta_alpha=self.theta_alpha, theta_beta=self.theta_beta, theta_gamma=self.theta_gamma)
-        check_choice("normalization", self.normalization, Normalization)
+        one_of("normalization", self.normalization, get_args(Normalization))
         check_whole("iterations", self.iterations, 0, MAX_ITERATIONS)
         classes = self.num_classes
         for name, weight in (("w_appearance", self.w_appearance), ("w_smoothness", self.w_smoothness)):

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders.base import Classifier, Encoder
 from lightning_modules.components.encoders.mobilenet import MobileNetV1
 from lightning_modules.components.encoders.resnet import (

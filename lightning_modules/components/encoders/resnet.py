@@ -21,7 +21,7 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor, nn
 
 from lightning_modules.components.blocks import conv_norm_relu, he_
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders.base import Encoder, scaled
 
 Form = Literal["paper", "torchvision"]  # of an atrous stage: see `stage`

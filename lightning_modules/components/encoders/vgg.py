@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.components.blocks import he_
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders.base import Encoder, scaled
 from lightning_modules.components.encoders.weights import download, is_path, read_weights
 

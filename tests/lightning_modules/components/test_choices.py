@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from lightning_modules.components.checks import one_of
+from lightning_modules.components.choices import one_of
 
 
 @pytest.mark.parametrize(
