@@ -11,6 +11,7 @@ Departs from the paper:
 - the CRF sees whole grey levels.
 """
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -98,7 +99,8 @@ class CRFasRNN(nn.Module):
 
 def check_options(argument: str, options: Mapping[str, Any], kind: type[nn.Module]) -> None:
     """ValueError unless each option is a keyword argument of `kind`."""
-    arguments = keywords(kind)
+    parameters = inspect.signature(kind).parameters.values()  # a CRF's are composed, too
+    arguments = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     unknown = [name for name in options if name not in arguments]
     if unknown:
         raise ValueError(
