@@ -17,7 +17,7 @@ al. 2021: every source of variance that is left out makes a comparison look sure
   94 to 96 % from 3 seeds on, whatever the shares of the two levels. With 2 seeds nothing of the kind holds.
   Percentiles of a bootstrap over both levels cover 77 to 93 % at 3 seeds, the less the more the seeds matter.
 
-tests/experiments/test_coverage.py measures the coverage of all three, and how often a test errs.
+tests/experiments/evidence/test_coverage.py measures the coverage of all three, and how often a test errs.
 """
 
 import math

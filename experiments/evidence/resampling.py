@@ -16,7 +16,9 @@ Floats = NDArray[np.float64]
 MEAN = "mean"  # of a score that each image has by itself
 CHUNK = 2**22  # bytes that the largest array of one block of resamples may take
 MOST_KEPT = 2**26  # bytes of what all sums together have of the images, laid out for their products
-MIN_IMAGES = 6  # with fewer, or with a class in fewer, intervals cover too little (tests/experiments/test_coverage.py)
+MIN_IMAGES = (
+    6  # with fewer, or with a class in fewer, intervals cover too little (tests/experiments/evidence/test_coverage.py)
+)
 RARE_SHARE = 1 / 20  # of the classes, which weigh too little in their mean to spoil its interval
 
 

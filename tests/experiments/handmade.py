@@ -15,6 +15,7 @@ from experiments.reports.tables import make_notes, make_tables
 from experiments.reports.write import warnings
 from experiments.shell.files import write_atomic, write_json
 
+PNG = b"\x89PNG of hand"
 CLASSES = ["background", "<script>alert(1)</script>", "=absent_class 5%"]
 MIOU = {  # percent, for the seeds 0, 1, 2
     "transposed-3+concat": (80, 82, 84),
@@ -135,3 +136,9 @@ def plant(folder: Path, seeds: int = 3, images: int = 12) -> None:
 def rows(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
         return {row["variant"]: row for row in csv.DictReader(file)}
+
+
+def section(folder: Path) -> Section:
+    experiment = load_experiment(folder)
+    figures = {name: (PNG, f"caption of {name}") for name in ("scores", "samples", "extremes", "logits", "seeds")}
+    return Section(experiment, make_tables(experiment), make_notes(experiment), warnings(experiment), figures)

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,10 @@ def whole(run: Run, out: Path) -> tuple[dict[str, Any], int]:
     watch = At(None, None)
     train(run, out, callbacks=[watch], **QUIET)
     return outcome(out), watch.calls
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)

@@ -28,7 +28,7 @@ def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path)
             text=True,
             check=False,
             timeout=300,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, done.stderr

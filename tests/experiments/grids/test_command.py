@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interrupt import BASE, QUIET
-from test_ending import wait_for
+from interrupt import BASE, QUIET, wait_for
 
 import experiments.grids.cells
 from experiments.grids.ablation import Ablation, variants
@@ -21,7 +20,7 @@ from experiments.runs.training import train
 from experiments.shell.flags import Parser
 from experiments.tracking.loggers import Logging
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def grid() -> Ablation:

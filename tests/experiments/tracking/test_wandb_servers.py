@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lightning.pytorch import Callback
-from test_tracking import RUN
+from test_logger import RUN
 from wandb_server import STATES, WandbServer
 
 from experiments.runs.training import train
@@ -203,9 +203,9 @@ def test_nothing_is_left_of_a_training_that_was_killed(name: str, tmp_path: Path
     script = tmp_path / "training.py"
     script.write_text(
         "import sys, time\n"
-        f"sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}\n"
+        f"sys.path[:0] = {[str(Path(__file__).parents[3]), str(Path(__file__).parents[1])]!r}\n"
         "from pathlib import Path\n"
-        "from test_tracking import RUN\n"
+        "from test_logger import RUN\n"
         "from experiments.tracking.loggers import Logging\n"
         "from experiments.tracking.logger import tracking\n"
         "(logger,) = tracking(Logging('wandb'), RUN.resolved(), "

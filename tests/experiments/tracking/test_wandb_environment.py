@@ -14,7 +14,7 @@ import pytest
 import torch
 import wandb
 import yaml
-from test_tracking import RUN
+from test_logger import RUN
 from wandb_server import WandbServer
 
 from experiments.runs.training import train
@@ -24,7 +24,7 @@ from experiments.tracking.logger import WandbLogger, histogram, tracker, trackin
 from experiments.tracking.loggers import Logging
 from experiments.tracking.records import read_records, values
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STRANGE = {
     **{f"WANDB_{name.upper()}": "7" for name in wandb.Settings.model_fields if not name.startswith("x_")},
     **{f"WANDB__{name[2:].upper()}": "7" for name in wandb.Settings.model_fields if name.startswith("x_")},

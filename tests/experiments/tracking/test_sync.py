@@ -23,7 +23,7 @@ from experiments.tracking.merge import _point_to_staged, merge
 from experiments.tracking.records import pb, read_records, values, write_records
 from lightning_modules.unet import UNetModule
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def write_fragment(

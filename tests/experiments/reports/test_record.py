@@ -7,22 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import plant, save_npz, write_experiment
+from handmade import plant, save_npz, section, write_experiment
 
 from experiments.evidence.experiment import load_experiment
 from experiments.reports.page import Section
 from experiments.reports.record import draft, write_record
-from experiments.reports.tables import make_notes, make_summary, make_tables
-from experiments.reports.write import warnings
+from experiments.reports.tables import make_summary
 
-PNG = b"\x89PNG of hand"
 WORDS = "Words of a person.\n\n## With a heading\n\n| a | table |\n| --- | --- |"
-
-
-def section(folder: Path) -> Section:
-    experiment = load_experiment(folder)
-    figures = {name: (PNG, f"caption of {name}") for name in ("scores", "samples", "extremes", "logits", "seeds")}
-    return Section(experiment, make_tables(experiment), make_notes(experiment), warnings(experiment), figures)
 
 
 def rename(folder: Path, name: str, data: str = "shapes") -> None:

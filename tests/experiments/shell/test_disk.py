@@ -20,7 +20,7 @@ from experiments.shell import ending, files
 from experiments.shell.ending import NoSpaceError, of_writing
 from experiments.shell.files import locked, write_atomic
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_disk_that_is_too_full_is_said_before_the_first_step(

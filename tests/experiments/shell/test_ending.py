@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from interrupt import At
+from interrupt import At, wait_for
 
 import experiments.train
 from experiments.runs.training import train
@@ -24,7 +23,7 @@ from experiments.train import main
 from lightning_modules.components.errors import NonFiniteError
 from tests.faults.harness import TINY, write_pictures
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = [*TINY[:6], "--data.num_workers", "2", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
 
 
@@ -141,13 +140,6 @@ def test_two_processes_save_and_end_together_whichever_gets_the_signal(signum: i
     rows = (out / "metrics.csv").read_text().splitlines()[1:]
     stored = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
     assert stored["global_step"] >= int(rows[-1].split(",")[1])  # nothing that was reported is lost
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)
 
 
 class Store(dict[str, str]):

@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from handmade import write_experiment
-from test_record import section
+from handmade import section, write_experiment
 
 from experiments.evidence.experiment import load_experiment
 from experiments.reports import figures

@@ -119,7 +119,7 @@ if __name__ == "__main__":
 
 
 def test_an_interrupted_grid_leaves_no_orphan_and_its_cells_their_checkpoints(tmp_path: Path) -> None:
-    root, out = Path(__file__).parents[2], tmp_path / "grid"
+    root, out = Path(__file__).parents[3], tmp_path / "grid"
     (tmp_path / "ablate_tiny.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "ablate_tiny.py"), "--seeds", "0", "--out", str(out), "--jobs", "2"]
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -71,7 +71,7 @@ def test_the_hash_is_the_same_in_another_process_and_knows_defaults() -> None:
         "from datamodules.shapes import ShapesDataModule; print(Run(module=UNetModule, datamodule=ShapesDataModule, "
         "hparams={'depth': 2, 'width': 4}, trainer={'max_epochs': 2}).hash)"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout
     assert printed.strip() == SHAPES.hash
     assert SHAPES.but(skips="concat").hash == SHAPES.hash  # written out, but what it was by default
