@@ -3,7 +3,7 @@
     python -m experiments.ablate_decoder
     python -m experiments.ablate_decoder --data camvid --root DIR
 
-Eight small networks share four encoder stages and differ in how the decoder upsamples (maxima's positions, bilinear,
+Eight small networks share four encoder stages. They differ in how the decoder upsamples (maxima's positions, bilinear,
 transposed convolution) and in what it gets from the encoder (nothing, positions, all maps, or a few channels of them).
 They are as large as the paper has them, so parameters differ: 0.625 to 1.625 million at full width.
 Badrinarayanan, Kendall, Cipolla 2017, Table 1: on CamVid the additions of all encoder maps win and bilinear

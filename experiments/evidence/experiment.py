@@ -85,8 +85,10 @@ class Experiment:
 
     @cached_property
     def pictures(self) -> list[Picture]:
-        """Images to look at: fixed ones, then up to `PICTURES` of those that some variant is worst at, from the lowest
-        mIoU, and as many it is best at, from the highest; by the mIoU of the image alone, mean over the variants."""
+        """Images to look at: fixed ones, then up to `PICTURES` that variants are worst at, then as many of the best.
+
+        By the mIoU of the image alone, mean over the variants: the worst from the lowest, the best from the highest.
+        """
         shown = {name: cells[min(cells)] for name, cells in self.cells.items() if cells}
         kinds: dict[str, set[str]] = {}
         given: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}

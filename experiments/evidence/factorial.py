@@ -20,8 +20,8 @@ class Effect:
     """One factor (main effect) or two (interaction), each at a level that is compared with its reference level.
 
     Main effect: the score with the level minus that with the reference, averaged over all levels of the others.
-    Interaction of a and b: how much more a's level changes the score with b's level than with b's reference,
-    (a b - a' b) - (a b' - a' b'), averaged likewise; zero where the effects add. Not halved.
+    Interaction of a and b: how much more a's level changes the score with b's level than with b's reference.
+    It is (a b - a' b) - (a b' - a' b'), averaged likewise and not halved; zero where the effects add.
     """
 
     levels: dict[str, str]  # factor -> level

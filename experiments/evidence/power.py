@@ -42,8 +42,8 @@ class Needed:
 def needed_for_width(contrast: WeightedScore, half_width: float, *, kind: str = "seeds", of: str = "") -> Needed:
     """Seeds or images (`of`) until the interval of this kind is the mean plus and minus `half_width` or less.
 
-    By default seeds; for kind "images", images. The others stay as many as they are, and what the seeds add to kind
-    "both" stays too, though a part of it would fall with more images: that number of images is rather too large.
+    By default seeds; for kind "images", images. The others stay as many as they are. What the seeds add to kind "both"
+    stays too, though a part of it would fall with more images: that number of images is rather too large.
     """
     return _needed(contrast, kind, of, lambda spread: spread.half_width() <= half_width)
 

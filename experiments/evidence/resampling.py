@@ -1,6 +1,6 @@
 """Scores of a whole data set when its images are drawn again or swapped between variants.
 
-A score of a data set is a function of sums over its images, so a resample of images is a row of counts times what each
+A score of a data set is a function of sums over its images. So a resample of images is a row of counts times what each
 image adds: one matrix product for thousands of resamples. A cell is one variant trained with one seed.
 """
 
@@ -162,7 +162,7 @@ def swap_p(variant: Floats, baseline: Floats, score: str, *, resamples: int, see
     """p of a permutation test: both are (seeds, n, K); an image's addends change sides for all seeds at once.
 
     Two-sided, of the mean over seeds of the difference of the scores. Every swap is tried where there are no more
-    than `resamples`; otherwise that many random ones, and the data as they are count as one more, without which the
+    than `resamples`, otherwise that many random ones. The data as they are then count as one more, without which the
     test would reject too often (Phipson & Smyth 2010).
     """
     seeds, images, size = variant.shape

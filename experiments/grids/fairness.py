@@ -123,12 +123,15 @@ class Splits(NamedTuple):
 def budget(run: Run, splits: Splits) -> Budget:
     """What the training of `run` gets, computed from its data, its trainer and its network.
 
-    steps (of the optimiser), batch and images are counts, `images` those that are seen in all of training with
-    repetition; accumulation: batches that a step adds up; epochs; train_images, test_images and test_size (height,
-    width) are of the data; augmentation: the arguments of the data module's transform; the recipe by the names of the
-    hyperparameters; rates: [factor of lr, weight decay] of the parameter groups; precision, gradient_clip_val; start:
-    what weights it starts from, and steps_before: the optimiser steps that these have behind them, where they are a
-    checkpoint of `experiments.train`.
+    - steps: of the optimiser; batch: images of one; accumulation: batches that a step adds up
+    - images: those seen in all of training, with repetition; epochs
+    - train_images, test_images, test_size (height, width): of the data
+    - augmentation: the arguments of the data module's transform
+    - the names of `RECIPE`: those hyperparameters
+    - rates: [factor of lr, weight decay] of the parameter groups
+    - precision, gradient_clip_val: of the trainer
+    - start: what weights it starts from
+    - steps_before: the optimiser steps behind these, where they are a checkpoint of `experiments.train`
     """
     with torch.device("meta"):
         module, datamodule = build(_from_scratch(run))

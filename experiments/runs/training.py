@@ -94,9 +94,9 @@ def train(
     is written after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise
     `Interrupted`.
 
-    Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`;
-    NonFiniteError for numbers that are none, NoSpaceError for a full disk, WorkerError for a process that was killed
-    while it loaded data.
+    Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`. Later
+    NonFiniteError for numbers that are none, NoSpaceError for a full disk, and WorkerError for a process that was
+    killed while it loaded data.
     """
     out = Path(out)
     _check_length(run.trainer)

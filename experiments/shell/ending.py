@@ -107,8 +107,8 @@ def _shared_store() -> Any:
 def _of_several(error: Exception, code: int | None, said: str, store: Any) -> tuple[int, str]:
     """What the first process of several is to say last: what went wrong first, in whichever it was.
 
-    The others tell it through `store` and end here, in silence; with 0 where the first one notices by itself that they
-    are gone, because Lightning kills it without a word where one ends with another status.
+    The others tell it through `store` and end here, in silence. They end with 0 where the first one notices by itself
+    that they are gone, because Lightning kills it without a word where one ends with another status.
     """
     from torch import distributed
 

@@ -3,8 +3,7 @@ waits.
 
 W&B's own library runs in that process alone (experiments/tracking/process.py), with what is listed here of W&B's
 variables and settings files. A server that refuses, hangs or goes away, and W&B's service, can so neither stop, slow
-nor hang a
-training: it waits at the end alone, `FINISH` seconds at most.
+nor hang a training: it waits at the end alone, `FINISH` seconds at most.
 """
 
 import configparser

@@ -86,8 +86,10 @@ def place_names(
     names: Sequence[str],
     colours: Sequence[str],
 ) -> list[Bbox]:
-    """Writes the names beside their points, clear of each other and, where there is room, of the points and of the
-    `lines`, with a thin line to a point that is far; returns where they lie, in pixels of the figure.
+    """Writes the names beside their points; returns where they lie, in pixels of the figure.
+
+    They are clear of each other and, where there is room, of the points and the `lines`. A thin line leads to a point
+    that is far.
 
     Places, and ends of the lines, which are upright or level, are data coordinates (x, y).
     """
