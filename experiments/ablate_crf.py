@@ -47,7 +47,7 @@ from experiments.grids.study import DATA_NOTES, cpu_scale, full_size
 from experiments.runs.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
 from experiments.runs.run import Run, defaults
 from experiments.runs.training import build
-from experiments.shell.catalogue import load as load_checkpoint
+from experiments.shell.catalogue import load
 from experiments.shell.command import forgiving_output
 from experiments.shell.environment import command_line, environment, git_commit
 from experiments.shell.files import locked, read_json, write_atomic, write_json
@@ -141,9 +141,9 @@ def trained_variants(base: Run, epochs: int, diagonal: float) -> dict[str, Run]:
     return variants(without, {BASELINE: {}, **arms})
 
 
-def crf_options(found: Mapping[str, Any]) -> dict[str, Any]:
+def crf_options(searched: Mapping[str, Any]) -> dict[str, Any]:
     """Where training starts from: what a search found, and the normalisation that it searched with."""
-    return {**found, "normalization": "symmetric"}
+    return {**searched, "normalization": "symmetric"}
 
 
 RUNS = trained_variants(SETTINGS["brain"].base, SETTINGS["brain"].finetune, math.hypot(233, 197))
@@ -174,7 +174,7 @@ def base_run(args: argparse.Namespace) -> tuple[Run, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CrfPlan:
     """What is trained, searched and scored in `out`, and what it costs."""
 
     ablation: Ablation  # of the variants that are trained, but for where their CRFs start
@@ -208,8 +208,8 @@ class Plan:
         """Of a variant that is trained, from where the search of its seed ended, if it has."""
         run = self.ablation.runs[variant].but(seed=seed, init_from=str(self.checkpoint("base", seed)))
         crf = LEVELS[variant]["crf"]
-        if crf in CRFS and (found := self.searched(crf, seed)):
-            run = run.but(crf_options=crf_options(found["best_crf"]))
+        if crf in CRFS and (searched := self.searched(crf, seed)):
+            run = run.but(crf_options=crf_options(searched["best_crf"]))
         return PlannedCell(variant, run, self.folder(variant, seed), run.trainer["max_epochs"])
 
     def searched(self, crf: str, seed: int) -> dict[str, Any] | None:
@@ -255,8 +255,8 @@ class Plan:
         before = self.base.trainer["max_epochs"] * (
             self.split_sizes["train"] // self.base.resolved()["data.batch_size"]
         )
-        own = self.budgets.get(variant, self.budgets[BASELINE])
-        return own | {"start": "the base network of the same seed", "steps_before": before}
+        of_variant = self.budgets.get(variant, self.budgets[BASELINE])
+        return of_variant | {"start": "the base network of the same seed", "steps_before": before}
 
     def write(self, image_seconds: Mapping[str, Mapping[str, float]], notes: Sequence[str]) -> None:
         """plan.json, as a report reads it."""
@@ -303,7 +303,7 @@ class Plan:
         )
 
 
-def make_plan(args: argparse.Namespace, say: Callable[[str], None]) -> Plan:
+def make_crf_plan(args: argparse.Namespace, say: Callable[[str], None]) -> CrfPlan:
     """Builds every variant, verifies the data and measures the cost of a step, before anything is trained."""
     if len(set(args.seeds)) != len(args.seeds):
         raise ValueError(f"--seeds must differ from one another, got {list(args.seeds)}")
@@ -335,7 +335,7 @@ def make_plan(args: argparse.Namespace, say: Callable[[str], None]) -> Plan:
         with torch.device("meta"):
             parameters[variant] = sum(p.numel() for p in build(run)[0].parameters())
     costs: dict[str, Cost] = {}
-    plan = Plan(
+    plan = CrfPlan(
         ablation=ablation,
         base=base,
         out=out,
@@ -357,8 +357,8 @@ def make_plan(args: argparse.Namespace, say: Callable[[str], None]) -> Plan:
             "with --out, or remove it"
         )
     if stored and stored["device"] == plan.device:
-        known = {variant: stored["variants"][variant] for variant in runs}
-        costs |= {variant: Cost(v["step_seconds"], v["peak_memory_mb"]) for variant, v in known.items()}
+        costs_stored = {variant: stored["variants"][variant] for variant in runs}
+        costs |= {variant: Cost(v["step_seconds"], v["peak_memory_mb"]) for variant, v in costs_stored.items()}
     else:
         batch = next(iter(datamodule.train_dataloader()))["image"]
         costs |= measure(runs, threads=args.threads, images=batch, progress=say)
@@ -373,7 +373,7 @@ def output(args: argparse.Namespace) -> Path:
     return args.out or Path("outputs") / name(args)
 
 
-def show(plan: Plan, console: Console, jobs: int) -> None:
+def show_crf_plan(plan: CrfPlan, console: Console, jobs: int) -> None:
     """What is to be trained and searched, and about how long the training takes."""
     cells = [plan.base_cell(seed) for seed in plan.seeds]
     cells += [plan.cell(variant, seed) for seed in plan.seeds for variant in plan.ablation.runs]
@@ -382,15 +382,15 @@ def show(plan: Plan, console: Console, jobs: int) -> None:
     for column in ("parameters", "ms/step", "peak MB", "cells", "done", "est. time"):
         table.add_column(column, justify="right")
     for variant in ("base", *plan.ablation.runs):
-        cost, own = plan.cost(variant), [cell for cell in cells if cell.variant == variant]
+        cost, of_variant = plan.cost(variant), [cell for cell in cells if cell.variant == variant]
         table.add_row(
             variant,
             f"{plan.parameters.get(variant, plan.parameters[BASELINE]):,}",
             f"{1000 * cost.step_seconds:.0f}",
             f"{cost.peak_memory_mb:.0f}",
-            str(len(own)),
-            str(sum(cell in done for cell in own)),
-            clock(sum(plan.seconds(cell) for cell in own)),
+            str(len(of_variant)),
+            str(sum(cell in done for cell in of_variant)),
+            clock(sum(plan.seconds(cell) for cell in of_variant)),
         )
     console.print(table)
     todo = sum(plan.seconds(cell) for cell in cells if cell not in done)
@@ -405,7 +405,7 @@ def show(plan: Plan, console: Console, jobs: int) -> None:
 
 
 def score_behind(
-    plan: Plan, crf: str, seed: int, datamodule: SegmentationDataModule, jobs: int, say: Callable[[str], None]
+    plan: CrfPlan, crf: str, seed: int, datamodule: SegmentationDataModule, jobs: int, say: Callable[[str], None]
 ) -> None:
     """Searches the parameters of a CRF behind the network `none`, and scores the two together on the test split."""
     folder, network = plan.folder(crf, seed), plan.folder(BASELINE, seed)
@@ -414,21 +414,22 @@ def score_behind(
         return
     say(f"{folder}: searching")
     started = time.monotonic()
-    module = load(plan, BASELINE, seed)
+    module = trained_module(plan, BASELINE, seed)
     validation = datamodule.dataset("val")
     predicted = predict(module, validation, "val", spread(len(validation), plan.images), say)
     key = search_key(crf, plan.checkpoint(BASELINE, seed), plan.base, "val", predicted.names)
     finished = Finished(folder / "search.csv", key)
-    found = search(crf, plan.grid(crf), predicted, finished, jobs=jobs, device=module.device, say=say)
-    write_json(folder / "best.json", found.parameters)
-    picture(crf, found, predicted, plan.palette, folder / "search.png", module.device)
+    result = search(crf, plan.grid(crf), predicted, finished, jobs=jobs, device=module.device, say=say)
+    write_json(folder / "best.json", result.parameters)
+    picture(crf, result, predicted, plan.palette, folder / "search.png", module.device)
 
-    point = found.best.point
+    point = result.best.point
     module.refine = None if point is None else post_process(crf, **point)
     dataset = datamodule.dataset("test")
     arrays, labels, logits = evaluate(module, dataset, jobs)
     save_npz(folder / "per_image.npz", **arrays)
-    pictures = {position: encode_labels(torch.from_numpy(one), module.palette) for position, one in enumerate(labels)}
+    maps = enumerate(torch.from_numpy(label_map) for label_map in labels)
+    pictures = {position: encode_labels(label_map, module.palette) for position, label_map in maps}
     save_predictions(folder / "predictions.zip", pictures)
     with np.load(network / "samples.npz", allow_pickle=False) as stored:
         initial = {"initial_logits": stored["initial_logits"]}
@@ -438,17 +439,17 @@ def score_behind(
     write_json(folder / "environment.json", environment() | {k: where[k] for k in ("device", "torch_threads")})
     test = {k: float(v) for k, v in scores(arrays["confusion"].sum(0)).items() if v.ndim == 0}
     seconds = time.monotonic() - started
-    result = {"hash": wanted, "status": "done", "test": test, "seconds": trained["seconds"] + seconds}
-    write_json(folder / "result.json", result | {"epochs": trained["epochs"], "params": trained["params"]})
-    searched = {"images": len(predicted.names), "miou": found.best.miou, "without": found.without.miou}
-    of_network = {"network": f"{BASELINE}/seed{seed}", "crf": crf, "parameters": found.parameters, "seed": seed}
-    write_json(folder / "run.json", of_network | {"search": searched | {"best_crf": found.best_crf}, "hash": wanted})
+    summary = {"hash": wanted, "status": "done", "test": test, "seconds": trained["seconds"] + seconds}
+    write_json(folder / "result.json", summary | {"epochs": trained["epochs"], "params": trained["params"]})
+    searched = {"images": len(predicted.names), "miou": result.best.miou, "without": result.without.miou}
+    of_network = {"network": f"{BASELINE}/seed{seed}", "crf": crf, "parameters": result.parameters, "seed": seed}
+    write_json(folder / "run.json", of_network | {"search": searched | {"best_crf": result.best_crf}, "hash": wanted})
     before = trained["test"]["miou"]
     say(f"{folder}: test/miou {test['miou']:.4f}, without CRF {before:.4f} ({clock(seconds)})")
 
 
-def load(plan: Plan, variant: str, seed: int) -> CRFasRNNModule:
-    module = load_checkpoint(path := plan.checkpoint(variant, seed))
+def trained_module(plan: CrfPlan, variant: str, seed: int) -> CRFasRNNModule:
+    module = load(path := plan.checkpoint(variant, seed))
     if isinstance(module, CRFasRNNModule):
         return module.to("cuda" if torch.cuda.is_available() else "cpu")
     raise ValueError(f"{path} holds {type(module).__name__}, and this experiment trains CRFasRNNModule")
@@ -481,12 +482,12 @@ def evaluate(
     return {"names": np.array(dataset.names), **arrays}, labels, logits
 
 
-def time_images(plan: Plan, seed: int, dataset: SegmentationDataset) -> dict[str, dict[str, float]]:
+def time_images(plan: CrfPlan, seed: int, dataset: SegmentationDataset) -> dict[str, dict[str, float]]:
     """Median seconds of the network and of each CRF on the same test images in turn, on one thread.
 
     Behind the network stand the best settings that the search of this seed met, also where none was better.
     """
-    modules = {variant: load(plan, variant, seed) for variant in plan.ablation.runs}
+    modules = {variant: trained_module(plan, variant, seed) for variant in plan.ablation.runs}
     points = {crf: (plan.searched(crf, seed) or {})["best_crf"] for crf in CRFS}
     seconds: dict[str, list[float]] = {variant: [] for variant in LEVELS}
     device, threads = modules[BASELINE].device, torch.get_num_threads()
@@ -518,12 +519,12 @@ def time_images(plan: Plan, seed: int, dataset: SegmentationDataset) -> dict[str
     torch.set_num_threads(threads)
     medians = {variant: statistics.median(values) for variant, values in seconds.items()}
     return {
-        variant: {"network": medians[BASELINE], "crf": 0.0 if variant == BASELINE else own}
-        for variant, own in medians.items()
+        variant: {"network": medians[BASELINE], "crf": 0.0 if variant == BASELINE else median}
+        for variant, median in medians.items()
     }
 
 
-def describe(plan: Plan, seeds: Sequence[int]) -> list[str]:
+def describe(plan: CrfPlan, seeds: Sequence[int]) -> list[str]:
     """What the report says of these variants beside its other notes."""
     lines = [
         (
@@ -537,10 +538,10 @@ def describe(plan: Plan, seeds: Sequence[int]) -> list[str]:
         )
     ]
     for crf in CRFS:
-        found = {seed: read_json(plan.folder(crf, seed) / "run.json") for seed in seeds}
+        of_seeds = {seed: read_json(plan.folder(crf, seed) / "run.json") for seed in seeds}
         chosen = [
             f"seed {seed}: {_settings(run['search']['best_crf'])}, {_gain(run['search'])}"
-            for seed, run in found.items()
+            for seed, run in of_seeds.items()
         ]
         lines.append(
             f"Best {crf} CRF on {min(plan.images, plan.split_sizes['val'])} validation images, with its gain there; "
@@ -561,7 +562,7 @@ def _gain(searched: Mapping[str, float]) -> str:
     return f"{gain:+.2f} points" if gain > 0 else "no gain"
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_grid_flags(argv: list[str] | None = None) -> argparse.Namespace:
     forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("--data", choices=list(SETTINGS), default="brain")
@@ -584,13 +585,13 @@ def main(args: argparse.Namespace) -> int:
     def work(console: Console, jobs: int) -> list[PlannedCell]:
         with locked(output(args)):
             try:
-                plan = make_plan(args, lambda line: console.print(line, style="dim"))
+                plan = make_crf_plan(args, lambda line: console.print(line, style="dim"))
             except FileNotFoundError as error:
                 if not args.dry_run:
                     raise
                 show_without_data(args, str(error), console)
                 return []
-            show(plan, console, jobs)
+            show_crf_plan(plan, console, jobs)
             return [] if args.dry_run else carry_out(plan, args, console, jobs)
 
     return run_command(args, lambda: output(args), work)
@@ -603,8 +604,8 @@ def show_without_data(args: argparse.Namespace, reason: str, console: Console) -
         stored = read_json(out / "plan.json")["variants"]
     table = Table("variant", "CRF", "trained", "parameters", "ms/step", title=f"{name(args)}: {len(args.seeds)} seeds")
     for variant, levels in LEVELS.items():
-        known = stored.get(variant, {})
-        size, step = known.get("parameters"), known.get("step_seconds")
+        variant_stored = stored.get(variant, {})
+        size, step = variant_stored.get("parameters"), variant_stored.get("step_seconds")
         shown = ("?" if size is None else f"{size:,}", "?" if step is None else f"{1000 * step:.0f}")
         table.add_row(variant, str(levels["crf"]), str(levels["trained"]), *shown)
     console.print(table)
@@ -614,7 +615,7 @@ def show_without_data(args: argparse.Namespace, reason: str, console: Console) -
     console.print(f"{unknown} {reason}", soft_wrap=True, markup=False)
 
 
-def carry_out(plan: Plan, args: argparse.Namespace, console: Console, jobs: int) -> list[PlannedCell]:
+def carry_out(plan: CrfPlan, args: argparse.Namespace, console: Console, jobs: int) -> list[PlannedCell]:
     """Does what is not done yet and writes the report; returns the cells that failed."""
     from experiments.reports.write import write_report  # imports pyplot, which the cells need not
 
@@ -657,4 +658,4 @@ def carry_out(plan: Plan, args: argparse.Namespace, console: Console, jobs: int)
 
 
 if __name__ == "__main__":
-    sys.exit(main(parse()))
+    sys.exit(main(parse_grid_flags()))

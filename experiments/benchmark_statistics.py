@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.evidence.intervals import RESAMPLES, compare, make_contrasts
-from experiments.shell.command import forgiving_output
-from experiments.shell.ending import ending
+from experiments.shell.command import command
 from experiments.shell.files import write_atomic, write_json
 from experiments.shell.flags import Parser, positive
 from lightning_modules.components.scores.reductions import scores
@@ -152,8 +151,8 @@ def measure_report(folder: Path) -> tuple[float, float]:
     return time.perf_counter() - start, used.ru_maxrss / 1024  # kB on Linux
 
 
+@command()
 def main() -> None:
-    forgiving_output()
     parser = Parser(description=__doc__)
     parser.add_argument("--report", action="store_true", help="measure a report instead of the resamples")
     parser.add_argument("--seeds", type=positive, default=3, help="of each of the 8 variants (default: %(default)s)")
@@ -164,7 +163,7 @@ def main() -> None:
     if not args.report:
         resamples()
         return
-    with ending(), tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary) / "large"
         if not (folder / "plan.json").exists():
             write_experiment(folder, args.seeds, args.images, args.classes)

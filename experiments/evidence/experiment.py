@@ -204,7 +204,7 @@ def load_experiment(folder: Path) -> Experiment:
             f"{folder} holds no experiment: expected {folder / 'plan.json'}, {here}. "
             "An experiment writes it when it starts, for example python -m experiments.ablate_upsampling"
         )
-    plan = schema.read(folder / "plan.json", schema.Plan)
+    plan = schema.read(folder / "plan.json", schema.StoredPlan)
     cells: dict[str, dict[int, Cell]] = {variant: {} for variant in plan["variants"]}
     missing = []
     for variant in plan["variants"]:

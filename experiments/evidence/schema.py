@@ -129,7 +129,7 @@ class Match(_Stored):
     values: Pair | None
 
 
-class Plan(_Stored):
+class StoredPlan(_Stored):
     """plan.json"""
 
     experiment: str
@@ -155,7 +155,7 @@ class Plan(_Stored):
     matched: dict[str, Match] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _fields_agree(self) -> "Plan":
+    def _fields_agree(self) -> "StoredPlan":
         names = set(self.variants)
         if self.baseline not in names:
             _refuse(f"names no variant {self.baseline!r}, its baseline")
@@ -255,7 +255,7 @@ def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
         record = model.model_validate(content)
     except ValidationError as error:
         raise DamagedError(f"{path} {_said(error.errors()[0])}: {_way_out(path)}") from None
-    if isinstance(record, Plan):
+    if isinstance(record, StoredPlan):
         for name, variant in content["variants"].items():
             content["variants"][name] = {key: None for key in MEASURED if key not in variant} | variant
     return content

