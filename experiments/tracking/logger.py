@@ -54,8 +54,7 @@ def tracker(logging: Logging | str) -> Tracker:
 def tracking(logging: Logging, settings: dict[str, Any], out: Path) -> Tracking:
     """The loggers of a run into the folder `out`; `settings` are those of a `Run`, flat, with its hash."""
     make = LOGGERS[logging.logger].make
-    tracked: Tracking = Tracking() if make is None else globals()[make](logging, settings, out)
-    return tracked
+    return Tracking() if make is None else make(logging, settings, out)
 
 
 def tensorboard(logging: Logging, settings: dict[str, Any], out: Path) -> Tracking:

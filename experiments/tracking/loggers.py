@@ -5,6 +5,7 @@ import shlex
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -28,8 +29,13 @@ class Kind:
 
     help: str
     package: str | None = None  # and the extra of setup.cfg that has it, of the same name
-    make: str | None = None  # in experiments.tracking.logger, which takes seconds to import
+    make: Callable[["Logging", dict[str, Any], Path], Any] | None = None  # a Tracking, see `tracking.logger.tracking`
     seen: Callable[[Path], str | None] = lambda out: None  # the line for what lies below a folder
+
+
+def _lazily(name: str) -> Callable[["Logging", dict[str, Any], Path], Any]:
+    """A function of experiments.tracking.logger, which takes seconds to import."""
+    return lambda *arguments: getattr(import_module("experiments.tracking.logger"), name)(*arguments)
 
 
 def _curves(out: Path) -> str:
@@ -48,8 +54,8 @@ def _to_upload(out: Path) -> str | None:
 # metrics.csv is written whatever is chosen: csv and none, two words for it, add nothing to it.
 LOGGERS = {
     "csv": Kind("nothing else"),
-    "tensorboard": Kind("curves on this machine", package="tensorboard", make="tensorboard", seen=_curves),
-    "wandb": Kind("Weights & Biases, offline without key or network", make="wandb", seen=_to_upload),
+    "tensorboard": Kind("curves on this machine", package="tensorboard", make=_lazily("tensorboard"), seen=_curves),
+    "wandb": Kind("Weights & Biases, offline without key or network", make=_lazily("wandb"), seen=_to_upload),
     "none": Kind("nothing else, as csv"),
 }
 CSV, WANDB = "csv", "wandb"
