@@ -150,9 +150,9 @@ class Loading(Augmentation):
     """How images become batches: the arguments that every data set takes. A data set states its own as `loading`.
 
     Args:
-        scale: Factor of the size of every image, for cheap runs; the crop counts pixels after it.
-        batch_size: Images of one optimiser step, over all devices and accumulated batches.
-        num_workers: Processes of each device that load images; 0 leaves it to the one that trains.
+        scale: factor of the size of every image, for cheap runs; the crop counts pixels after it
+        batch_size: images of one optimiser step, over all devices and accumulated batches
+        num_workers: processes of each device that load images; 0 leaves it to the one that trains
     """
 
     scale: float = 1.0

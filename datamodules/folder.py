@@ -72,7 +72,7 @@ class FolderDataModule(SegmentationDataModule):
     this layout is a subclass that states its `classes`.
 
     Args:
-        root: Folder with images/, masks/, splits/ and classes.txt.
+        root: folder with images/, masks/, splits/ and classes.txt
     """
 
     classes: Mapping[str, tuple[int, int, int]] | None = None  # what classes.txt must list, with colours; None for any

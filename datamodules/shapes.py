@@ -34,9 +34,9 @@ class ShapesDataModule(SegmentationDataModule):
     """Discs and squares on noise, in three classes with the background.
 
     Args:
-        size: Height and width of every image in pixels, at least 8.
-        length: Images of each split.
-        crop: Height and width in pixels of what is trained on, or one number; null keeps the whole image.
+        size: height and width of every image in pixels, at least 8
+        length: images of each split
+        crop: height and width in pixels of what is trained on, or one number; null keeps the whole image
     """
 
     num_classes = 3

@@ -57,11 +57,11 @@ class Augmentation:
     """How training images are distorted at random.
 
     Args:
-        crop: Height and width in pixels of what is trained on, or one number for a square.
-        zoom: The scale is uniform between these two numbers.
-        flip: Whether half of the images are mirrored.
-        jitter: Largest relative change of brightness, contrast and (of RGB) saturation.
-        elastic: Standard deviation in pixels by which images are deformed; U-Net has 10, and 0 deforms none.
+        crop: height and width in pixels of what is trained on, or one number for a square
+        zoom: the scale is uniform between these two numbers
+        flip: whether half of the images are mirrored
+        jitter: largest relative change of brightness, contrast and (of RGB) saturation
+        elastic: standard deviation in pixels by which images are deformed; U-Net has 10, and 0 deforms none
 
     Raises ValueError for values that have no meaning.
     """

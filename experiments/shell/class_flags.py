@@ -15,7 +15,10 @@ from lightning_modules.settings import explanations
 
 
 class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows type and default of every flag, and the description as it is written."""
+    """Shows type and default of every flag, choices once, and the description as it is written."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r"\(type: Literal\[[^\]]*\], default", "(default", super()._expand_help(action))
 
 
 def settings_of(cls: type, *parts: type) -> Callable[..., None]:

@@ -69,10 +69,10 @@ class WindowedMeanField(MeanField):
     """A `MeanField` whose pixels see no further than a window (Sec. 4).
 
     Args:
-        window: Side of the window in pixels, or in blocks of `blur`; odd.
-        shape: Whether the pixels within (window - 1) / 2 by Manhattan distance count, or the whole square.
-        blur: Messages pass at 1 / blur of the resolution (Sec. 4.2; the paper's experiments use 4), between means over
-            blocks of blur x blur pixels.
+        window: side of the window in pixels, or in blocks of `blur`; odd
+        shape: whether the pixels within (window - 1) / 2 by Manhattan distance count, or the whole square
+        blur: messages pass at 1 / blur of the resolution (Sec. 4.2; the paper's experiments use 4), between means over
+            blocks of blur x blur pixels
     """
 
     window: int = 11

@@ -73,8 +73,8 @@ class DenseMeanField(MeanField):
     """A `MeanField` in which every pixel sees every other one.
 
     Args:
-        iterations: Steps of mean field.
-        method: "lattice" is linear in the pixels, "exact" quadratic, for small images.
+        iterations: steps of mean field
+        method: "lattice" is linear in the pixels, "exact" quadratic, for small images
     """
 
     iterations: int = 10

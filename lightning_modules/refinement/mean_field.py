@@ -28,16 +28,16 @@ class MeanField:
     """Parameters of mean field inference (Kraehenbuehl, Koltun 2011, Eq. 3) for `num_classes` classes.
 
     Args:
-        w_appearance: Weight of the kernel of positions and colours, one number or one for each class (C,).
-        theta_alpha: Standard deviation of positions in the appearance kernel, in pixels.
-        theta_beta: Standard deviation of colours in the appearance kernel, in grey levels.
-        w_smoothness: Weight of the kernel of positions alone, one number or one for each class (C,).
-        theta_gamma: Standard deviation of the smoothness kernel, in pixels.
-        iterations: Steps of mean field.
-        compatibility: Cost (C, C) of a class (row) beside another (column); None is Potts, 1 for any two classes.
-        normalization: Scales the kernel between i and j by the sums s of its rows: "symmetric" 1 / sqrt(s_i s_j),
-            "before" 1 / s_j, "after" 1 / s_i, "none" leaves it.
-        engine: What computes; "auto" takes C++ where it can serve.
+        w_appearance: weight of the kernel of positions and colours, one number or one for each class (C,)
+        theta_alpha: standard deviation of positions in the appearance kernel, in pixels
+        theta_beta: standard deviation of colours in the appearance kernel, in grey levels
+        w_smoothness: weight of the kernel of positions alone, one number or one for each class (C,)
+        theta_gamma: standard deviation of the smoothness kernel, in pixels
+        iterations: steps of mean field
+        compatibility: cost (C, C) of a class (row) beside another (column); None is Potts, 1 for any two classes
+        normalization: scales the kernel between i and j by the sums s of its rows: "symmetric" 1 / sqrt(s_i s_j),
+            "before" 1 / s_j, "after" 1 / s_i, "none" leaves it
+        engine: what computes; "auto" takes C++ where it can serve
 
     TypeError or ValueError unless each has a meaning for these classes. Whole numbers become floats.
     """

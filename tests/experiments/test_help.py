@@ -17,7 +17,7 @@ def flags(printed: str, part: str) -> dict[str, tuple[str, str]]:
     value = r"\{.*?\}|\[ITEM,\.\.\.\]|[A-Z_]+"
     flag = rf"^  --{part}\.(\w+) ({value})(?:, --{part}\.\w+\+ (?:{value}))?(.*(?:\n    .*)*)"
     found = re.findall(flag, printed, re.MULTILINE)
-    return {name: (shown, " ".join(text.partition("(type:")[0].split())) for name, shown, text in found}
+    return {name: (shown, " ".join(re.split(r"\((?:type|default):", text)[0].split())) for name, shown, text in found}
 
 
 def help_of(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
