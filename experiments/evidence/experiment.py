@@ -23,7 +23,7 @@ from experiments.evidence.factorial import Effect, factorial_effects, refuse_cro
 from experiments.evidence.intervals import AgainstBaseline, Estimate, compare, estimate, paired_difference
 from experiments.evidence.resampling import Counts
 
-PICTURES = 6  # of the images that a variant is worst or best at, a report shows as many of each kind
+PICTURES = 6  # worst and best images shown, of each kind
 LOG_TAIL = 2**16  # bytes at the end of a log, whose last line is shown
 
 

@@ -19,7 +19,7 @@ Base = TypeVar("Base", SegmentationModule, SegmentationDataModule)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """All that decides the numbers of a training: what is in here is in git, what is not cannot change them.
+    """Everything that decides the numbers of a training: two runs with the same hash give the same result.
 
     Where it runs (devices, workers, loggers) is not in here, and of data in a folder it counts what they hold, their
     `fingerprint`, and not where they lie. Settings become plain Python; ValueError names one that has no such form.
