@@ -1,0 +1,1 @@
+"""One file a data set: how it is read, and the module that makes batches of it."""

@@ -198,6 +198,11 @@ class SegmentationDataModule(LightningDataModule):
                     if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                         declared.setdefault(parameter.name, parameter)
         for field in fields(Loading):
+            if field.name in declared and getattr(cls.loading, field.name) != field.default:
+                raise TypeError(
+                    f"{cls.__name__}.loading cannot state {field.name}: it is an argument of the constructor, whose "
+                    "default counts"
+                )
             if field.name not in cls.hidden:
                 default = getattr(cls.loading, field.name)
                 keyword = inspect.Parameter(

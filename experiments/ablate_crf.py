@@ -565,14 +565,14 @@ def _gain(searched: Mapping[str, float]) -> str:
 def parse_grid_flags(argv: list[str] | None = None) -> argparse.Namespace:
     forgiving_output()
     parser = Parser(description=__doc__)
-    parser.add_argument("--data", choices=list(SETTINGS), default="brain")
+    parser.add_argument("--data", choices=list(SETTINGS), default="brain", help="the data set that is trained on")
     parser.add_argument("--root", help="folder of the CamVid images, masks, classes.txt and splits")
-    parser.add_argument("--epochs", type=positive, help="of the base network")
+    parser.add_argument("--epochs", type=positive, help="epochs of the base network")
     parser.add_argument("--finetune", type=positive, help="epochs of every variant after them")
     parser.add_argument("--images", type=positive, default=IMAGES, help="validation images of a search")
     parser.add_argument("--full-size", action="store_true", help="the paper's network and whole images, for a GPU")
     parser.add_argument(
-        "--weights", help="of the encoder: imagenet (downloaded), package (see README), a file or a folder"
+        "--weights", help="the encoder's: imagenet (downloaded), package (see README), a file or a folder"
     )
     add_arguments(parser)
     return parser.parse_args(argv)

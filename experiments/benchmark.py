@@ -19,8 +19,8 @@ from experiments.shell.flags import Parser, positive, refuse
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("experiment", help="the name of a file in experiments/ that has RUNS")
-    parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--rounds", type=positive, default=5, help="how often each variant is measured")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of a measurement")
     args = parser.parse_args()
     studies = [
         info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]) if info.name.startswith("ablate_")

@@ -276,15 +276,22 @@ def _size(text: str) -> tuple[int, int]:
 @command()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--sizes", type=_size, nargs="+", default=[(320, 480), (375, 500)], metavar="HxW")
-    parser.add_argument("--classes", type=positive, default=21)
-    parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--calls", type=positive, default=3, help="timed in each process, after one that is not")
-    parser.add_argument("--threads", type=positive, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--sizes", type=_size, nargs="+", default=[(320, 480), (375, 500)], metavar="HxW", help="sizes of the image"
+    )
+    parser.add_argument("--classes", type=positive, default=21, help="number of the classes")
+    parser.add_argument("--rounds", type=positive, default=5, help="how often each engine is measured")
+    parser.add_argument("--calls", type=positive, default=3, help="calls timed in each process, after one that is not")
+    parser.add_argument("--threads", type=positive, nargs="+", default=[1, 2], help="CPU threads, 1 among them")
     parser.add_argument("--image", type=Path, help="a photograph, instead of scikit-image's coffee")
-    parser.add_argument("--malloc", choices=["tuned", "default"], default="tuned", help="of every process alike")
+    parser.add_argument(
+        "--malloc",
+        choices=["tuned", "default"],
+        default="tuned",
+        help="malloc's settings, the same for every process: tuned keeps freed memory",
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny image and one round, to see that it runs")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="the same as markdown")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="file for the same as Markdown")
     args = parser.parse_args(arguments)
     if args.image is not None and not args.image.is_file():
         refuse(f"--image {args.image} is no file")

@@ -155,9 +155,9 @@ def measure_report(folder: Path) -> tuple[float, float]:
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--report", action="store_true", help="measure a report instead of the resamples")
-    parser.add_argument("--seeds", type=positive, default=3, help="of each of the 8 variants (default: %(default)s)")
-    parser.add_argument("--images", type=positive, default=2000, help="of the test split (default: %(default)s)")
-    parser.add_argument("--classes", type=positive, default=150, help="default: %(default)s")
+    parser.add_argument("--seeds", type=positive, default=3, help="seeds of each of the 8 variants")
+    parser.add_argument("--images", type=positive, default=2000, help="images of the test split")
+    parser.add_argument("--classes", type=positive, default=150, help="number of the classes")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write the experiment here, and let it stay")
     args = parser.parse_args()
     if not args.report:

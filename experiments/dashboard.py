@@ -180,9 +180,9 @@ def specification(built: Any) -> dict[str, Any]:
 @command()
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="of an experiment, such as outputs/ablate_upsampling")
+    parser.add_argument("folder", type=Path, help="folder of an experiment, such as outputs/ablate_upsampling")
     parser.add_argument("--entity", help="user or team on the server (default: that of the login)")
-    parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT", "seglab"), help="default: %(default)s")
+    parser.add_argument("--project", default=os.environ.get("WANDB_PROJECT", "seglab"), help="project on the server")
     parser.add_argument("--publish", action="store_true", help="save both on the server")
     parser.add_argument("--out", type=Path, help="file of what the server is given (default: FOLDER/dashboard.json)")
     args = parser.parse_args()

@@ -216,13 +216,16 @@ def parse_architecture(argv: list[str]) -> tuple[type[SegmentationModule], argpa
         f"{documentation(architecture)}",
         chosen="after the MODEL you want",
     )
-    parser.add_argument("--num-classes", type=PositiveInt, metavar="N", help="of the logits; has no default")
-    parser.add_argument("--in-channels", type=PositiveInt, default=3, metavar="C", help="of the image")
+    parser.add_argument("--num-classes", type=PositiveInt, metavar="N", help="number of the classes; must be given")
+    parser.add_argument("--in-channels", type=PositiveInt, default=3, metavar="C", help="channels of the image")
     parser.add_argument(
-        "--size", type=PositiveInt, nargs=2, default=[512, 512], metavar=("H", "W"), help="of the image"
+        "--size", type=PositiveInt, nargs=2, default=[512, 512], metavar=("H", "W"), help="pixels of the image"
     )
     parser.add_argument(
-        "--depth", type=PositiveInt, metavar="N", help=f"modules within modules (default: what {LINES} lines hold)"
+        "--depth",
+        type=PositiveInt,
+        metavar="N",
+        help=f"levels of modules within modules that are shown (default: what {LINES} lines hold)",
     )
     parser.add_argument("--no-fields", action="store_true", help="leave out strides and receptive fields")
     parser.add_argument("--count", action="store_true", help="print the number of parameters, nothing else")

@@ -26,7 +26,7 @@ from experiments.shell.flags import Parser, refuse
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="of an experiment: outputs/ablate_upsampling"
+        "folders", type=Path, nargs="+", metavar="DIR", help="folders of experiments, such as outputs/ablate_upsampling"
     )
     parser.add_argument("--out", type=Path, help="folder of the report of several experiments (of one: its own folder)")
     parser.add_argument(
@@ -38,7 +38,7 @@ def main() -> None:
         help="also write <experiment>.md, to be committed (default DIR: experiments/results)",
     )
     parser.add_argument(
-        "--answer", metavar="TEXT_OR_FILE", help="of --record: your sentence that answers, for the drafted one"
+        "--answer", metavar="TEXT_OR_FILE", help="with --record: your sentence that answers, instead of the drafted one"
     )
     args = parser.parse_args()
     if args.out is None and len(args.folders) > 1:

@@ -102,10 +102,23 @@ def parse_search(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
     )
     parser.add_argument("--crf", choices=list(CRFS), default="dense", help="the kind of CRF")
     parser.add_argument("--root", type=str, help="folder of the data, the same as --data.root")
-    parser.add_argument("--images", type=PositiveInt, default=100, help="of the split, spread evenly; DeepLab took 100")
+    parser.add_argument(
+        "--images",
+        type=PositiveInt,
+        default=100,
+        help="images of the split that are used, spread evenly; DeepLab took 100",
+    )
     parser.add_argument("--split", choices=["val", "train"], default="val", help="where the parameters are chosen")
-    parser.add_argument("--grid", nargs="+", default=[], metavar="NAME=V,V", help="values in place of the default ones")
-    parser.add_argument("--rounds", type=PositiveInt, default=2, help="each after the first halves the step")
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        default=[],
+        metavar="NAME=V,V",
+        help="values of an argument of the CRF, in place of the default ones: w_appearance=1,3",
+    )
+    parser.add_argument(
+        "--rounds", type=PositiveInt, default=2, help="rounds of the search; each after the first halves the step"
+    )
     parser.add_argument("--test", action="store_true", help="score the choice on the test split, once")
     parser.add_argument(
         "--out", type=Path | None, default=None, help="folder of the results (default: beside run.json)"

@@ -245,25 +245,49 @@ def parse_photograph(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a photograph, 8-bit RGB or grey")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one of this command")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="take the encoder of a network trained here")
-    parser.add_argument("--encoder", metavar="NAME", help=f"of components.encoders (default: {ENCODER})")
     parser.add_argument(
-        "--weights", metavar="W", help="package (default), imagenet, a file or folder, or none for random ones"
+        "--encoder", metavar="NAME", help=f"encoder that gives the features: see README, Encoders (default: {ENCODER})"
     )
     parser.add_argument(
-        "--maps", type=positive, nargs="+", metavar="N", help="of the encoder, 1 is at stride 2 (default: the last 3)"
+        "--weights",
+        metavar="W",
+        help="weights of the encoder: package (default), imagenet, a file or folder, or none for random ones",
     )
-    parser.add_argument("--layers", type=positive, default=5, metavar="N", help="at most (default: 5)")
-    parser.add_argument("--segments", type=positive, default=40, metavar="N", help="that are grouped (default: 40)")
-    parser.add_argument("--eigenvectors", type=positive, default=100, metavar="N", help="default: 100")
-    parser.add_argument("--superpixels", type=positive, default=2500, metavar="N", help="about (default: 2500)")
-    parser.add_argument("--seed", type=natural, default=0, help="of everything random (default: 0)")
-    parser.add_argument("--max-side", type=positive, metavar="PIXELS", help="shrink a larger image to this")
+    parser.add_argument(
+        "--maps",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="maps of the encoder that are used; 1 is at stride 2 (default: the last 3)",
+    )
+    parser.add_argument("--layers", type=positive, default=5, metavar="N", help="most layers that are made")
+    parser.add_argument(
+        "--segments", type=positive, default=40, metavar="N", help="segments that are grouped to layers"
+    )
+    parser.add_argument(
+        "--eigenvectors",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="eigenvectors of the Laplacian that are computed",
+    )
+    parser.add_argument(
+        "--superpixels",
+        type=positive,
+        default=2500,
+        metavar="N",
+        help="superpixels, about so many, whose features are compared",
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--max-side", type=positive, metavar="PIXELS", help="shrink an image with a longer side to this"
+    )
     parser.add_argument(
         "--encoder-side",
         type=positive,
         default=768,
         metavar="PIXELS",
-        help="and to this for the encoder, whatever --max-side is: more gives finer features (default: 768)",
+        help="longest side of what the encoder sees, whatever --max-side is: more gives finer features",
     )
     args = parser.parse_args(argv)
     if args.checkpoint is not None and (args.encoder or args.weights):

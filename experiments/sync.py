@@ -26,7 +26,9 @@ from experiments.tracking.merge import logged_in, upload
 def main() -> None:
     with command() as console:
         parser = Parser(description=__doc__)
-        parser.add_argument("folder", type=Path, help="of an experiment or a run, such as outputs/ablate_upsampling")
+        parser.add_argument(
+            "folder", type=Path, help="folder of an experiment or a run, such as outputs/ablate_upsampling"
+        )
         parser.add_argument("--dry-run", action="store_true", help="say what would be uploaded and stop")
         parser.add_argument("--unfinished", action="store_true", help="also runs that were killed or have failed")
         parser.add_argument("--entity", help="user or team on the server (default: that of the run, or of the login)")

@@ -86,7 +86,7 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         "--seed",
         type=jsonargparse.typing.NonNegativeInt,
         default=0,
-        help="of initialisation, order, augmentation and dropout",
+        help="seed of all that is random: initialisation, order, augmentation and dropout",
     )
     parser.add_argument("--out", type=Path | None, default=None, help="folder of the run (default: outputs/train/...)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")

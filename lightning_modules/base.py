@@ -1,6 +1,7 @@
 """What every architecture shares: steps, scores, logged names, normalisation, optimiser, self-describing checkpoint."""
 
 import copy
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -66,7 +67,10 @@ class SegmentationModule(LightningModule):
     def __init__(self, num_classes: int, ignore_index: int, *, in_channels: int = 3, **settings: Any) -> None:
         super().__init__()
         signature = inspect.signature(type(self))
-        signature.bind_partial(num_classes, ignore_index, **settings)  # TypeError for a name that it does not have
+        if unknown := [name for name in settings if name not in signature.parameters]:
+            near = difflib.get_close_matches(unknown[0], signature.parameters, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {unknown[0]!r}{hint}")
         for key, count in (("num_classes", num_classes), ("in_channels", in_channels)):
             if count < 1:
                 raise ValueError(f"{key} must be at least 1, got {count}")
@@ -105,6 +109,11 @@ class SegmentationModule(LightningModule):
 
     def build(self, num_classes: int, in_channels: int, **options: Any) -> Any:
         """The network with its arguments; overridden where some of them follow from arguments of the module."""
+        if self.network_class is nn.Module:
+            raise TypeError(
+                f"{type(self).__name__} names no network: annotate it in the class, `network: MyNetwork`, or override "
+                "build"
+            )
         return self.network_class(num_classes, in_channels, **options)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Every architecture by name. To add one: its file, and one entry here.
+"""Every architecture by the name of its file. To add one: its file, and one entry here.
 
 An entry names the module's class as text, so that an architecture that stands on another one, which it chooses by name,
 can read this catalogue too.

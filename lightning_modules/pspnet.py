@@ -6,8 +6,9 @@ Fig. 4. Its ResNet starts with three 3x3 convolutions in place of the 7x7 one, a
 
 Departs from the paper:
 - maps are resized with align_corners=False (the authors' code: True), so that images need not have 8 n + 1 rows.
-  Weights that were trained their way give other logits, by about a fifth. Departs from the prototxt where the authors'
-  PyTorch code, https://github.com/hszhao/semseg, does:
+  Weights that were trained their way give other logits, by about a fifth.
+
+Departs from the prototxt where the authors' PyTorch code, https://github.com/hszhao/semseg, does:
 - batch norms decay by 1e-4 (prototxt: 0) and average with momentum 0.1 (0.05);
 - the bias of a classifier learns 10 times as fast as the encoder (20).
 """

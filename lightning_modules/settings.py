@@ -22,7 +22,13 @@ def composed(module: Any, base: type) -> inspect.Signature:
     """The signature of `module`: what it, its bases up to `base`, its network and its recipe declare, but for `hidden`.
 
     A later class goes before its bases, and a module before its network.
+    TypeError for arguments that would be set past it.
     """
+    _check(module, 2, "num_classes and ignore_index")
+    _check(module.network_class, 2, "num_classes and in_channels")
+    of_network = {*keywords(module.network_class)} - {*module.hidden}
+    if both := sorted(of_network & {field.name for field in fields(Recipe)}):
+        raise TypeError(f"{module.network_class.__name__} must name {both[0]} otherwise: the recipe of a module has it")
     of_recipe = []
     for field in fields(Recipe):
         default = getattr(module.recipe, field.name)
@@ -38,6 +44,14 @@ def composed(module: Any, base: type) -> inspect.Signature:
             named.setdefault(parameter.name, parameter)
     _, num_classes, ignore_index, *_ = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
     return inspect.Signature([num_classes, ignore_index, *named.values()])
+
+
+def _check(cls: type, count: int, first: str) -> None:
+    """TypeError unless all arguments of the constructor but the first are keyword-only, as `keywords` reads them."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+    for parameter in parameters[count:]:
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            raise TypeError(f"{cls.__name__} must take {parameter.name} by its name alone, behind *, after {first}")
 
 
 def explanations(*classes: type) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""CRFs behind a network: the search for their parameters, and what they cost beside others."""

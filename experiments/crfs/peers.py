@@ -1,4 +1,4 @@
-"""What our CRFs stand beside: pydensecrf2, a sum over an unfolded window, and the input that all of them get."""
+"""What our CRFs are compared with: pydensecrf2, a sum over an unfolded window, and the input that all of them get."""
 
 from pathlib import Path
 from typing import Any

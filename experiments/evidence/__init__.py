@@ -1,0 +1,1 @@
+"""What finished cells say: reads them, checks them, and computes intervals, tests and effects of factors."""

@@ -24,16 +24,20 @@ from experiments.tracking.loggers import Logging, add_logging
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of every ablation."""
-    parser.add_argument("--seeds", type=natural, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--seeds", type=natural, nargs="+", default=[0, 1, 2], help="each variant is trained once a seed"
+    )
     parser.add_argument("--out", type=Path, help="folder of the results (default: outputs/<experiment>)")
     parser.add_argument("--jobs", type=positive, help="cells at a time (default: one a GPU, or one a CPU core)")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of a cell; last digits depend on it")
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="CPU threads of a cell; the last digits of its numbers depend on it"
+    )
     parser.add_argument(
         "--devices", type=_devices, default="auto", help="devices of one cell; more than one trains it with DDP"
     )
     add_logging(parser, positive)
     parser.add_argument("--save-every", type=minutes, default=SAVE_EVERY, help=SAVE_EVERY_HELP)
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--dry-run", action="store_true", help="measure a few steps, print the plan and stop")
 
 
 def _devices(text: str) -> str:

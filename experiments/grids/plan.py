@@ -1,4 +1,4 @@
-"""The plan of an ablation: its cells, what they cost, and that no other grid has its folder."""
+"""The plan of an ablation: its cells, what they cost, and the check that no other grid uses its folder."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

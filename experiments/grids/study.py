@@ -176,15 +176,17 @@ class Study:
         """What `python -m experiments.<name>` does; `description` is the docstring of the file."""
         with command():
             parser = Parser(description=description)
-            parser.add_argument("--data", choices=self.bases, default=next(iter(self.bases)))
+            parser.add_argument(
+                "--data", choices=self.bases, default=next(iter(self.bases)), help="the data set that is trained on"
+            )
             parser.add_argument("--root", help="folder of the CamVid images, masks, classes.txt and splits")
-            parser.add_argument("--epochs", type=positive, help="of each cell")
-            parser.add_argument("--scale", type=float, help="of the images' sides, relative to the default")
+            parser.add_argument("--epochs", type=positive, help="epochs of each cell (default: those of the study)")
+            parser.add_argument("--scale", type=float, help="factor of the sides of images and crop (default: 1)")
             parser.add_argument(
                 "--full-size", action="store_true", help="the paper's width and whole images, for a GPU"
             )
             parser.add_argument(
-                "--weights", help="of the encoder: imagenet (downloaded), package (see README), a file or a folder"
+                "--weights", help="the encoder's: imagenet (downloaded), package (see README), a file or a folder"
             )
             add_arguments(parser)
             args = parser.parse_args()

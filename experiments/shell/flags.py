@@ -24,6 +24,16 @@ def with_nearest(message: str, flags: Sequence[str]) -> str:
     return message
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows the description as it is written, and the default of a flag whose help does not say it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told = action.help or ""
+        if "default" in told or action.default in (None, False, argparse.SUPPRESS) or not action.option_strings:
+            return told
+        return f"{told} (default: %(default)s)"
+
+
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` without abbreviations that names the nearest flag."""
 
@@ -31,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
             description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Formatter,
             allow_abbrev=False,
         )
 

@@ -1,4 +1,4 @@
-"""What an environment can have wrong with packages that others import: made good, or said in a line."""
+"""Faults of an environment in packages that others import: repaired, or reported in one line."""
 
 import os
 import sys

@@ -137,8 +137,8 @@ class ConvCRF(nn.Module):
             isinstance(part, str) and part in LEARNED for part in learn
         ):
             raise ValueError(f"learn must be a list of some of {', '.join(LEARNED)}, got {learn!r}")
-        self.engine = crf.engine
-        self.fixed = {name: getattr(crf, name) for name in ("window", "shape", "blur", "iterations", "normalization")}
+        self.window, self.shape, self.blur, self.iterations = crf.window, crf.shape, crf.blur, crf.iterations
+        self.normalization, self.engine = crf.normalization, crf.engine
         compatibility = crf.compatibility
         if compatibility is None and "compatibility" in learn:
             compatibility = 1 - torch.eye(num_classes)
@@ -169,7 +169,7 @@ class ConvCRF(nn.Module):
     def forward(self, probabilities: Tensor, images: Tensor) -> Tensor:
         # Only shapes are asked for, or what a pixel depends on: a window in each iteration
         if isinstance(probabilities, Tensor) and probabilities.is_meta and probabilities.ndim == 4:
-            reach = self.fixed["iterations"] * (self.fixed["window"] // 2) * self.fixed["blur"]
+            reach = self.iterations * (self.window // 2) * self.blur
             return F.max_pool2d(probabilities, 2 * reach + 1, stride=1, padding=reach)
         check_shapes(probabilities, images)
         check_classes(probabilities, len(self.w_appearance))
@@ -182,8 +182,12 @@ class ConvCRF(nn.Module):
             w_smoothness=self.w_smoothness,
             theta_gamma=gamma,
             compatibility=self.compatibility,
+            window=self.window,
+            shape=self.shape,
+            blur=self.blur,
+            iterations=self.iterations,
+            normalization=self.normalization,
             engine=self.engine,
-            **self.fixed,
         )
         if self.log_kernel is not None:
             check_finite("log_kernel", self.log_kernel)

@@ -1,15 +1,19 @@
 """`python -m experiments.train --help` explains every flag, and lists the choices of those that have some."""
 
+import ast
 import inspect
 import io
 import re
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
 
 from experiments.shell.catalogue import ARCHITECTURES
 from experiments.train import parse_run
+
+ROOT = Path(__file__).parents[2]
 
 
 def flags(printed: str, part: str) -> dict[str, tuple[str, str]]:
@@ -62,3 +66,16 @@ def test_a_wrong_choice_names_the_right_ones(flags: str, message: str, capsys: p
     with pytest.raises(SystemExit, match="2"):
         parse_run(flags.split())
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_every_flag_of_every_command_is_explained() -> None:
+    flags = 0
+    for path in (ROOT / "experiments").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".add_argument"):
+                told = {keyword.arg: keyword.value for keyword in node.keywords}.get("help")
+                assert told is not None or path.name in ("class_flags.py", "cell.py"), f"{path}:{node.lineno}"
+                if isinstance(told, ast.Constant):
+                    assert len(str(told.value).split()) >= 3, f"{path}:{node.lineno} {told.value}"
+                flags += 1
+    assert flags > 80

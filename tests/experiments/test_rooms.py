@@ -32,8 +32,8 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports(path: Path) -> set[str]:
-    """The modules of this package that a file imports anywhere in it: within functions and for types, too."""
+def imports(path: Path, *, by_name: bool = True) -> set[str]:
+    """The modules of this package that a file imports anywhere in it: within functions, for types, and `by_name`."""
     imported: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -42,6 +42,10 @@ def imports(path: Path) -> set[str]:
             imported |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
+        elif (
+            by_name and isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__"))
+        ):
+            imported |= {word.value for word in node.args if isinstance(word, ast.Constant)}
     return {name for name in imported if name.split(".")[0] == "experiments"}
 
 
@@ -69,8 +73,26 @@ def test_imports_go_down_and_never_to_a_verb(module: str) -> None:
     assert not wrong, f"{module} imports {', '.join(sorted(wrong))}, which does not stand below it"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from experiments.runs.run import Run",
+        "def f():\n    import experiments.train",
+        "from experiments import grids",
+        "import_module('experiments.runs.run')",
+        "importlib.import_module('experiments.train')",
+    ],
+)
+def test_an_import_upwards_is_seen(line: str, tmp_path: Path) -> None:
+    (tmp_path / "power.py").write_text(line)
+    assert {room_of(name) for name in imports(tmp_path / "power.py")} - {"evidence", "shell"}
+
+
 def test_no_circle() -> None:
-    graph = {module: imports(path) - {module} for module, path in MODULES.items() if module != "experiments"}
+    # But for a table whose entries are made by a file of the same room that is slow to import.
+    graph = {
+        module: imports(path, by_name=False) - {module} for module, path in MODULES.items() if module != "experiments"
+    }
     done: set[str] = set()
 
     def visit(module: str, way: tuple[str, ...]) -> None:

@@ -34,7 +34,8 @@ def repeated(source: str, elsewhere: set[str]) -> Iterator[str]:
     """The names of `elsewhere` that the class in `source` declares, assigns or passes on."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            yield from (argument.arg for argument in node.args.kwonlyargs if argument.arg in elsewhere)
+            declared = [*node.args.args, *node.args.kwonlyargs]
+            yield from (argument.arg for argument in declared if argument.arg in elsewhere)
         elif isinstance(node, ast.ClassDef):
             targets = [t for s in node.body for t in (s.targets if isinstance(s, ast.Assign) else ())]
             targets += [s.target for s in node.body if isinstance(s, ast.AnnAssign) and s.value is not None]
@@ -77,7 +78,7 @@ def test_no_paper_imports_another(name: str) -> None:
 
 def test_a_name_that_a_module_does_not_have_is_refused() -> None:
     module = ARCHITECTURES["unet"].module
-    with pytest.raises(TypeError, match="unexpected keyword argument 'widht'"):
+    with pytest.raises(TypeError, match="UNetModule got an unexpected keyword argument 'widht'; did you mean width"):
         module(3, 255, widht=4)
     with pytest.raises(TypeError, match="unexpected keyword argument 'decoder_widths'"):  # hidden
         module(3, 255, width=4, depth=2, decoder_widths=(4, 8))
@@ -124,6 +125,40 @@ def test_a_module_of_a_module_takes_what_its_base_takes() -> None:
 
     assert {*inspect.signature(Later).parameters} == {*inspect.signature(unet).parameters, "later"}
     assert Later(3, 255, width=2, depth=1, padding="valid", tile=4).tile == 4
+
+
+class Positional(nn.Module):
+    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 4) -> None:
+        super().__init__()
+
+
+class Momentous(nn.Module):
+    def __init__(self, num_classes: int, in_channels: int = 3, *, momentum: float = 0.3) -> None:
+        super().__init__()
+
+
+def test_arguments_that_would_be_set_past_the_signature_are_refused() -> None:
+    unet: Any = ARCHITECTURES["unet"].module
+    with pytest.raises(TypeError, match="Later must take width by its name alone, behind \\*"):
+
+        class Later(unet):  # type: ignore[misc]
+            def __init__(self, num_classes: int, ignore_index: int, width: int = 32, **settings: Any) -> None:
+                super().__init__(num_classes, ignore_index, width=width, **settings)
+
+    with pytest.raises(TypeError, match="Positional must take width by its name alone"):
+
+        class OfPositional(SegmentationModule):
+            network: Positional
+
+    with pytest.raises(TypeError, match="Momentous must name momentum otherwise: the recipe of a module has it"):
+
+        class OfMomentous(SegmentationModule):
+            network: Momentous
+
+
+def test_a_module_without_a_network_says_how_to_name_one() -> None:
+    with pytest.raises(TypeError, match="SegmentationModule names no network: annotate it in the class"):
+        SegmentationModule(3, 255)
 
 
 def test_the_last_class_explains_an_argument() -> None:

@@ -17,7 +17,7 @@ from experiments.reports.figures import colormap, write_figures
 from experiments.tracking.process import confusion_image
 
 FEW = ("scores", "logits")  # lines and text, and maps of colours
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 HOSTILE = {
     "text.usetex": "True",
     "figure.dpi": "33",
