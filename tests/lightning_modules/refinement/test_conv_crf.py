@@ -388,17 +388,3 @@ def test_bfloat16_autocast_changes_nothing() -> None:
     expected = conv_crf(probabilities, images, **costs)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(conv_crf(probabilities, images, **costs), expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("iterations", 1), ("window", 3), ("shape", "square"), ("blur", 2), ("normalization", "none")]
-)
-def test_a_layer_does_what_its_attributes_say(name: str, value: object) -> None:
-    torch.manual_seed(0)
-    probabilities, images = torch.rand(1, 3, 12, 12).softmax(1), 255 * torch.rand(1, 3, 12, 12)
-    given: dict[str, Any] = {**NUMBERS, "window": 5, "iterations": 3}
-    layer, other = ConvCRF(3, **given), ConvCRF(3, **given | {name: value})
-    before = layer(probabilities, images)
-    setattr(layer, name, value)
-    after = layer(probabilities, images)
-    assert not torch.equal(before, after) and torch.equal(after, other(probabilities, images))

@@ -89,3 +89,17 @@ def test_a_network_with_a_crf_knows_its_arguments(kind: type[torch.nn.Module]) -
     check_options("crf_options", dict(NUMBERS), kind)
     with pytest.raises(ValueError, match=r"must be arguments of .*CRF, w_appearance, .*, got theta_gama"):
         check_options("crf_options", {"theta_gama": 1.0}, kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("iterations", 1), ("window", 3), ("shape", "square"), ("blur", 2), ("normalization", "none")]
+)
+def test_a_layer_does_what_its_attributes_say(name: str, value: object) -> None:
+    torch.manual_seed(0)
+    probabilities, images = torch.rand(1, 3, 12, 12).softmax(1), 255 * torch.rand(1, 3, 12, 12)
+    given: dict[str, Any] = {**PRESETS["deeplab_v2"], "window": 5, "iterations": 3}
+    layer, other = ConvCRF(3, **given), ConvCRF(3, **given | {name: value})
+    before = layer(probabilities, images)
+    setattr(layer, name, value)
+    after = layer(probabilities, images)
+    assert not torch.equal(before, after) and torch.equal(after, other(probabilities, images))
