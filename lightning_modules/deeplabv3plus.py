@@ -116,7 +116,7 @@ class DeepLabV3Plus(nn.Module):
 
 
 class DeepLabV3PlusModule(SegmentationModule):
-    """Trains `DeepLabV3Plus` by the recipe of DeepLab v3 (Sec. 4), of which see there: poly schedule from 0.007.
+    """Trains `DeepLabV3Plus` by the recipe of DeepLab v3 (Sec. 4, see deeplabv3.py): poly schedule from 0.007.
 
     Weight decay 4e-5 is what the authors' code gives for Xception (`deeplab/train.py`), and 1e-4 for ResNets; the paper
     states none.

@@ -23,16 +23,16 @@ class Recipe:
     Raises ValueError for a setting that is none of its choices or outside of its range.
 
     Args:
-        loss: what is minimised: cross-entropy as mean ("ce") or sum over an image, or another of components/losses.py
+        loss: what is minimised: cross-entropy as mean ("ce") or sum over an image, or see components/losses.py
         class_weights: one number a class, or "median-frequency", which is counted in the training masks
         optimizer: SGD with momentum, or AdamW
-        lr: learning rate of the first group of parameters
-        momentum: share of the last step that is added to the next one; of "adamw" its beta 1
-        weight_decay: share of the weights that a step of rate 1 takes off
+        lr: learning rate; some papers give parts of the network a multiple of it
+        momentum: of SGD, the share of the last step that is added to the next one; of "adamw" its beta 1
+        weight_decay: pulls the weights towards 0: the share of them that a step of rate 1 takes off
         schedule: how the rate falls over all steps: not, as (1 - t)^0.9, or to a tenth after each third
         warmup: share of all steps in which the rate rises to `lr`
-        mean: of each channel of images in [0, 1], subtracted; null takes that of the weights, or ImageNet's
-        std: of each channel of images in [0, 1], divided by; null takes that of the weights, or ImageNet's
+        mean: of each channel, subtracted from images in [0, 1]; null takes that of the weights, or ImageNet's
+        std: of each channel, by which images in [0, 1] are divided; null takes that of the weights, or ImageNet's
     """
 
     loss: LossName = "ce"

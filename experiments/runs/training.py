@@ -253,7 +253,8 @@ def _trainer(
             inference_mode=False,  # a metric updated in inference mode cannot be trained beside
         )
     except (MisconfigurationException, TypeError) as error:
-        raise ValueError(f"Lightning refuses these --trainer flags: {error}") from error
+        given = ", ".join(f"{name}={value!r}" for name, value in {**run.trainer, **where}.items())
+        raise ValueError(f"Lightning refuses these --trainer flags ({given}): {error}") from error
     make_resumable(trainer)
     return trainer
 

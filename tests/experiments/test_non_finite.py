@@ -187,6 +187,6 @@ def test_soft_segmentation_names_the_photograph(tmp_path: Path, monkeypatch: pyt
     Image.new("RGB", (32, 32)).save(path)
     broken = (lambda images: [images * math.nan], 3)
     monkeypatch.setattr("experiments.soft_segment.of_encoder", lambda name, weights: broken)
-    args = soft_segment.parse([str(path), "--out", str(tmp_path / "out")])
+    args = soft_segment.parse_photograph([str(path), "--out", str(tmp_path / "out")])
     with pytest.raises(NonFiniteError, match=r"photo\.png: maps hold NaN or infinity"):
         soft_segment.segment(args, Console())

@@ -27,6 +27,8 @@ from experiments.tracking.logger import WandbLogger, tracker, tracking
 from experiments.tracking.loggers import Logging
 from experiments.tracking.records import read_records, values
 
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
 KEY = "0123456789" * 4
 STAYS_ONLINE = ("slow", "stops", "dies", "hangs")
 CUT_OFF = ("dies", "hangs")
@@ -203,7 +205,7 @@ def test_nothing_is_left_of_a_training_that_was_killed(name: str, tmp_path: Path
     script = tmp_path / "training.py"
     script.write_text(
         "import sys, time\n"
-        f"sys.path[:0] = {[str(Path(__file__).parents[3]), str(Path(__file__).parents[1])]!r}\n"
+        f"sys.path[:0] = {[str(path) for path in (ROOT, HERE.parent, HERE)]!r}\n"
         "from pathlib import Path\n"
         "from test_logger import RUN\n"
         "from experiments.tracking.loggers import Logging\n"

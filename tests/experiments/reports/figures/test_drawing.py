@@ -131,7 +131,10 @@ def test_the_panel_of_a_logger_depends_on_no_setting() -> None:
     assert len(colormap("gray")(np.linspace(0, 1, 256))) == 256
 
 
-@pytest.mark.parametrize("place", ["working folder", "home", "no text", "environment"])
+@pytest.mark.parametrize(
+    "place",
+    ["environment", *(pytest.param(name, marks=pytest.mark.slow) for name in ("working folder", "home", "no text"))],
+)
 def test_a_matplotlibrc_and_a_backend_change_no_byte_of_a_report(
     place: str, folder: Path, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
