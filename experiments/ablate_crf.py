@@ -397,9 +397,8 @@ def show_crf_plan(plan: CrfPlan, console: Console, jobs: int) -> None:
     images = min(plan.images, plan.split_sizes["val"])
     console.print(
         f"Training: about {clock(todo / jobs)} with {jobs} at a time on {plan.device}. For each seed, "
-        f"{' and '.join(CRFS)} "
-        f"are searched on {images} validation images and scored on {plan.split_sizes['test']} test images. Results: "
-        f"{plan.out}",
+        f"{' and '.join(CRFS)} are searched on {images} validation images and scored on {plan.split_sizes['test']} "
+        f"test images. Results: {plan.out}",
         soft_wrap=True,
     )
 
@@ -529,12 +528,9 @@ def describe(plan: CrfPlan, seeds: Sequence[int]) -> list[str]:
     lines = [
         (
             "All variants have the same number of epochs behind them. dense and conv are the networks of none with a "
-            "CRF "
-            "behind them: what they cost in training is what none costs, and their seconds include search and test. "
-            "GMAC is "
-            "of the network alone. Trimap: the mIoU of those pixels alone whose distance to a pixel of another class, "
-            "in "
-            "the truth, is at most so many pixels."
+            "CRF behind them: what they cost in training is what none costs, and their seconds include search and "
+            "test. GMAC is of the network alone. Trimap: the mIoU of those pixels alone whose distance to a pixel of "
+            "another class, in the truth, is at most so many pixels."
         )
     ]
     for crf in CRFS:
@@ -545,8 +541,8 @@ def describe(plan: CrfPlan, seeds: Sequence[int]) -> list[str]:
         ]
         lines.append(
             f"Best {crf} CRF on {min(plan.images, plan.split_sizes['val'])} validation images, with its gain there; "
-            "where "
-            f"that is not positive, {crf} is the network itself. {'; '.join(chosen)}. {crf}-trained starts from these."
+            f"where that is not positive, {crf} is the network itself. {'; '.join(chosen)}. {crf}-trained starts from "
+            "these."
         )
     return lines
 

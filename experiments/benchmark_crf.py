@@ -219,10 +219,9 @@ def exactness(report: Measurements, problem: Problem, engines: list[str]) -> lis
     bars: list[Bar] = []
     report.say(f"## Lattice against the exact sum, {_by(problem.small)}, {problem.classes} classes")
     report.say(
-        "One filtering step: the message without its mean over the classes. Marginals: after "
-        f"{ITERATIONS} iterations. Noise: unaries from a random label for each pixel, blurred, so soft; blobs: labels "
-        "of "
-        f"some {BLOBS} pixels, as sharp as a network's. A step's error grows with the contrast, the original's too."
+        f"One filtering step: the message without its mean over the classes. Marginals: after {ITERATIONS} iterations. "
+        f"Noise: unaries from a random label for each pixel, blurred, so soft; blobs: labels of some {BLOBS} pixels, "
+        "as sharp as a network's. A step's error grows with the contrast, the original's too."
     )
     rows = [["", *(f"{kernel}, {what}" for kernel in STEP for what in ("mean", "max"))]]
     rows[0] += ["marginals, mean", "max", "labels agree"]
@@ -310,12 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.say("# What the CRFs cost, and how exact they are")
     report.say(
         f"`{command_line()}` at commit `{git_commit()[:12]}`, torch {torch.__version__}. Medians over {args.rounds} "
-        f"round{'s' * (args.rounds > 1)} "
-        f"of {args.calls} call{'s' * (args.calls > 1)} after one that is not timed, each in a fresh process; ratios "
-        "are "
-        "medians of the rounds' ratios. CPU: of the process. Peak memory: of the first call, above what the process "
-        "had "
-        f"before it, input and imports excluded. Malloc: {_malloc(args.malloc)}. Compare numbers inside this run only."
+        f"round{'s' * (args.rounds > 1)} of {args.calls} call{'s' * (args.calls > 1)} after one that is not timed, "
+        "each in a fresh process; ratios are medians of the rounds' ratios. CPU: of the process. Peak memory: of the "
+        "first call, above what the process had before it, input and imports excluded. Malloc: "
+        f"{_malloc(args.malloc)}. Compare numbers inside this run only."
     )
     engines = [TORCH]
     for name in ("dense_crf", "conv_crf"):

@@ -203,9 +203,8 @@ def verdict(crf: str, result: SearchResult, split: str, images: int) -> Iterable
     else:
         yield (
             f"Best: {', '.join(f'{k} {v}' for k, v in result.best.point.items())}: mIoU {result.best.miou:.2%}, "
-            "without "
-            f"CRF {result.without.miou:.2%}. The {images} images of {split} chose it, so the gain is flattered; --test "
-            "gives the honest one."
+            f"without CRF {result.without.miou:.2%}. The {images} images of {split} chose it, so the gain is "
+            "flattered; --test gives the honest one."
         )
     if ends := at_an_end(result):
         yield f"At an end of what was tried: {', '.join(ends)}. A wider --grid may hold a better CRF."

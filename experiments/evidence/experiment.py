@@ -106,8 +106,8 @@ class Experiment:
                 if labels.shape != given[name][1].shape:
                     raise DamagedError(
                         f"{cell.folder / 'samples.npz'}: prediction_{i} must be as large as the mask of other "
-                        "variants, "
-                        f"{given[name][1].shape}, got {labels.shape}: delete {cell.folder} and run the experiment again"
+                        f"variants, {given[name][1].shape}, got {labels.shape}: delete {cell.folder} and run the "
+                        "experiment again"
                     )
                 predicted.setdefault(name, {})[variant] = labels
         mious = {

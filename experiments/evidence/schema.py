@@ -37,8 +37,7 @@ def folder_name(name: str) -> str:
         raise PydanticCustomError(
             "folder",
             "must make the name of a folder that lies in this one: no absolute path, no .., no control characters, up "
-            "to "
-            "255 bytes",
+            "to 255 bytes",
         )
     return name
 

@@ -86,8 +86,7 @@ def match(run: Run, like: Run, *, of: str = "parameters", by: str = "width") -> 
         if high >= MOST_WIDENING * start:
             raise ValueError(
                 f"{by} = {high} still leaves {at(high):,.4g} {SIZES[of]} where {target:,.4g} are wanted: match by "
-                "another "
-                "hyperparameter"
+                "another hyperparameter"
             )
         low, high = high, 2 * high
     while high - low > 1:
@@ -245,9 +244,8 @@ def _budgets(ablation: Ablation) -> dict[str, Budget]:
     if len({splits.test for splits in loaded.values()}) > 1:
         counts = ", ".join(str(len(splits.test)) for splits in loaded.values())
         raise ValueError(
-            f"{ablation.name}: the variants have test splits of other images ({counts} of them), so their scores "
-            "could not "
-            "be compared image by image: give all the same test split"
+            f"{ablation.name}: the variants have test splits of other images ({counts} of them), so their scores could "
+            "not be compared image by image: give all the same test split"
         )
     return budgets
 
@@ -262,9 +260,9 @@ def _check_budgets(ablation: Ablation, budgets: Mapping[str, Budget], declared: 
             if sources and value != base.get(item) and not declared.intersection(sources):
                 raise ValueError(
                     f"{ablation.name}: {name!r} does not get the budget of the baseline {ablation.baseline!r}, "
-                    "although no "
-                    f"declared factor ({', '.join(ablation.factors)}) is about it: {item} {base.get(item)!r} against "
-                    f"{value!r}. Set {' or '.join(sources)} in both, so that it is the same, or declare it as a factor"
+                    f"although no declared factor ({', '.join(ablation.factors)}) is about it: {item} "
+                    f"{base.get(item)!r} against {value!r}. Set {' or '.join(sources)} in both, so that it is the "
+                    "same, or declare it as a factor"
                 )
 
 
@@ -278,24 +276,21 @@ def check_matched(ablation: Ablation) -> dict[str, float]:
         run, like = ablation.runs[name], ablation.runs[how.like]
         if how.like in ablation.matched:  # or two arms of any size could match each other
             raise ValueError(
-                f"{ablation.name}: {name!r} is to match {how.like!r}, which is matched itself: expected a variant of "
-                "a size "
-                "of its own. Match both with the same one"
+                f"{ablation.name}: {name!r} is to match {how.like!r}, which is matched itself: expected a variant of a "
+                "size of its own. Match both with the same one"
             )
         if how.by is not None and not _sizes(run, how.of, how.by):
             raise ValueError(
-                f"{ablation.name}: {name!r} is matched by {how.by}={run.resolved().get(setting(how.by))!r}, which "
-                "does not "
-                f"set its size: expected a whole number, of {', '.join(_whole(run)) or 'which it has none'}, that "
+                f"{ablation.name}: {name!r} is matched by {how.by}={run.resolved().get(setting(how.by))!r}, which does "
+                f"not set its size: expected a whole number, of {', '.join(_whole(run)) or 'which it has none'}, that "
                 f"{SIZES[how.of]} grow with. Make it equal, or declare it as a factor"
             )
         ratios[name] = size(run, how.of) / size(like, how.of)
         if not abs(ratios[name] - 1) <= how.tolerance:
             form = ",d" if how.of == "parameters" else ".3g"
             raise ValueError(
-                f"{ablation.name}: {name!r} is to match {how.like!r} in {SIZES[how.of]} within "
-                f"{100 * how.tolerance:g} %, "
-                f"but has {size(run, how.of):{form}} against {size(like, how.of):{form}} "
+                f"{ablation.name}: {name!r} is to match {how.like!r} in {SIZES[how.of]} within {100 * how.tolerance:g} "
+                f"%, but has {size(run, how.of):{form}} against {size(like, how.of):{form}} "
                 f"({100 * (ratios[name] - 1):+.1f} %). {_way_out(run, like, how)}"
             )
     return ratios

@@ -168,8 +168,7 @@ def _check_same(ablation: Ablation, out: Path) -> None:
     ]
     raise ValueError(
         f"{out} holds the results of another grid ({'; '.join(changed) or 'its variants or defaults differ'}): choose "
-        "another "
-        "folder with --out, or remove it"
+        "another folder with --out, or remove it"
     )
 
 

@@ -89,8 +89,7 @@ class MetricsFile(Callback):
             if epochs[: trainer.current_epoch] != list(range(trainer.current_epoch)):
                 raise ValueError(
                     f"{self.path} has the epochs {epochs}, where those before {trainer.current_epoch} were trained: "
-                    "put it "
-                    "back, or delete its folder to train it from the start"
+                    "put it back, or delete its folder to train it from the start"
                 )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -136,8 +136,7 @@ class SafePoints(Checkpoint):
         if names := not_finite(checkpoint["state_dict"]):
             raise NonFiniteError(
                 f"not finite after step {trainer.global_step}: {names}; lower the learning rate (--model.lr) or clip "
-                "the gradients "
-                "(--trainer.gradient_clip_val); these weights are not saved"
+                "the gradients (--trainer.gradient_clip_val); these weights are not saved"
             )
 
     def _judge(self, trainer: Trainer, step: tuple[Tensor, Tensor, int] | None) -> None:
@@ -148,8 +147,7 @@ class SafePoints(Checkpoint):
         self.wrong = (
             f"the training loss is {float(step[0])} in epoch {trainer.current_epoch}, step {step[2]}, on "
             f"{', '.join(names[i] for i in step[1].tolist())}: lower the learning rate (--model.lr) or clip the "
-            "gradients "
-            "(--trainer.gradient_clip_val); these weights are not saved"
+            "gradients (--trainer.gradient_clip_val); these weights are not saved"
         )
 
     def _act(self, trainer: Trainer, *, save: bool, end: bool) -> None:
@@ -254,8 +252,7 @@ def checkpoint_to_resume(folder: Path, run_hash: str, *, first: bool = True) -> 
         if stored.get("run", run_hash) != run_hash:  # those of earlier versions do not say
             raise ValueError(
                 f"{path} is a checkpoint of another run ({stored['run']}, and this is {run_hash}): put back the one "
-                "that "
-                f"belongs there, or choose another folder with --out"
+                "that belongs there, or choose another folder with --out"
             )
         if damaged and first:
             aside = _free(path.with_name(f"{LAST}.damaged"))

@@ -80,8 +80,7 @@ class Run:
         if self.fingerprint not in (None, fingerprint):
             raise ValueError(
                 f"the data in {self.data['root']} are not those that this run was planned for: their fingerprint is "
-                f"{fingerprint}, "
-                f"and was {self.fingerprint}. Put them back, or choose another folder with --out"
+                f"{fingerprint}, and was {self.fingerprint}. Put them back, or choose another folder with --out"
             )
         return replace(self, fingerprint=fingerprint)
 

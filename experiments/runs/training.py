@@ -176,10 +176,8 @@ def _of_workers(datamodule: SegmentationDataModule, signals: Signals) -> Iterato
             shared = " or --data.num_workers 0, as /dev/shm is full" if "us error" in told else ""
             raise WorkerError(
                 f"a process that loads data ({killed[1]}) {killed[2].rstrip('.')}: most likely the memory ran out; "
-                "lower "
-                f"--data.num_workers (now {datamodule.num_workers}){shared}, --data.batch_size (now "
-                f"{datamodule.batch_size}) or "
-                "--data.crop, and continue with --resume"
+                f"lower --data.num_workers (now {datamodule.num_workers}){shared}, --data.batch_size (now "
+                f"{datamodule.batch_size}) or --data.crop, and continue with --resume"
             ) from error
         raise
 
@@ -204,8 +202,7 @@ def _check_length(arguments: Mapping[str, Any]) -> None:
     if every is not None and not isinstance(every, int | float):
         raise ValueError(
             f"--trainer.val_check_interval must be a number of batches or a share of an epoch, got {every!r}: "
-            "validations by "
-            "the clock come at other steps each time"
+            "validations by the clock come at other steps each time"
         )
     for name in ("limit_train_batches", "gradient_clip_val"):
         value = arguments.get(name)
@@ -229,10 +226,8 @@ def _check_strategy(strategy: str | Strategy) -> None:
     if not fits:
         raise ValueError(
             f"--trainer.strategy must be one of {', '.join(STRATEGIES)}, got {got}: leave it out, as ddp, which "
-            "several "
-            "devices have by default, starts the processes itself; in a notebook use --trainer.devices 1, or train "
-            "with "
-            "python -m experiments.train in a terminal"
+            "several devices have by default, starts the processes itself; in a notebook use --trainer.devices 1, or "
+            "train with python -m experiments.train in a terminal"
         )
 
 
@@ -303,7 +298,6 @@ def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
     if finished.get("hash") not in run.hashes:
         raise ValueError(
             f"{result} is the result of another run ({finished.get('hash')}, and this is {run.hash}), from before a "
-            "default was "
-            "changed or from another folder: choose another folder with --out"
+            "default was changed or from another folder: choose another folder with --out"
         )
     return finished

@@ -82,8 +82,7 @@ def check_space(path: Path, needed: int) -> None:
     if free < needed:
         raise NoSpaceError(
             f"no space left to write {path}, which takes {needed:,} bytes where {free:,} are free: free some, or "
-            "choose "
-            "another folder with --out"
+            "choose another folder with --out"
         )
 
 

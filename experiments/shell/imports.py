@@ -43,7 +43,7 @@ def name_torchvision(kind: type[BaseException], error: BaseException, trace: Tra
             versions[name] = "(not installed)"
     sys.stderr.write(
         f"error: torchvision {versions['torchvision']} does not fit torch {versions['torch']} ({error}): install the "
-        "two that belong "
-        "together, python -m pip install --force-reinstall torch torchvision --constraint constraints.txt\n"
+        "two that belong together, python -m pip install --force-reinstall torch torchvision --constraint "
+        "constraints.txt\n"
     )
     sys.exit(2)

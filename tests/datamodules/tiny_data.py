@@ -54,7 +54,6 @@ def tiny(name: str, folder: Path) -> SegmentationDataModule:
     else:
         pytest.fail(
             f"the data set {name} has no tiny example: add a folder tests/data/{name}/ as its data module reads it, "
-            "with two "
-            f"or more training images, or a function to MAKERS in {Path(__file__).name} that writes one"
+            f"with two or more training images, or a function to MAKERS in {Path(__file__).name} that writes one"
         )
     return DATAMODULES[name](**{"crop": (40, 32)} | arguments)

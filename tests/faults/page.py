@@ -25,36 +25,29 @@ def write(found: Mapping[str, Any]) -> str:
         (
             "**Promised:** a fault ends in one line that names the file or flag and the way out, with the status of "
             "[exit-codes.md](exit-codes.md), within a minute, with no process left and no file half-written; "
-            "`--resume` then goes on, and "
-            "ends bit for bit as a run that nothing interrupted (on the CPU). Files of strangers run no code and "
-            "write nothing "
-            "outside their folder: [SECURITY.md](../SECURITY.md)."
+            "`--resume` then goes on, and ends bit for bit as a run that nothing interrupted (on the CPU). Files of "
+            "strangers run no code and write nothing outside their folder: [SECURITY.md](../SECURITY.md)."
         ),
         "",
         (
             f"**Seen:** {len(bounded)} of {len(faults)} faults bounded and named, {len(broken)} of {len(attacks)} "
-            "attacks succeed, "
-            f"{sum(one['kills'] for one in equal)} of {times} kills bit-equal{_fuzz_in_short(fuzz)}."
+            f"attacks succeed, {sum(one['kills'] for one in equal)} of {times} kills bit-equal{_fuzz_in_short(fuzz)}."
             + (f" {len(skipped)} could not be brought about there, and say why." if skipped else "")
         ),
         "",
         (
             f"`{found['command']}` at commit `{found['commit'][:12]}` on {found['machine']}; {HOW}. Each line is a "
-            "process of its own "
-            "with a time limit, on a very small U-Net, and says what a person sees. *Real* ones start an interpreter; "
-            "the others are "
-            "forked from a process that has imported the project, and run the same module. After each: no traceback, "
-            "no process after "
-            "15 s, every checkpoint sound, metrics.csv in order, every JSON whole, no temporary file, nothing written "
-            "elsewhere."
+            "process of its own with a time limit, on a very small U-Net, and says what a person sees. *Real* ones "
+            "start an interpreter; the others are forked from a process that has imported the project, and run the "
+            "same module. After each: no traceback, no process after 15 s, every checkpoint sound, metrics.csv in "
+            "order, every JSON whole, no temporary file, nothing written elsewhere."
         ),
         "",
         "## Faults",
         "",
         (
-            "Seconds are those of the command that met the fault, its own work included. The first 30 numbers are of "
-            "a table of what "
-            "training frameworks do wrong."
+            "Seconds are those of the command that met the fault, its own work included. The first 30 numbers are of a "
+            "table of what training frameworks do wrong."
         ),
         "",
         "| | fault | what it does to you | exit status | seconds | real | how it ended |",
@@ -77,11 +70,10 @@ def write(found: Mapping[str, Any]) -> str:
         "## Kills",
         "",
         (
-            "Each training was killed (SIGKILL) at random moments, continued each time, and compared with one that "
-            "was not: weights, "
-            "optimiser, schedule, metrics.csv, result.json, per-image scores, samples and predictions, bit for bit "
-            "but for seconds. "
-            "After each kill every checkpoint was sound, metrics.csv in order, and within 15 s no process left."
+            "Each training was killed (SIGKILL) at random moments, continued each time, and compared with one that was "
+            "not: weights, optimiser, schedule, metrics.csv, result.json, per-image scores, samples and predictions, "
+            "bit for bit but for seconds. After each kill every checkpoint was sound, metrics.csv in order, and within "
+            "15 s no process left."
         ),
         "",
         "| training | kills | of them while it ran | step of the checkpoint after each | bit-equal |",
@@ -115,16 +107,14 @@ def _fuzz(fuzz: Mapping[str, Any] | None) -> Sequence[str]:
         "",
         (
             f"`python -m tests.fuzz --seed {fuzz['seed']} --count {fuzz['count']}` at commit `{fuzz['commit'][:12]}`: "
-            "files and values "
-            "that are broken at random are read, or refused with an error that names them."
+            "files and values that are broken at random are read, or refused with an error that names them."
         ),
         "",
         "| kind | inputs | read | refused | unnamed errors | slow | slowest, s | a second |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
         *(
             f"| {_cell(name)} | {k['inputs']:,} | {k['read']:,} | {k['refused']:,} | {len(k['uncaught'])} | "
-            f"{len(k['slow'])} | "
-            f"{k['slowest_s']:.2f} | {k['per_s'] or 0:,.0f} |"
+            f"{len(k['slow'])} | {k['slowest_s']:.2f} | {k['per_s'] or 0:,.0f} |"
             for name, k in fuzz["kinds"].items()
         ),
     ]

@@ -52,15 +52,12 @@ def pareto(experiment: Experiment) -> Drawn:
     same = f" Not drawn: {' and '.join(equal)}, the same for all variants." if equal else ""
     return figure, (
         f"Test mIoU (mean over seeds) against cost; upright bar: {interval}. A filled mark lies on the Pareto front "
-        "(grey "
-        "steps): no other variant is as good and as cheap at least, and better in one of the two. That is of the means "
-        "alone and no claim of significance: where bars overlap, other seeds or images may well put another variant "
-        "on the front. GMAC: 10^9 "
-        "multiply-accumulates of the network's forward pass of one test image; training step: median time on "
-        f"{plan['device']}; prediction: median time of one test image, with what follows the network. Times are of one "
-        "machine. Variants of almost equal cost are drawn side by side. * is the baseline. A bar that meets the "
-        "border goes on."
-        f"{same}"
+        "(grey steps): no other variant is as good and as cheap at least, and better in one of the two. That is of the "
+        "means alone and no claim of significance: where bars overlap, other seeds or images may well put another "
+        "variant on the front. GMAC: 10^9 multiply-accumulates of the network's forward pass of one test image; "
+        f"training step: median time on {plan['device']}; prediction: median time of one test image, with what follows "
+        "the network. Times are of one machine. Variants of almost equal cost are drawn side by side. * is the "
+        f"baseline. A bar that meets the border goes on.{same}"
     )
 
 

@@ -43,9 +43,8 @@ def curves(experiment: Experiment) -> Drawn:
     variant_legend(figure, experiment.plan, look)
     return figure, (
         "Training curves: mean over seeds (line) and smallest to largest seed (band; an upright line where there is "
-        "one "
-        "epoch alone). A band as wide as the gap between two lines means that the seed matters as much as the variant. "
-        "Curves that still rise at the end would order the variants differently in longer training, perhaps."
+        "one epoch alone). A band as wide as the gap between two lines means that the seed matters as much as the "
+        "variant. Curves that still rise at the end would order the variants differently in longer training, perhaps."
     )
 
 
@@ -81,9 +80,9 @@ def trimap(experiment: Experiment) -> Drawn:
     variant_legend(figure, plan, drawn)
     return figure, (
         "mIoU of the pixels within 1 to 20 pixels of a true boundary alone (the trimap of Kohli et al. 2009). Line: "
-        "mean "
-        "over seeds; band: ± one sample standard deviation, of the scores on the left and of the differences paired by "
-        "seed on the right. What sharpens outlines gains most at the left end; what helps everywhere gains all along."
+        "mean over seeds; band: ± one sample standard deviation, of the scores on the left and of the differences "
+        "paired by seed on the right. What sharpens outlines gains most at the left end; what helps everywhere gains "
+        "all along."
     )
 
 

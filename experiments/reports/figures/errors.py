@@ -52,8 +52,7 @@ def confusion(experiment: Experiment) -> Drawn:
         shown = sorted(int(index) for index in order[:MOST_CONFUSED])
         cut = (
             f" Shown are the {MOST_CONFUSED} of {len(names)} classes with the most wrong pixels of the baseline; "
-            "shares "
-            "are of all pixels of a class, so that rows do not add up to 100 % here."
+            "shares are of all pixels of a class, so that rows do not add up to 100 % here."
         )
     rows = np.ix_(shown, shown)
     digits = 0 if len(shown) <= WITH_NUMBERS else None
@@ -80,11 +79,10 @@ def confusion(experiment: Experiment) -> Drawn:
         )
         signed = f"{factor * apart[other].mean:+.2f}"
         caption = (
-            f" Right: the same matrix of {other} minus it, in percentage points (blue: more, orange: fewer pixels). "
-            "Of all "
-            f"variants it is the one whose mean mIoU differs most from the baseline's ({signed} points, "
-            f"{apart[other].n} seed{'s' if apart[other].n > 1 else ''}). Better is blue on the diagonal and orange "
-            "off it."
+            f" Right: the same matrix of {other} minus it, in percentage points (blue: more, orange: fewer pixels). Of "
+            f"all variants it is the one whose mean mIoU differs most from the baseline's ({signed} points, "
+            f"{apart[other].n} seed{'s' if apart[other].n > 1 else ''}). Better is blue on the diagonal and orange off "
+            "it."
         )
     else:
         axes[1].set_axis_off()
@@ -95,12 +93,9 @@ def confusion(experiment: Experiment) -> Drawn:
         axis.set(xlabel="predicted", ylabel="true")
     return figure, (
         f"Left: confusion matrix of the baseline, {baseline}: of the pixels of a true class (row), the share that was "
-        "given "
-        "each class (column), mean over seeds; the diagonal is the class's accuracy (the colours follow the square "
-        "root, so "
-        f"that small shares show). A grey row is a class that is in no test image.{caption}{cut} No uncertainty is "
-        "drawn: "
-        "look for what is mixed up, not for small differences."
+        "given each class (column), mean over seeds; the diagonal is the class's accuracy (the colours follow the "
+        f"square root, so that small shares show). A grey row is a class that is in no test image.{caption}{cut} No "
+        "uncertainty is drawn: look for what is mixed up, not for small differences."
     )
 
 
@@ -122,29 +117,25 @@ def errors(experiment: Experiment) -> Drawn:
         axis.grid(axis="y", visible=False)
     caption = [
         "Error anatomy, mean over seeds; lines: its 95 % interval over seeds (Student's t; one that meets the border "
-        "goes "
-        "on); strokes: the seeds. Wrong pixels in percent of all labelled ones"
+        "goes on); strokes: the seeds. Wrong pixels in percent of all labelled ones"
         + (f", full colour: within {BOUNDARY} pixels of a true boundary; pale: inside." if split_known else ".")
     ]
     if not split_known:
         caption.append("Where they lie is not stored in these cells.")
     if with_segments:
         caption.append(
-            "Segments are connected pixels of one class (8 neighbours). Missed, filled mark: true segments of which "
-            "no pixel "
-            "got the class, in percent of all true ones. Hallucinated, hollow mark: predicted segments without a "
-            "single "
-            "pixel of the class, in percent of all predicted ones. Small segments count like large ones."
+            "Segments are connected pixels of one class (8 neighbours). Missed, filled mark: true segments of which no "
+            "pixel got the class, in percent of all true ones. Hallucinated, hollow mark: predicted segments without a "
+            "single pixel of the class, in percent of all predicted ones. Small segments count like large ones."
         )
     else:
         caption.append("Segments are not stored in these cells.")
     if pairs:
         _confusions(bottom.subplots(), experiment, pairs, {name: shares.get(name) for name in rows.heights}, look)
         caption.append(
-            f"Below: the {len(pairs)} most frequent confusions (true → predicted class), by the mean over variants, "
-            "in percent "
-            "of the wrong pixels of each variant, mean over seeds: one to the right errs in this way more than in "
-            "others, though not more often in all."
+            f"Below: the {len(pairs)} most frequent confusions (true → predicted class), by the mean over variants, in "
+            "percent of the wrong pixels of each variant, mean over seeds: one to the right errs in this way more than "
+            "in others, though not more often in all."
         )
     variant_legend(figure, plan, [name for name in look if experiment.cells[name]])
     return figure, " ".join(caption)
@@ -189,14 +180,11 @@ def calibration(experiment: Experiment) -> Drawn:
     bins = len(next(cell.calibration for cell in experiment.finished() if cell.calibration is not None))
     return figure, (
         f"Calibration. Left: the test pixels in {bins} bins by confidence; accuracy against mean confidence of a bin, "
-        "all seeds "
-        "and images together (a curve without an interval). On the diagonal the network is right as often as it says; "
-        "below "
-        f"it is overconfident. Bins with fewer than {100 * RARE:g} % of a variant's pixels are left out of the "
-        "curves. Below: the share of pixels "
-        "in each bin. Right: expected calibration error (Guo et al. 2017), the mean over pixels of |accuracy - "
-        "confidence| "
-        "of their bin: every seed (dots), the mean and its 95 % interval over seeds (Student's t). Lower is better."
+        "all seeds and images together (a curve without an interval). On the diagonal the network is right as often as "
+        f"it says; below it is overconfident. Bins with fewer than {100 * RARE:g} % of a variant's pixels are left out "
+        "of the curves. Below: the share of pixels in each bin. Right: expected calibration error (Guo et al. 2017), "
+        "the mean over pixels of |accuracy - confidence| of their bin: every seed (dots), the mean and its 95 % "
+        "interval over seeds (Student's t). Lower is better."
     )
 
 

@@ -91,9 +91,8 @@ def extremes(experiment: Experiment) -> Drawn:
     which = " Last column: where both predictions are right or wrong, or one of them is." if pair else ""
     return _tiles(strips, width, labels, patches), (
         "The test images with the lowest and with the highest mIoU of the image alone (mean over variants), predicted "
-        "by "
-        f"the baseline, {baseline}{best}.{which} They show what kind of image fails, and are not typical of the test "
-        f"images. An image has a low mIoU also for a class of a few pixels that is missed. {_one_seed(experiment)}"
+        f"by the baseline, {baseline}{best}.{which} They show what kind of image fails, and are not typical of the "
+        f"test images. An image has a low mIoU also for a class of a few pixels that is missed. {_one_seed(experiment)}"
     )
 
 

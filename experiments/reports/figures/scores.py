@@ -86,15 +86,12 @@ def seeds(experiment: Experiment) -> Drawn:
     numbers = "with its number, " if numbered else ""
     meaning = (
         f"Left: mIoU of every seed (mark, {numbers}joined by a line to the same seed of the other variants) and the "
-        "mean "
-        "of a variant (upright line). Lines that run side by side mean that a seed is good or bad for all variants "
-        "alike, which cancels in a difference; lines that cross, that the order of variants depends on the seed. "
-        "Right: "
-        "each variant minus the baseline (*), paired by seed: the marks are the seeds, the upright line their mean, "
-        "the "
-        "bars 95 % intervals of it, drawn apart by what may change when the experiment is made again. A claim on the "
-        "design itself needs the thick one. They are not corrected for the number of variants. A bar that meets the "
-        "border goes on."
+        "mean of a variant (upright line). Lines that run side by side mean that a seed is good or bad for all "
+        "variants alike, which cancels in a difference; lines that cross, that the order of variants depends on the "
+        "seed. Right: each variant minus the baseline (*), paired by seed: the marks are the seeds, the upright line "
+        "their mean, the bars 95 % intervals of it, drawn apart by what may change when the experiment is made again. "
+        "A claim on the design itself needs the thick one. They are not corrected for the number of variants. A bar "
+        "that meets the border goes on."
     )
     left_out = [
         f"No interval for {KINDS[kind]} of {', '.join(names)}: {why}." for (kind, why), names in reasons.items()
@@ -124,10 +121,8 @@ def classes(experiment: Experiment) -> Drawn:
         shown = sorted(int(index) for index in order[:MOST_CLASSES])
         cut = (
             f" Shown are the {MOST_CLASSES} of {len(names)} classes that move most in some variant, which makes the "
-            "map "
-            "look livelier than all classes would; none of the others moves by more than "
-            f"{most[order[MOST_CLASSES]]:.2f} "
-            "points."
+            "map look livelier than all classes would; none of the others moves by more than "
+            f"{most[order[MOST_CLASSES]]:.2f} points."
         )
     contrasts = _class_contrasts(experiment, compared, shown)
     kind = shown_kind([one for row in contrasts for one in row])
@@ -162,11 +157,9 @@ def classes(experiment: Experiment) -> Drawn:
     )
     return figure, (
         f"IoU of each class minus that of the baseline, {plan['baseline']}, on the test images: mean over seeds, "
-        "paired by "
-        "seed, in percentage points. Blue: the variant is better; orange: worse; white: equal. In brackets the share "
-        "of "
-        f"labelled pixels that are of the class. {allowed}{cut} Look for variants that gain in some classes what they "
-        "lose in others: the mIoU (last row) hides it."
+        "paired by seed, in percentage points. Blue: the variant is better; orange: worse; white: equal. In brackets "
+        f"the share of labelled pixels that are of the class. {allowed}{cut} Look for variants that gain in some "
+        "classes what they lose in others: the mIoU (last row) hides it."
     )
 
 

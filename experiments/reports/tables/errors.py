@@ -53,8 +53,7 @@ def confusion_table(experiment: Experiment) -> Table:
     columns = ["true", "taken for", "mean of the variants (%)", *(f"{name} (%)" for name in shares)]
     caption = (
         "The most frequent confusions: of all wrong pixels of a variant the share in percent that are of the first "
-        "class and "
-        f"were taken for the second, mean over the seeds {seeds_listed(experiment)}."
+        f"class and were taken for the second, mean over the seeds {seeds_listed(experiment)}."
     )
     title, short = "Most frequent confusions", "Confusions"
     return Table("confusions", title, columns, rows, texts=2, notes=[note], short=short, caption=caption)

@@ -37,10 +37,8 @@ def evidence_table(experiment: Experiment) -> Table:
     notes = [footnote(experiment), f"p (Holm): of the test that gives the star. {RANK}: {TESTS['signed-rank']}."]
     caption = (
         f"Difference in mIoU to {baseline}, in percentage points, paired by seed and image, with 95 % intervals for "
-        "other "
-        "seeds (Student's t), for other images (paired bootstrap) and for both; they are not corrected for the number "
-        "of "
-        "comparisons."
+        "other seeds (Student's t), for other images (paired bootstrap) and for both; they are not corrected for the "
+        "number of comparisons."
     )
     notes = [*notes, *_reasons(refused, len(rows))] if rows else []
     return Table("evidence", title, columns, rows, notes=notes, short="Differences", caption=caption, before_plots=True)
@@ -71,8 +69,7 @@ def factorial_table(experiment: Experiment) -> Table:
     title = "Effects of the crossed factors on the mIoU, in percentage points"
     caption = (
         "Effects of the crossed factors on the mIoU, in percentage points, paired by seed and image, with 95 % "
-        "intervals, "
-        "which are not corrected for the number of effects."
+        "intervals, which are not corrected for the number of effects."
     )
     return Table(
         "factorial",
@@ -105,9 +102,8 @@ def needed_table(experiment: Experiment) -> Table:
     meaning = (
         "± 1 point: until the 95 % interval of the difference for other seeds, or for other images, ends 1 percentage "
         "point from it or nearer, in all. To find 1 point: until a true difference of 1 point gets its star with a "
-        f"chance of 80 %, by the {TESTS['both']}, with {images} images and this many comparisons. In brackets what "
-        "it could as well be: the deviation is itself known only from the seeds or images at hand (95 %). The least "
-        "that "
+        f"chance of 80 %, by the {TESTS['both']}, with {images} images and this many comparisons. In brackets what it "
+        "could as well be: the deviation is itself known only from the seeds or images at hand (95 %). The least that "
         f"is printed is what an interval takes at all: {NEEDED_SEEDS['seeds']} seeds, {MIN_IMAGES} images, and "
         f"{NEEDED_SEEDS['both']} seeds for the test."
     )
@@ -171,10 +167,9 @@ def footnote(experiment: Experiment) -> str:
     reasons = ["is of its comparison alone"] if family > 1 else []
     reasons += ["allows for something else than the test", *(["is of another method"] if name == "swap" else [])]
     return (
-        f"* p below 5 % after Holm's correction over {comparisons}: {TESTS[name]}, of the mIoU{limit}. "
-        "No star: no such evidence, not equality. An interval can leave out 0 without a star, or hold it with one, "
-        "where "
-        f"it {' or '.join(reasons)}."
+        f"* p below 5 % after Holm's correction over {comparisons}: {TESTS[name]}, of the mIoU{limit}. No star: no "
+        "such evidence, not equality. An interval can leave out 0 without a star, or hold it with one, where it "
+        f"{' or '.join(reasons)}."
     )
 
 

@@ -61,11 +61,10 @@ def score_table(experiment: Experiment) -> Table:
     title = f"Test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
     caption = (
         f"{plan['question']} Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test "
-        "split of "
-        f"{plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
-        "prediction left out. Intervals here: 95 % of the mean over seeds (Student's t), not over images. "
-        "Difference: to the baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard "
-        "energy: share of the spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
+        f"split of {plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
+        "prediction left out. Intervals here: 95 % of the mean over seeds (Student's t), not over images. Difference: "
+        "to the baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share "
+        "of the spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
     )
     return Table(
         "scores",
@@ -92,8 +91,7 @@ def cost_table(experiment: Experiment) -> Table:
     device = experiment.plan["device"]
     caption = (
         f"Cost of the variants. GMAC: of the forward pass of one test image. Step time and peak memory on {device}; "
-        "ratio to "
-        "the baseline."
+        "ratio to the baseline."
     )
     title = f"Cost, measured on {device}"
     return Table("cost", title, columns, rows, short="Cost", caption=caption, on_terminal=True)
@@ -124,8 +122,7 @@ def comparison_table(experiment: Experiment) -> Table:
     )
     caption = (
         "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with its 95 % "
-        "interval "
-        "over seeds."
+        "interval over seeds."
     )
     columns = ["change", "at", "seeds", *titles()[:3]]
     short = "One factor at a time"
@@ -149,8 +146,7 @@ def trimap_table(experiment: Experiment) -> Table:
     )
     caption = (
         "mIoU in percent of the pixels within the given distance of a true boundary, mean ± standard deviation over "
-        "the seeds "
-        f"{seeds_listed(experiment)}; in brackets the difference to the baseline, paired by seed."
+        f"the seeds {seeds_listed(experiment)}; in brackets the difference to the baseline, paired by seed."
     )
     columns = ["variant", *(f"{width} px" for width in TRIMAPS)]
     return Table("trimap", title, columns, rows, short="Near boundaries", caption=caption)

@@ -38,8 +38,7 @@ def make_summary(experiments: Sequence[Experiment]) -> Table:
         elif experiment.compared is None:
             notes.append(
                 f"{name}: 95 % interval over seeds (Student's t). Nothing is tested, as the cells were not scored on "
-                "the "
-                "same test images, and the interval does not allow for that."
+                "the same test images, and the interval does not allow for that."
             )
         elif compared:
             notes.append(f"{name}: no interval. {footnote(experiment)}")

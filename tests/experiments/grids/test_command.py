@@ -67,14 +67,10 @@ def test_a_grid_passes_a_signal_on_and_ends_with_its_status(tmp_path: Path, monk
 def test_a_cell_that_still_imports_ends_with_its_grid(tmp_path: Path) -> None:
     """The grid is gone as soon as the cell's interpreter runs, long before torch is there."""
     script = (
-        "import os, subprocess, sys, time\n"
-        "cell = subprocess.Popen([sys.executable, '-X', 'importtime', '-m', 'experiments.grids.cell', sys.argv[1], "
-        "'--parent', "
-        "str(os.getpid())], stderr=open(sys.argv[2], 'w'), start_new_session=True)\n"
-        "print(cell.pid, flush=True)\n"
-        "while 'argparse' not in open(sys.argv[2]).read(): time.sleep(0.01)\n"
-        "time.sleep(0.3)\n"
-        "os.kill(os.getpid(), 9)\n"
+        "import os, subprocess, sys, time\ncell = subprocess.Popen([sys.executable, '-X', 'importtime', '-m', "
+        "'experiments.grids.cell', sys.argv[1], '--parent', str(os.getpid())], stderr=open(sys.argv[2], 'w'), "
+        "start_new_session=True)\nprint(cell.pid, flush=True)\nwhile 'argparse' not in open(sys.argv[2]).read(): "
+        "time.sleep(0.01)\ntime.sleep(0.3)\nos.kill(os.getpid(), 9)\n"
     )
     log = tmp_path / "log"
     done = subprocess.run(
