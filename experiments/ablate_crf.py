@@ -36,7 +36,7 @@ from torch import Tensor
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from experiments.crfs.grid import Grid, default_grid
 from experiments.crfs.outcome import picture
-from experiments.crfs.search import Finished, predict, refined, search, search_key, spread, workers
+from experiments.crfs.search import Finished, predict, refined, search, search_key, spread
 from experiments.grids.ablation import Ablation, variants
 from experiments.grids.cells import PlannedCell, clock, run_cells
 from experiments.grids.command import add_arguments, run_command
@@ -46,6 +46,7 @@ from experiments.grids.plan_table import EVALUATION_STEPS, START_SECONDS
 from experiments.grids.study import DATA_NOTES, cpu_scale, full_size
 from experiments.runs.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
 from experiments.runs.run import Run, defaults
+from experiments.runs.scoring import workers
 from experiments.runs.training import build
 from experiments.shell.catalogue import load
 from experiments.shell.command import forgiving_output

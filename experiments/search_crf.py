@@ -44,9 +44,9 @@ from experiments.crfs.search import (
     search,
     search_key,
     spread,
-    workers,
 )
 from experiments.runs.run import Run
+from experiments.runs.scoring import workers
 from experiments.shell.catalogue import DATAMODULES, listed, load, lookup
 from experiments.shell.class_flags import Choice, ClassParser, first_word, settings_of
 from experiments.shell.command import command

@@ -8,9 +8,10 @@ import rich.table
 import torch
 from matplotlib.figure import Figure
 
-from experiments.crfs.search import Predicted, SearchResult, confusions, refined, workers
+from experiments.crfs.search import Predicted, SearchResult, confusions, refined
 from experiments.reports.figures import drawing, label_colours, save_figure
 from experiments.runs.callbacks import to_rgb
+from experiments.runs.scoring import workers
 from lightning_modules.components.scores.confusion import predict_labels
 from lightning_modules.components.scores.reductions import scores
 

@@ -7,9 +7,8 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from datamodules.base import SegmentationDataset
 from experiments.crfs.grid import CRFS, Grid, Point, around
 from experiments.grids.cells import clock
 from experiments.runs.run import Run
+from experiments.runs.scoring import workers
 from experiments.shell.files import write_atomic
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
@@ -165,16 +165,6 @@ def predict(
             spoken = time.monotonic()
             say(f"network: {done + 1} of {len(positions)} images")
     return predicted
-
-
-@contextmanager
-def workers(jobs: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute with one core each, as the kernels let go of the interpreter; cancelled by an interrupt."""
-    pool = ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def refined(crf: str, point: Point | None, probabilities: Tensor, images: Tensor) -> Tensor:

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.evidence.cell import Cell
+from experiments.shell.found import wanted
 
 # What can be matched, in words. Of a training crop, because that is what a step of the budget costs.
 SIZES = {"parameters": "parameters", "gmac": "GMAC of a training crop"}
 NO_BUDGET = ("epochs", "loss", "class_weights")  # epochs follow from the steps; the others say what is optimised
 NONE = "none"
+PARENTS = ("hparams.init_from", "step.of")  # settings that name the cells of its seed which a cell begins with
 NEAR = 0.05  # sizes that differ by less need no warning
 
 
@@ -41,8 +43,10 @@ def other_settings(plan: Mapping[str, Any], variant: str, run: Mapping[str, Any]
         f"{part}.{name}": value for part in ("hparams", "data", "trainer") for name, value in run.get(part, {}).items()
     }
     for key, value in run.get("settings", given).items():
-        # A path is where the data lie, and each cell may start from its own checkpoint.
-        if key in settings and key not in ("data.root", "hparams.init_from", "seed") and settings[key] != value:
+        # A path is where the data lie, and each seed has checkpoints of its own, and finds what it finds.
+        if key not in settings or key in ("data.root", *PARENTS, "seed") or wanted(settings[key]):
+            continue
+        if settings[key] != value:
             differing.append(f"{key} {_say(value)}, planned {_say(settings[key])}")
     return differing
 

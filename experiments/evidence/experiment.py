@@ -259,7 +259,7 @@ def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, C
         )
     planned = {folder / variant / f"seed{seed}" for variant in plan["variants"] for seed in plan["seeds"]}
     stored = {path.parent for path in folder.glob("*/seed*/result.json") if path.parent.name[4:].isdecimal()}
-    not_compared = plan.get("not_compared", [])  # folders of what the variants are made from
+    not_compared = {*plan.get("not_compared", []), *plan.get("stages", {})}  # what the variants are made from
     stray = [
         str(p)
         for p in (path.relative_to(folder) for path in sorted(stored - planned))

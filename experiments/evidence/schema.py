@@ -147,7 +147,9 @@ class StoredPlan(_Stored):
     device: str
     commit: str
     notes: list[str] = Field(default_factory=list)
-    not_compared: list[str] = Field(default_factory=list)
+    stages: dict[Folder, Settings] = Field(default_factory=dict)
+    parents: dict[str, list[str]] = Field(default_factory=dict)
+    not_compared: list[str] = Field(default_factory=list)  # the stages of earlier versions, as the next
     hashes: Settings = Field(default_factory=dict)
     budget: dict[str, Budget] = Field(default_factory=dict)
     differences: dict[str, dict[str, Pair]] = Field(default_factory=dict)

@@ -1,7 +1,7 @@
 """One cell of a grid, in a process of its own that ends with its grid.
 
-python -m experiments.grids.cell FOLDER trains the run.json in FOLDER, as experiments/grids/cells.py asks for each of
-its cells.
+python -m experiments.grids.cell FOLDER trains the run.json in FOLDER, or carries out its step, as
+experiments/grids/cells.py asks for each of its cells.
 """
 
 import argparse
@@ -32,6 +32,7 @@ def main() -> None:
     # Only now, because it takes seconds, in which the grid may be killed.
     from experiments.runs.checkpoints import SAVE_EVERY
     from experiments.runs.run import Run
+    from experiments.runs.scoring import carry_out
     from experiments.runs.training import train
     from experiments.shell.ending import ending
     from experiments.shell.files import read_json
@@ -39,6 +40,9 @@ def main() -> None:
 
     with ending():
         run = Run.from_config(read_json(args.folder / "run.json"))
+        if run.step:
+            carry_out(run, args.folder, command=args.command)
+            return
         train(
             run,
             args.folder,

@@ -5,9 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,56 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from experiments.runs.checkpoints import LAST
 from experiments.runs.run import Run, changes
 from experiments.shell.files import read_json, write_json
+from experiments.shell.found import wanted
 from experiments.tracking.loggers import Logging
 
 STOP_SECONDS = 30  # for a cell to finish its step and save
 
 
-@dataclass
+@dataclass(eq=False)
 class PlannedCell:
-    """One variant with one seed, and what became of it."""
+    """One variant or stage with one seed, and what became of it.
+
+    `needs` are the cells of the same seed that must be done before it starts, by their names: those of the graph that
+    point to it. Of these, it begins with the checkpoints of `parents`.
+    """
 
     variant: str
-    run: Run
+    planned: Run  # but for what its parents and what it waits for decide
     folder: Path
     epochs: int
+    steps: int = 0  # of the optimiser
+    parents: Sequence[str] = ()
+    needs: "dict[str, PlannedCell]" = field(default_factory=dict)
+    stage: bool = False  # nothing is compared with it: it is run for those that need it
     process: "subprocess.Popen[bytes] | None" = None
     slot: int = 0
     started: float = 0.0
     error: str = ""
+
+    @property
+    def run(self) -> Run:
+        """What it trains or does, by what it needs: as planned where that is not done yet."""
+        known = {}
+        for name, value in self.planned.hparams.items():
+            if (of := wanted(value)) and (result := self.needs[of.of].result):
+                if of.key not in result.get("found", {}):
+                    raise ValueError(
+                        f"{self.needs[of.of].folder / 'result.json'} must hold {of.key} in found, which {self.variant} "
+                        f"waits for: name what the step of {of.of} finds, or delete this folder if it is damaged"
+                    )
+                known[name] = result["found"][of.key]
+        run = self.planned.but(**known)
+        return run.after(dict(map(self._start, self.parents))) if self.parents else run
+
+    def _start(self, parent: str) -> tuple[str, str]:
+        """The checkpoint of a parent, and what it holds or will hold; see `Run.parents`."""
+        cell = self.needs[parent]
+        result = cell.result or {}  # of an earlier version, which named the same run otherwise
+        return start(cell.folder, result.get("hash", cell.run.hash), cell.steps)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -54,6 +84,11 @@ class PlannedCell:
             return 0
 
 
+def start(folder: Path, run_hash: str, steps: int) -> tuple[str, str]:
+    """The last checkpoint of a cell, and what a run that begins with it calls it."""
+    return str(folder / "checkpoints" / LAST), f"run:{run_hash}@{steps}"
+
+
 def run_cells(
     cells: Sequence[PlannedCell],
     console: Console,
@@ -66,11 +101,16 @@ def run_cells(
     command: str,
     seconds: Callable[[PlannedCell], float],
 ) -> list[PlannedCell]:
-    """Runs what is not done yet, `jobs` processes at a time; returns the cells that failed.
+    """Runs what is not done yet, `jobs` processes at a time, each cell once those that it needs are done.
 
+    Returns the cells that failed, and with them those that were not started because one that they need has failed.
     `command` is what a person typed to get these cells; `seconds` estimates the time of one.
     """
-    waiting = deque(cell for cell in cells if cell.result is None)
+    waiting: list[PlannedCell] = []
+    for cell in reversed(cells):  # a cell stands behind those that it needs
+        if cell.result is None and (not cell.stage or any(cell in later.needs.values() for later in waiting)):
+            waiting.insert(0, cell)
+    cells = [cell for cell in cells if cell in waiting or cell.result]
     free = list(range(jobs))
     running: list[PlannedCell] = []
     failed: list[PlannedCell] = []
@@ -78,8 +118,15 @@ def run_cells(
     shown = 0.0
     try:
         while waiting or running:
-            while waiting and free:
-                cell = waiting.popleft()
+            for cell in list(waiting):
+                if lacking := [name for name, need in cell.needs.items() if need in failed]:
+                    waiting.remove(cell)
+                    cell.error = f"not started, because {' and '.join(lacking)} failed"
+                    failed.append(cell)
+                    console.print(f"[red]{cell.folder}[/red] {cell.error}", soft_wrap=True)
+            ready = [c for c in waiting if not any(n in waiting or n in running for n in c.needs.values())]
+            for cell in ready[: len(free)]:
+                waiting.remove(cell)
                 cell.slot = free.pop(0)
                 if said := make_room(cell):
                     console.print(said, soft_wrap=True, markup=False)
@@ -127,7 +174,7 @@ def make_room(cell: PlannedCell) -> str:
     stored, said = cell.folder / "run.json", ""
     if stored.exists() and (why := _of_another(stored, cell.run)):
         aside = _set_aside(cell.folder)
-        said = f"{cell.folder} held another run ({why}), which is now {aside}; it is trained from the start"
+        said = f"{cell.folder} held another run ({why}), which is now {aside}; it starts anew"
     write_json(stored, cell.run.record())
     return said
 

@@ -78,6 +78,8 @@ def run_ablation(ablation: Ablation, args: argparse.Namespace) -> int:
                 seconds=plan.seconds,
             )
             if len(failed) < len(plan.cells):
+                plan.finish(lambda m: console.print(m, style="dim"))
+                write_json(out / "plan.json", plan.content())
                 write_report(out)
             return failed
 

@@ -33,7 +33,7 @@ class Cost:
 def gmac(run: Run, height: int, width: int) -> float:
     """Multiply-accumulates, in 10^9, of the forward pass of one image; half of what is called FLOPs."""
     with torch.device("meta"):
-        module, _ = build(run)
+        module, _ = build(run.from_scratch())
         images = torch.empty(1, module.hparams["in_channels"], height, width)
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
@@ -62,7 +62,7 @@ def measure(
         for name, run in runs.items():
             progress(f"measuring {name}, round {number + 1} of {rounds}")
             with context.Pool(1) as pool:
-                timed, peak = pool.apply(_steps, (run.config(), threads, images))
+                timed, peak = pool.apply(_steps, (run.from_scratch().config(), threads, images))
             seconds[name] += timed
             memory[name].append(peak)
     return {name: Cost(statistics.median(seconds[name]), statistics.median(memory[name])) for name in runs}

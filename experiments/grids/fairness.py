@@ -49,7 +49,7 @@ def size(run: Run, of: str) -> float:
     """Parameters, or 10^9 multiply-accumulates of the forward pass of one training crop."""
     if of not in SIZES:
         raise ValueError(f"of must be one of {', '.join(SIZES)}, got {of!r}")
-    return _size(json.dumps(_from_scratch(run).config(), sort_keys=True), of)
+    return _size(json.dumps(run.from_scratch().config(), sort_keys=True), of)
 
 
 @cache  # a grid asks for its variants several times
@@ -59,11 +59,6 @@ def _size(config: str, of: str) -> float:
         return gmac(run, *run.datamodule(**run.data).transform.crop)
     with torch.device("meta"):
         return sum(p.numel() for p in build(run)[0].parameters())
-
-
-def _from_scratch(run: Run) -> Run:
-    """Without the files it starts from, which change neither size nor recipe."""
-    return run.but(**{key: None for key in ("weights", "init_from") if run.hparams.get(key) is not None})
 
 
 def match(run: Run, like: Run, *, of: str = "parameters", by: str = "width") -> int:
@@ -133,7 +128,7 @@ def budget(run: Run, splits: Splits) -> Budget:
     - steps_before: the optimiser steps behind these, where they are a checkpoint of `experiments.train`
     """
     with torch.device("meta"):
-        module, datamodule = build(_from_scratch(run))
+        module, datamodule = build(run.from_scratch())
     h, trainer = module.hparams, run.trainer
     accumulation = trainer.get("accumulate_grad_batches", 1)
     batches = splits.train // datamodule.batch_size * accumulation  # as the sampler deals and the trainer counts them
@@ -187,7 +182,7 @@ def _steps_before(checkpoint: Path) -> int:
 
 
 def check_fair(ablation: Ablation) -> dict[str, Budget]:
-    """The budget of each variant. ValueError for variants that differ in anything but the declared factors.
+    """The budget of each variant and stage. ValueError for variants that differ in anything but the declared factors.
 
     Such a table would answer another question. The differences may be of the settings, or of what becomes of them: the
     steps of another training split, a rate that a module chooses by another hyperparameter. Loads the training and test
@@ -202,6 +197,7 @@ def check_fair(ablation: Ablation) -> dict[str, Budget]:
         if "module" in declared:  # what only one of two architectures has is a part of it
             allowed |= {key for key in base.keys() ^ other.keys() if key.startswith("hparams.")}
         allowed.add("corrections")  # which follow from the other settings
+        allowed |= {key for key in other if run.step and key.split(".")[0] == "step"}  # declared by being there
         differing = {key for key in base | other if base.get(key) != other.get(key)} - allowed
         if differing:
             undeclared = "; ".join(f"{k}: {_shown(base, k)} against {_shown(other, k)}" for k in sorted(differing))
@@ -215,11 +211,11 @@ def check_fair(ablation: Ablation) -> dict[str, Budget]:
                     f"{ablation.name}: {name!r} has {factor}={other[setting(factor)]!r}, which is none of the declared "
                     f"levels {list(levels)}"
                 )
-    hashes: dict[str, str] = {}
+    same: dict[tuple[str, ...], str] = {}
     for name, run in ablation.runs.items():
-        if run.hash in hashes:
-            raise ValueError(f"{ablation.name}: {name!r} and {hashes[run.hash]!r} are the same run")
-        hashes[run.hash] = name
+        other_name = same.setdefault((run.hash, *ablation.parents_of(name)), name)
+        if other_name != name:
+            raise ValueError(f"{ablation.name}: {name!r} and {other_name!r} are the same run")
     budgets = _budgets(ablation)
     _check_budgets(ablation, budgets, declared)
     check_matched(ablation)
@@ -232,8 +228,12 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 def _budgets(ablation: Ablation) -> dict[str, Budget]:
     loaded: dict[str, Splits] = {}  # by the settings of the data, which most variants share
-    budgets = {}
-    for name, run in ablation.runs.items():
+    budgets: dict[str, Budget] = {}
+    for name in ablation.order:
+        run, parents = ablation.every[name], [budgets[parent] for parent in ablation.parents_of(name)]
+        if run.step:  # no step of an optimiser: it has the budget of what it works on
+            budgets[name] = parents[0]
+            continue
         key = json.dumps([run.datamodule.__name__, run.data], sort_keys=True)
         if key not in loaded:
             datamodule = run.datamodule(**run.data)
@@ -241,6 +241,9 @@ def _budgets(ablation: Ablation) -> dict[str, Budget]:
             _, height, width = test[0][0].shape
             loaded[key] = Splits(len(train), tuple(test.names), (height, width))
         budgets[name] = budget(run, loaded[key])
+        if parents:
+            before = parents[0]["steps"] + parents[0]["steps_before"]
+            budgets[name] |= {"start": f"{ablation.parents_of(name)[0]} of the same seed", "steps_before": before}
     if len({splits.test for splits in loaded.values()}) > 1:
         counts = ", ".join(str(len(splits.test)) for splits in loaded.values())
         raise ValueError(
@@ -252,11 +255,15 @@ def _budgets(ablation: Ablation) -> dict[str, Budget]:
 
 def _check_budgets(ablation: Ablation, budgets: Mapping[str, Budget], declared: set[str]) -> None:
     """Refuses what differs without a declared factor that is about it."""
-    base = items(budgets[ablation.baseline])
-    for name, items_of_variant in ((name, items(of_variant)) for name, of_variant in budgets.items()):
+    base, of_base = items(budgets[ablation.baseline]), ablation.parents_of(ablation.baseline)
+    for name in ablation.runs:
+        items_of_variant = items(budgets[name])
+        by_parents = {"start", "steps_before"} if ablation.parents_of(name) != of_base else set()
         for item, value in items_of_variant.items():
             part, _, key = item.partition(".")
             sources = (f"data.{key}",) if part == "augmentation" else SOURCES.get(item, ())
+            if item in by_parents:
+                continue
             if sources and value != base.get(item) and not declared.intersection(sources):
                 raise ValueError(
                     f"{ablation.name}: {name!r} does not get the budget of the baseline {ablation.baseline!r}, "

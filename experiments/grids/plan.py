@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from experiments.grids.ablation import Ablation
+from experiments.grids.ablation import Ablation, Measured
 from experiments.grids.cells import PlannedCell, clock
 from experiments.grids.cost import Cost, gmac, measure
 from experiments.grids.fairness import Budget, check_fair, check_matched, differences
+from experiments.grids.graph import build_planned, linked, planned_cells
 from experiments.grids.plan_table import cell_seconds, show_content
 from experiments.runs.run import identified, setting
 from experiments.runs.training import build
@@ -38,23 +39,39 @@ class Plan:
     jobs: int
     device: str
     environment: dict[str, Any] = field(default_factory=dict)
+    measured: Measured = field(default_factory=Measured)
 
     def seconds(self, cell: PlannedCell) -> float:
-        """An estimate, from the measured step."""
-        return cell_seconds(self.budgets[cell.variant], self.costs[cell.variant].step_seconds, self.validation_images)
+        """An estimate, from the measured step; of what a step takes beside its test, nothing is known."""
+        budget = self.budgets[cell.variant] | ({"steps": 0, "epochs": 0} if cell.planned.step else {})
+        return cell_seconds(budget, self.costs[cell.variant].step_seconds, self.validation_images)
+
+    def finish(self, say: Callable[[str], None]) -> None:
+        """Measures what the ablation wants of the finished cells."""
+        if self.ablation.finish:
+            self.measured = self.ablation.finish(self.cells, say)
+
+    def _size(self, name: str) -> dict[str, Any]:
+        return {"parameters": self.parameters[name], "gmac": self.gmac[name], **asdict(self.costs[name])}
 
     def content(self) -> dict[str, Any]:
         """What plan.json holds."""
         a, base = self.ablation, self.costs[self.ablation.baseline]
         differing = differences(a)
+        levels = a.levels or {
+            name: {factor: run.resolved().get(setting(factor)) for factor in a.factors} for name, run in a.runs.items()
+        }
+        factors = {key: list(values) for key, values in a.factors.items()}
+        if a.levels:
+            names = dict.fromkeys(key for of_one in levels.values() for key in of_one)
+            factors = {key: list(dict.fromkeys(of_one[key] for of_one in levels.values())) for key in names}
         variants = {
             name: {
-                "levels": {factor: run.resolved().get(setting(factor)) for factor in a.factors},
-                "parameters": self.parameters[name],
-                "gmac": self.gmac[name],
+                "levels": dict(levels[name]),
                 "step_ratio": self.costs[name].step_seconds / base.step_seconds,
                 "hash": run.hash,
-                **asdict(self.costs[name]),
+                **self._size(name),
+                **self.measured.variants.get(name, {}),
             }
             for name, run in a.runs.items()
         }
@@ -72,15 +89,18 @@ class Plan:
             "experiment": a.name,
             "question": a.question,
             "baseline": a.baseline,
-            "factors": {name: list(levels) for name, levels in a.factors.items()},
+            "factors": factors,
             "variants": variants,
+            "stages": {name: self._size(name) | {"budget": self.budgets[name]} for name in a.stages},
+            "parents": {name: list(a.parents_of(name)) for name in a.parents},
             "seeds": list(self.seeds),
             "data": a.data,
             "data_note": a.data_note,
             "scale_note": a.scale_note,
+            "notes": list(self.measured.notes),
             "common": common,
             "corrections": sorted({name for run in a.runs.values() for name in run.corrections()}),
-            "budget": self.budgets,
+            "budget": {name: self.budgets[name] for name in a.runs},
             "validation_images": self.validation_images,
             "differences": differing,
             "matched": {name: self._match(name) for name in a.matched},
@@ -106,34 +126,37 @@ def make_plan(
     parameters, macs = {}, {}
     say("verifying the data")
     verified: list[dict[str, Any]] = []
-    for name, run in ablation.runs.items():
+    for name in ablation.order:
+        run = ablation.every[name]
         with torch.device("meta"):
-            module, datamodule = build(run)
+            module, datamodule = build_planned(ablation, name)
         parameters[name] = sum(p.numel() for p in module.parameters())
         if run.data not in verified:
             datamodule.verify()
             verified.append(dict(run.data))
-    ablation = replace(ablation, runs=identified(ablation.runs))
-    _check_same(ablation, out)
+    runs = identified(ablation.every)
+    ablation = replace(
+        ablation,
+        runs={name: runs[name] for name in ablation.runs},
+        stages={name: runs[name] for name in ablation.stages},
+    )
     say("comparing the budgets")
     budgets = check_fair(ablation)
-    for name, run in ablation.runs.items():
+    for name, run in runs.items():
         if not budgets[name]["steps"]:
             raise ValueError(
                 f"{name} would be trained for no step: a batch of {budgets[name]['batch']} images is more than the "
                 f"{budgets[name]['train_images']} training images, or trainer.limit_train_batches leaves none"
             )
         macs[name] = gmac(run, *budgets[name]["test_size"])
-    _, datamodule = build(ablation.runs[ablation.baseline])
+    _, datamodule = build(runs[ablation.baseline].alone())
     validation_images = len(datamodule.dataset("val"))
-    cells = [
-        # Seeds outermost: an interrupted grid has whole replications of the table rather than half of its rows.
-        PlannedCell(name, run.but(seed=seed), out / name / f"seed{seed}", budgets[name]["epochs"])
-        for seed in seeds
-        for name, run in ablation.runs.items()
-    ]
+    cells = planned_cells(ablation, out, seeds, budgets)
+    runs = linked(ablation, budgets)
+    ablation = replace(ablation, runs={name: runs[name] for name in ablation.runs})
+    _check_same(ablation, out)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    costs = _stored_costs(ablation, out, device) or measure(ablation.runs, threads=threads, progress=say)
+    costs = _stored_costs(ablation, out, device) or _measured(ablation, threads, say)
     return Plan(
         ablation,
         out,
@@ -150,6 +173,20 @@ def make_plan(
         device,
         {"command": command_line(), "commit": git_commit()},
     )
+
+
+def _measured(ablation: Ablation, threads: int, say: Callable[[str], None]) -> dict[str, Cost]:
+    """Of each variant and stage; a step costs in training what its parent does.
+
+    On a training batch where all are trained on the same data, and otherwise on noise.
+    """
+    trained = {name: run for name, run in ablation.every.items() if not run.step}
+    base, images = ablation.runs[ablation.baseline], None
+    if all((run.datamodule, run.data) == (base.datamodule, base.data) for run in trained.values()):
+        _, datamodule = build(base.from_scratch())
+        images = next(iter(datamodule.train_dataloader()))["image"]
+    costs = measure(trained, threads=threads, images=images, progress=say)
+    return {name: costs[name if name in costs else ablation.parents_of(name)[0]] for name in ablation.order}
 
 
 def _check_same(ablation: Ablation, out: Path) -> None:
@@ -186,7 +223,8 @@ def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost]
         return None
     if not _is_of(stored, ablation) or stored["device"] != device:
         return None
-    return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in stored["variants"].items()}
+    rows = stored.get("stages", {}) | stored["variants"]
+    return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in rows.items()}
 
 
 def show_plan(plan: Plan, console: Console) -> None:

@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.evidence.deviations import planned, statements
+from experiments.evidence.deviations import PARENTS, planned, statements
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import clock
 from experiments.grids.fairness import differences
 from experiments.runs.run import setting
 from experiments.shell.files import read_json
+from experiments.shell.found import wanted
 
 START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
 EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only
@@ -27,40 +28,57 @@ def cell_seconds(budget: Mapping[str, Any], step_seconds: float, validation_imag
 
 def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Console) -> None:
     """The table of a plan as plan.json holds it, and the sentences on its budget."""
-    baseline, variants = content["baseline"], content["variants"]
+    baseline, variants, stages = content["baseline"], content["variants"], content.get("stages", {})
+    parents, levels = content.get("parents", {}), list(content["factors"])
     table = Table("variant", title=f"{content['experiment']}: {len(variants)} variants x {len(seeds)} seeds")
-    factors = [setting(factor) for factor in content["factors"]]
-    changed = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
-    differing = [key for key in factors if key in changed] + [key for key in changed if key not in factors]
-    for key in differing:
-        name = key.removeprefix("hparams.")
-        table.add_column(escape(name if key in factors else f"({name})"))
+    followed = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
+    for key in [*map(setting, levels), *PARENTS, *(key for key in followed if key.split(".")[0] == "step")]:
+        followed.pop(key, None)
+    levels = [name for name in levels if len({str(of_one["levels"][name]) for of_one in variants.values()}) > 1]
+    for name in (*levels, *(f"({key.removeprefix('hparams.')})" for key in followed)):
+        table.add_column(escape(name))
+    for column in ["starts from"] * bool(parents):
+        table.add_column(column)
     for column in ("parameters", "ratio", "GMAC", "ratio", "ms/step", "peak MB", "est. time"):
         table.add_column(column, justify="right")
     base = variants[baseline]
-    for name, variant in variants.items():
-        settings = planned(content, name)
-        seconds = cell_seconds(content["budget"][name], variant["step_seconds"], content.get("validation_images", 0))
+    for name, row in {**stages, **variants}.items():
+        settings = {} if name in stages else planned(content, name)
+        seconds = cell_seconds(
+            content["budget"].get(name) or row["budget"], row["step_seconds"], content.get("validation_images", 0)
+        )
+        kind = " (baseline)" if name == baseline else " (stage)" if name in stages else ""
         table.add_row(
-            escape(name + (" (baseline)" if name == baseline else "")),
-            *(escape(str(settings.get(key, "-"))) for key in differing),
-            f"{variant['parameters']:,}",
-            f"{variant['parameters'] / base['parameters']:.2f}",
-            f"{variant['gmac']:.3g}",
-            f"{variant['gmac'] / base['gmac']:.2f}",
-            f"{1000 * variant['step_seconds']:.0f}",
-            f"{variant['peak_memory_mb']:.0f}",
-            clock(len(seeds) * seconds),
+            escape(name + kind),
+            *(escape(str(row["levels"][level])) if "levels" in row else "" for level in levels),
+            *(escape(_shown(settings.get(key, "-"))) if settings else "" for key in followed),
+            *[escape(_origin(parents.get(name, ()), settings.get("step")))] * bool(parents),
+            f"{row['parameters']:,}",
+            f"{row['parameters'] / base['parameters']:.2f}",
+            f"{row['gmac']:.3g}",
+            f"{row['gmac'] / base['gmac']:.2f}",
+            f"{1000 * row['step_seconds']:.0f}",
+            f"{row['peak_memory_mb']:.0f}",
+            clock(len(seeds) * seconds) if not settings.get("step") else "-",
         )
     console.print(table)
     for line in statements(content):
         console.print(line, soft_wrap=True, markup=False)
-    followed = ", in brackets what follows from them" if len(differing) > len(factors) else ""
+    brackets = ", in brackets what follows from them" if followed else ""
     console.print(
-        f"The table has the factors{followed}; the other {len(content['common'])} settings are equal in all variants.",
+        f"The table has the factors{brackets}; the other {len(content['common'])} settings are equal in all variants.",
         soft_wrap=True,
         markup=False,
     )
+
+
+def _origin(parents: Sequence[str], step: str | None) -> str:
+    return (f"{step} behind " if step else "") + (", ".join(parents) or "-")
+
+
+def _shown(value: Any) -> str:
+    of = wanted(value)
+    return str(of) if of else str(value)
 
 
 def show_without_data(ablation: Ablation, out: Path, seeds: Sequence[int], reason: str, console: Console) -> None:
@@ -74,13 +92,14 @@ def show_without_data(ablation: Ablation, out: Path, seeds: Sequence[int], reaso
         say(f"This is the plan stored in {out}; whether the data are still those is not known: {reason}")
         return
     differing = dict.fromkeys(key for changed in differences(ablation).values() for key in changed)
+    differing.pop("step.of", None)
     table = Table(
         "variant",
         *(escape(key.removeprefix("hparams.")) for key in differing),
         title=f"{ablation.name}: {len(ablation.runs)} variants x {len(seeds)} seeds",
     )
     for name, run in ablation.runs.items():
-        table.add_row(escape(name), *(escape(str(run.resolved().get(key, "-"))) for key in differing))
+        table.add_row(escape(name), *(escape(_shown(run.resolved().get(key, "-"))) for key in differing))
     console.print(table)
     say(
         f"Not known without the data: steps, parameters, multiply-adds, time and memory, and whether the variants are "

@@ -11,26 +11,28 @@ from lightning_modules.components.checkpoints import digest, read_checkpoint
 from lightning_modules.components.encoders.weights import is_path
 
 STARTS = ("weights", "init_from")  # hyperparameters that may name a file, or a folder of files
+START = r"run:[0-9a-f]{16}@\d+"  # of a checkpoint: the hash of its run, and its step
 
 
-def by_content(hparams: Mapping[str, Any]) -> dict[str, Any]:
+def by_content(hparams: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
     """`hparams` with the files that a network starts from named by their content; other words, such as "imagenet",
     stay.
 
     A checkpoint of this project goes by the hash of its run and its step: two machines that trained the same have the
-    same.
+    same. `known` says so of checkpoints that are not read, as they may have yet to be trained.
     """
     return {
-        key: by_content(value)
+        key: by_content(value, known)
         if isinstance(value, Mapping)
-        else _identity(value)
+        else known.get(value) or identity(value)
         if key in STARTS and isinstance(value, str)
         else value
         for key, value in hparams.items()
     }
 
 
-def _identity(name: str) -> str:
+def identity(name: str) -> str:
+    """What the file or the folder `name` holds; `name` itself where there is none, as for "imagenet"."""
     path = Path(name)
     if not is_path(name):
         return name

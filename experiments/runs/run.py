@@ -1,4 +1,4 @@
-"""`Run`, all that decides the numbers of a training, its hash, and in what two runs differ."""
+"""`Run`, all that decides the numbers of a training or a step, its hash, and in what two runs differ."""
 
 import hashlib
 import inspect
@@ -8,10 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 from datamodules.base import SegmentationDataModule
-from experiments.runs.identity import by_content
+from experiments.runs.identity import START, by_content, identity
+from experiments.runs.step import Step
+from experiments.shell.found import wanted
 from lightning_modules.base import SegmentationModule, plain
 
 Base = TypeVar("Base", SegmentationModule, SegmentationDataModule)
@@ -23,6 +26,10 @@ class Run:
 
     Where it runs (devices, workers, loggers) is not in here, and of data in a folder it counts what they hold, their
     `fingerprint`, and not where they lie. Settings become plain Python; ValueError names one that has no such form.
+
+    `parents` names the checkpoints of other runs that it begins with by what they hold, or will hold once those are
+    trained: so its hash is known before, and is the same after. With a `step` nothing is trained. The step works on
+    the weights of `parents`; the settings are those that the first of them was trained with.
     """
 
     module: type[SegmentationModule]
@@ -32,6 +39,8 @@ class Run:
     trainer: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of `Trainer`: max_epochs, precision
     seed: int = 0
     fingerprint: str | None = None  # of data in a folder; None until `identified`, and for data that code makes
+    step: Step | None = None
+    parents: Mapping[str, str] = field(default_factory=dict)  # checkpoint -> "run:HASH@STEPS"
 
     def __post_init__(self) -> None:
         for part in ("hparams", "data", "trainer", "seed"):
@@ -40,6 +49,9 @@ class Run:
                 raise ValueError(f"{part} must be keyword arguments by name, got {getattr(self, part)!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be a whole number of at least 0 and less than 2**32, got {self.seed!r}")
+        for path, holds in self.parents.items():
+            if not isinstance(path, str) or not re.fullmatch(START, str(holds)):
+                raise ValueError(f"parents must name checkpoints with run:HASH@STEPS, got {path!r}: {holds!r}")
 
     def but(
         self,
@@ -47,9 +59,10 @@ class Run:
         data: Mapping[str, Any] | None = None,
         trainer: Mapping[str, Any] | None = None,
         seed: int | None = None,
+        step: Step | None = None,
         **settings: Any,
     ) -> "Run":
-        """The same run with these hyperparameters, arguments of the data or the trainer, or this seed, instead.
+        """The same run with these hyperparameters, arguments of the data or the trainer, seed or step, instead.
 
         `settings` are hyperparameters, and by names such as "data.crop" and "trainer.max_epochs" arguments of those
         parts.
@@ -67,8 +80,35 @@ class Run:
             data=parts["data"],
             trainer=parts["trainer"],
             seed=self.seed if seed is None else seed,
+            step=step or self.step,
             fingerprint=self.fingerprint if same_data else None,
         )
+
+    def after(self, parents: Mapping[str, str]) -> "Run":
+        """The same run from these checkpoints, see `parents`; a training begins with the weights of one."""
+        begun = self if self.step else self.but(init_from=next(iter(parents)))
+        return replace(begun, parents=dict(parents))
+
+    def alone(self) -> "Run":
+        """A training that needs no other run: of its parents' architecture, and with the defaults of those settings
+        that another cell is still to find."""
+        hparams = {key: None if key == "init_from" and self.parents else v for key, v in self.hparams.items()}
+        known = {key: value for key, value in hparams.items() if not wanted(value)}
+        return replace(self, hparams=known, step=None, parents={})
+
+    def from_scratch(self) -> "Run":
+        """`alone`, and without any file that it starts from: of the same size and cost."""
+        run = self.alone()
+        return run.but(**{key: None for key in ("weights", "init_from") if run.hparams.get(key) is not None})
+
+    def check_parents(self) -> None:
+        """Raises FileNotFoundError or ValueError unless its checkpoints hold what it was planned with."""
+        for path, holds in self.parents.items():
+            way_out = f"Delete {Path(path).parent.parent}, and the command of the grid trains it again"
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{path}, which this run begins with, is not there. {way_out}")
+            if (held := identity(path)) != holds:
+                raise ValueError(f"{path} must hold {holds}, which this run was planned with, got {held}. {way_out}")
 
     def identified(self) -> "Run":
         """The same run with the fingerprint of its data, which are read for it.
@@ -93,7 +133,10 @@ class Run:
             "data": dict(self.data),
             "trainer": dict(self.trainer),
             "seed": self.seed,
-        } | ({"fingerprint": self.fingerprint} if self.fingerprint else {})
+            **({"fingerprint": self.fingerprint} if self.fingerprint else {}),
+            **({"step": {"name": self.step.name, "options": dict(self.step.options)}} if self.step else {}),
+            **({"parents": dict(self.parents)} if self.parents else {}),
+        }
 
     def record(self) -> dict[str, Any]:
         """`config` with the hash and every default of today, so that a later version can say what it would do
@@ -108,7 +151,7 @@ class Run:
         versions did not have, as long as it is neutral. Its declaration says so: `average: Annotated[str, ("neutral",
         "none")]`.
         """
-        flat = self._flat(by_content(self.hparams))
+        flat = self._flat(by_content(self.hparams, self.parents))
         if "root" in self.data:
             flat.pop("data.root")
             flat["data.fingerprint"] = self.fingerprint
@@ -121,6 +164,9 @@ class Run:
             values = {**(defaults(cls) if cls else {}), **config[part]}
             neutral = neutral_values(cls) if cls else {}
             flat |= {f"{part}.{k}": v for k, v in values.items() if k not in neutral or _json(neutral[k]) != _json(v)}
+        if self.step:
+            options = {f"step.{name}": value for name, value in self.step.options.items()}
+            flat |= {"step": self.step.name, **options, "step.of": list(self.parents.values())}
         flat.pop("data.num_workers", None)  # changes no number: see datamodules/base.py
         if corrections := self.corrections():
             flat["corrections"] = sorted(corrections)
@@ -159,11 +205,17 @@ class Run:
         fingerprint = config.get("fingerprint")
         if fingerprint is not None and not re.fullmatch("[0-9a-f]{16}", str(fingerprint)):
             raise ValueError(f"fingerprint must be 16 hexadecimal digits or null, got {fingerprint!r}")
+        step, parents = config.get("step"), config.get("parents", {})
+        is_step = step is None or (isinstance(step, Mapping) and step.keys() == {"name", "options"})
+        if not is_step or not isinstance(parents, Mapping):
+            raise ValueError(f"step must have a name and options, parents their paths, got {step!r} and {parents!r}")
         return Run(
             module=_class("module", config["module"], "lightning_modules", SegmentationModule),
             datamodule=_class("datamodule", config["datamodule"], "datamodules", SegmentationDataModule),
             **{part: config[part] for part in parts[2:]},
             fingerprint=fingerprint,
+            step=Step(**step) if step else None,
+            parents=dict(parents),
         )
 
 
@@ -218,8 +270,8 @@ def changes(stored: Mapping[str, Any], run: Run) -> list[str]:
 
 def setting(name: str) -> str:
     """The key in `Run.resolved` of what a factor or a keyword of `Run.but` names: "lr" is "hparams.lr", a
-    hyperparameter; "data.crop", "trainer.max_epochs", "module" and "datamodule" are keys already."""
-    is_key = name in ("module", "datamodule") or name.startswith(("data.", "trainer."))
+    hyperparameter; "data.crop", "trainer.max_epochs", "module", "datamodule" and "step" are keys already."""
+    is_key = name in ("module", "datamodule", "step") or name.startswith(("data.", "trainer."))
     return name if is_key else f"hparams.{name}"
 
 

@@ -104,6 +104,7 @@ def train(
     if not save_every > 0:
         raise ValueError(f"--save-every must be more than 0 minutes, got {save_every}")
     with Signals() as signals:
+        run.check_parents()
         seed_everything(run.seed, workers=True, verbose=False)
         module, datamodule = build(run)
         datamodule.verify()

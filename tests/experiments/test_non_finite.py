@@ -15,10 +15,10 @@ from torch import Tensor
 
 from datamodules.shapes import ShapesDataModule
 from experiments import soft_segment
-from experiments.ablate_crf import evaluate
-from experiments.crfs.search import confusions, predict, workers
+from experiments.crfs.search import confusions, predict
 from experiments.runs.callbacks import half
 from experiments.runs.run import Run
+from experiments.runs.scoring import evaluate, workers
 from experiments.runs.training import build, train
 from lightning_modules.base import Batch
 from lightning_modules.components.errors import NonFiniteError
