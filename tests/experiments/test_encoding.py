@@ -56,8 +56,6 @@ def test_every_command_begins_with_forgiving_output(name: str, monkeypatch: pyte
     with pytest.raises(SystemExit) as stop:
         if isinstance(start, Study):
             start.command_line(f"{NAME}\n")
-        elif name == "ablate_crf":
-            module.parse_grid_flags()
         else:
             module.main()
     assert stop.value.code == 0 and stdout.errors == "backslashreplace"
