@@ -181,12 +181,12 @@ def _tuning(plan: Mapping[str, Any]) -> list[str]:
         return []
     tried = " and ".join(f"{name} {_listed_values(values)}" for name, values in tuning["settings"].items())
     chosen = "; ".join(
-        f"{variant} {', '.join(f'{name} {_say(value)}' for name, value in values.items())}"
+        f"{variant}: {', '.join(f'{name} {_say(value)}' for name, value in values.items())}"
         for variant, values in tuning["chosen"].items()
     )
     said = (
         f"Tuned alike: each variant was tried with {tried} by its validation mIoU, with a seed of its own "
-        f"({tuning['seed']}) that no score of this report has, and took its best: {chosen}."
+        f"({tuning['seed']}) that no score of this report has, and took its best. {chosen}."
     )
     sentences = [said]
     for name, values in tuning["settings"].items():
@@ -196,7 +196,8 @@ def _tuning(plan: Mapping[str, Any]) -> list[str]:
         if at_end:
             verb = "lies" if len(at_end) == 1 else "lie"
             sentences.append(
-                f"The best {name} of {', '.join(at_end)} {verb} at the end of what was tried: beyond it may be better."
+                f"The best {name} of {' and of '.join(at_end)} {verb} at the end of what was tried: there may be a "
+                "better one beyond."
             )
     return sentences
 

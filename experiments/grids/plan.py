@@ -134,7 +134,9 @@ def make_plan(
     ablation = replace(ablation, runs=identified(ablation.runs))
     if not ablation.tune or ablation.tuning:  # before the trials, nothing is known of what the variants will have
         stored = _check_same(ablation, out)
-        seeds = [*seeds] if only_seeds else [*dict.fromkeys([*stored, *seeds])]
+        if not only_seeds and (kept := [seed for seed in stored if seed not in seeds]):
+            say(f"seeds {' '.join(map(str, kept))} of {out} stay in plan and report (--only-seeds leaves them out)")
+            seeds = [*kept, *seeds]
     say("comparing the budgets")
     budgets = check_fair(ablation)
     for name, run in ablation.runs.items():
