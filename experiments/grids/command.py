@@ -15,6 +15,7 @@ from experiments.grids.plan import make_plan, show_plan
 from experiments.grids.plan_table import show_without_data
 from experiments.runs.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
 from experiments.shell.command import command
+from experiments.shell.difference import tell_difference
 from experiments.shell.ending import DONE, IN_PART, UNEXPECTED
 from experiments.shell.environment import command_line
 from experiments.shell.files import locked, write_json
@@ -63,6 +64,7 @@ def run_ablation(ablation: Ablation, args: argparse.Namespace) -> int:
                 show_without_data(ablation, out, args.seeds, str(error), console)
                 return []
             show_plan(plan, console)
+            tell_difference(console)
             if args.dry_run:
                 return []
             write_json(out / "plan.json", plan.content())
