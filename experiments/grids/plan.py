@@ -16,7 +16,8 @@ from experiments.grids.fairness import Budget, check_fair, check_matched, differ
 from experiments.grids.plan_table import cell_seconds, show_content
 from experiments.runs.run import identified, setting
 from experiments.runs.training import build
-from experiments.shell.environment import command_line, git_commit
+from experiments.shell.difference import git_commit
+from experiments.shell.environment import command_line
 from experiments.shell.files import read_json, write_json
 
 COSTS = "costs.json"  # of a dry run

@@ -83,10 +83,8 @@ class ClassParser(jsonargparse.ArgumentParser):
         key = re.match(r'Parser key "([^"]+)":\s*', message)
         if key and "Not of type Name" in message:
             return f"--{key[1]}: expected a name of Lightning's, in letters: {message.split('Name: ')[1]}"
-        given = re.search(
-            r"(?:[Vv]alue|type (?:PositiveInt|NonNegativeInt|PositiveFloat|Devices)): ([^\n]*?)(?: does not (?:conform|match) .*)?$",
-            message,
-        )
+        ours = "PositiveInt|NonNegativeInt|PositiveFloat|Devices"
+        given = re.search(rf"(?:[Vv]alue|type (?:{ours})): ([^\n]*?)(?: does not (?:conform|match) .*)?$", message)
         if key is None or given is None:
             return " ".join(message.split())
         flag = next(
