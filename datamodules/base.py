@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.files import SPLITS
+from datamodules.scale import Scale
 from datamodules.transforms import Augmentation, JointTransform
 
 Sample = dict[str, Tensor]
@@ -184,6 +185,9 @@ class SegmentationDataModule(LightningDataModule):
     ignore_index: int = JointTransform.ignore_index
     loading: Loading = Loading()
     hidden: ClassVar[tuple[str, ...]] = ()  # arguments of `Loading` that the data set does not take
+    note: ClassVar[str] = ""  # what its numbers can and cannot show, for reports
+    cpu_scale: ClassVar[Scale | None] = None  # of studies on two CPU cores; None where a rule finds it
+    full_size: ClassVar[Scale | None] = None  # of studies on a GPU
     __signature__: ClassVar[inspect.Signature]
     seed: int = 0  # of the order and the augmentation; set it before the first training batch
 

@@ -10,6 +10,7 @@ Validation images are neighbours in a video of training images: the test split i
 
 from datamodules.base import Loading
 from datamodules.folder import FolderDataModule
+from datamodules.scale import Scale
 
 # The colours of the CamVid labels, http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid, as SegNet merges them.
 CLASSES = {
@@ -32,3 +33,19 @@ class CamVidDataModule(FolderDataModule):
 
     classes = CLASSES
     loading = Loading(crop=(240, 320))
+    note = (
+        "Road scenes of the usual 367/101/233 split; validation frames are video neighbours of training frames, so the "
+        "test split is the honest one."
+    )
+    cpu_scale = Scale(
+        data={"scale": 0.25, "crop": (80, 112), "zoom": (0.75, 1.5), "batch_size": 4},
+        epochs=6,
+        validate_every=3,
+        class_weights="median-frequency",
+    )
+    full_size = Scale(
+        data={"crop": (352, 480), "batch_size": 16, "num_workers": 8},
+        epochs=200,
+        validate_every=10,
+        class_weights="median-frequency",
+    )

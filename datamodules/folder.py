@@ -75,6 +75,10 @@ class FolderDataModule(SegmentationDataModule):
         root: folder with images/, masks/, splits/ and classes.txt
     """
 
+    note = (
+        "Images of one's own: whether those of the test split are independent of the training images, and of one "
+        "another, only who made them can say."
+    )
     classes: Mapping[str, tuple[int, int, int]] | None = None  # what classes.txt must list, with colours; None for any
 
     def __init__(self, root: str, **loading: Any) -> None:

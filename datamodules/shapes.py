@@ -7,6 +7,7 @@ from torch import Tensor
 
 from datamodules.base import Loading, SegmentationDataModule, SegmentationDataset, random_generator
 from datamodules.files import SPLITS
+from datamodules.scale import Scale
 
 
 class Shapes(SegmentationDataset):
@@ -42,6 +43,8 @@ class ShapesDataModule(SegmentationDataModule):
     num_classes = 3
     loading = Loading(batch_size=4)
     hidden = ("scale",)  # its `size` is that
+    note = "Discs and squares on noise: shows that the experiment runs, and nothing about segmentation."
+    cpu_scale = Scale(epochs=2, validate_every=1)
 
     def __init__(
         self, *, size: int = 64, length: int = 16, crop: int | tuple[int, int] | None = None, **loading: Any

@@ -1,6 +1,6 @@
 """Runs, ablations and reports: `python -m experiments.<verb>`, or the names below in Python.
 
-    from experiments import Run, Study, Match, crossed, variants, load
+    from experiments import Run, Study, Match, cpu_scale, full_size, crossed, variants, load
 
 Each is imported when it is asked for: reading results or writing a report imports no Lightning.
 """
@@ -13,16 +13,19 @@ from experiments.shell.imports import import_matplotlib, name_torchvision
 
 if TYPE_CHECKING:
     from experiments.grids.ablation import Match, crossed, variants
+    from experiments.grids.bases import cpu_scale, full_size
     from experiments.grids.study import Study
     from experiments.runs.run import Run
     from experiments.shell.catalogue import load
 
-__all__ = ["Match", "Run", "Study", "crossed", "load", "variants"]
+__all__ = ["Match", "Run", "Study", "cpu_scale", "crossed", "full_size", "load", "variants"]
 PLACES = {
     "Match": "experiments.grids.ablation",
     "Run": "experiments.runs.run",
     "Study": "experiments.grids.study",
+    "cpu_scale": "experiments.grids.bases",
     "crossed": "experiments.grids.ablation",
+    "full_size": "experiments.grids.bases",
     "load": "experiments.shell.catalogue",
     "variants": "experiments.grids.ablation",
 }

@@ -12,10 +12,18 @@ Answer: experiments/results/ablate_aspp.md
 from experiments.grids.study import Study, cpu_scale, full_size
 from lightning_modules.deeplabv3 import DeepLabV3Module
 
-BASES = cpu_scale(DeepLabV3Module, encoder="resnet50", encoder_width=0.25, decoder_width=64, batch_norm_decay=0.9)
-# Batch norm of a pooled map sees one value an image, and what it pools in training should resemble the whole image.
-BASES["brain"] = BASES["brain"].but(data={"batch_size": 8, "crop": 128}, trainer={"max_epochs": 16})
-BASES["camvid"] = BASES["camvid"].but(data={"batch_size": 8}, trainer={"max_epochs": 8, "check_val_every_n_epoch": 4})
+BASE = cpu_scale(
+    DeepLabV3Module,
+    encoder="resnet50",
+    encoder_width=0.25,
+    decoder_width=64,
+    batch_norm_decay=0.9,
+    # Batch norm of a pooled map sees one value an image, and what it pools in training should resemble the whole image.
+    exceptions={
+        "brain": {"data.batch_size": 8, "data.crop": 128, "trainer.max_epochs": 16},
+        "camvid": {"data.batch_size": 8, "trainer.max_epochs": 8, "trainer.check_val_every_n_epoch": 4},
+    },
+)
 
 STUDY = Study(
     name="ablate_aspp",
@@ -29,7 +37,7 @@ STUDY = Study(
         "aspp-6-12-18+image": {"context": "aspp", "rates": (6, 12, 18), "image_pooling": True},
         "pyramid-pooling": {"context": "pyramid"},
     },
-    bases=BASES,
+    base=BASE,
     full_size=full_size(DeepLabV3Module),
 )
 RUNS = STUDY.runs()

@@ -43,11 +43,11 @@ from experiments.grids.command import add_arguments, run_command
 from experiments.grids.cost import Cost, gmac, measure
 from experiments.grids.fairness import Budget, check_fair
 from experiments.grids.plan_table import EVALUATION_STEPS, START_SECONDS
-from experiments.grids.study import DATA_NOTES, cpu_scale, full_size
+from experiments.grids.study import cpu_scale, full_size
 from experiments.runs.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
 from experiments.runs.run import Run, defaults
 from experiments.runs.training import build
-from experiments.shell.catalogue import load
+from experiments.shell.catalogue import DATAMODULES, load
 from experiments.shell.command import forgiving_output
 from experiments.shell.environment import command_line, environment, git_commit
 from experiments.shell.files import locked, read_json, write_atomic, write_json
@@ -88,29 +88,32 @@ class Setting:
 
 SETTINGS = {
     "brain": Setting(
-        cpu_scale(UNetModule, width=8, depth=3)["brain"].but(trainer={"check_val_every_n_epoch": 12}), finetune=4
+        cpu_scale(UNetModule, width=8, depth=3)
+        .run(DATAMODULES["brain"])[0]
+        .but(trainer={"check_val_every_n_epoch": 12}),
+        finetune=4,
     ),
     # FCN-8s is the network that CRF-as-RNN stands on.
     "camvid": Setting(
-        cpu_scale(FCNModule, stride=8, at_once=False, loss="ce", lr=1e-3, encoder="tu-tf_efficientnet_lite0")[
-            "camvid"
-        ].but(data={"scale": 0.5, "crop": (160, 224)}, trainer={"max_epochs": 8, "check_val_every_n_epoch": 8}),
+        cpu_scale(FCNModule, stride=8, at_once=False, loss="ce", lr=1e-3, encoder="tu-tf_efficientnet_lite0")
+        .run(DATAMODULES["camvid"])[0]
+        .but(data={"scale": 0.5, "crop": (160, 224)}, trainer={"max_epochs": 8, "check_val_every_n_epoch": 8}),
         finetune=2,
     ),
     "shapes": Setting(
-        cpu_scale(UNetModule, width=4, depth=2)["shapes"].but(
-            data={"size": 32, "length": 8}, trainer={"check_val_every_n_epoch": 2}
-        ),
+        cpu_scale(UNetModule, width=4, depth=2)
+        .run(DATAMODULES["shapes"])[0]
+        .but(data={"size": 32, "length": 8}, trainer={"check_val_every_n_epoch": 2}),
         finetune=1,
     ),
 }
 FULL_SIZE = {
-    "brain": Setting(full_size(UNetModule)["brain"], finetune=20),
+    "brain": Setting(full_size(UNetModule).run(DATAMODULES["brain"])[0], finetune=20),
     # On VGG16 and whole images, as in CRF-as-RNN (--weights imagenet); the published rates are for a sum over pixels.
     "camvid": Setting(
-        full_size(FCNModule, loss="ce", optimizer="adamw", momentum=0.9, lr=1e-4, schedule="poly")["camvid"].but(
-            data={"crop": (360, 480), "batch_size": 4}
-        ),
+        full_size(FCNModule, loss="ce", optimizer="adamw", momentum=0.9, lr=1e-4, schedule="poly")
+        .run(DATAMODULES["camvid"])[0]
+        .but(data={"crop": (360, 480), "batch_size": 4}),
         finetune=20,
     ),
 }
@@ -325,7 +328,7 @@ def make_crf_plan(args: argparse.Namespace, say: Callable[[str], None]) -> CrfPl
         factors={key: [run.resolved()[f"hparams.{key}"] for run in runs.values()] for key in ("crf", "crf_options")},
         baseline=BASELINE,
         data=args.data,
-        data_note=DATA_NOTES[args.data],
+        data_note=DATAMODULES[args.data].note,
         scale_note=f"{'Full size' if args.full_size else 'CPU scale'}: {base.module.__name__}, crop {r['data.crop']}, "
         f"batch {r['data.batch_size']}, {r['trainer.max_epochs']} epochs, then {epochs} more of every variant.",
     )

@@ -24,7 +24,7 @@ STUDY = Study(
         "efficientnet-lite0+imagenet": {"encoder": "tu-tf_efficientnet_lite0", "weights": "package"},
     },
     # Without image pooling, whose batch norm sees one value an image and batches here are of four.
-    bases=cpu_scale(DeepLabV3PlusModule, decoder_width=64, batch_norm_decay=0.9, image_pooling=False),
+    base=cpu_scale(DeepLabV3PlusModule, decoder_width=64, batch_norm_decay=0.9, image_pooling=False),
     full_size=full_size(DeepLabV3PlusModule),
 )
 RUNS = STUDY.runs()

@@ -27,9 +27,9 @@ STUDY = Study(
     baseline="fcn-8s",
     variants={f"fcn-{stride}s": {"stride": stride} for stride in (32, 16, 8)},
     # At CPU scale a narrow residual encoder with batch norm, which learns from scratch in minutes; VGG16 does not.
-    bases=cpu_scale(FCNModule, encoder="resnet50", encoder_width=0.25, loss="ce"),
+    base=cpu_scale(FCNModule, encoder="resnet50", encoder_width=0.25, loss="ce"),
     # Pass the weights of VGG16 with --weights.
-    full_size={data: run.but(data={"batch_size": 1}) for data, run in full_size(FCNModule, **PUBLISHED).items()},
+    full_size=full_size(FCNModule, data={"batch_size": 1}, **PUBLISHED),
 )
 RUNS = STUDY.runs()
 

@@ -17,7 +17,7 @@ STUDY = Study(
     question="What does a finer feature map buy: DeepLab v3 at output stride 32, 16 or 8?",
     baseline="stride-16",
     variants={f"stride-{stride}": {"output_stride": stride} for stride in (32, 16, 8)},
-    bases=cpu_scale(
+    base=cpu_scale(
         DeepLabV3Module, context="none", encoder="resnet50", encoder_width=0.25, decoder_width=64, batch_norm_decay=0.9
     ),
     full_size=full_size(DeepLabV3Module, context="none", encoder="resnet50"),

@@ -25,7 +25,7 @@ STUDY = Study(
     },
     matched={"separable-wide": Match(of="gmac", like="standard", by="decoder_width")},
     # Without image pooling, whose batch norm sees one value an image and batches here are of four.
-    bases=cpu_scale(
+    base=cpu_scale(
         DeepLabV3PlusModule,
         encoder="resnet50",
         encoder_width=0.25,

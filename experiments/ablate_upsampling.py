@@ -10,51 +10,31 @@ parameters. Odena et al. 2016 predict a checkerboard where the kernel does not d
 Answer: experiments/results/ablate_upsampling.md
 """
 
-from datamodules.brain import BrainDataModule
-from datamodules.camvid import CamVidDataModule
-from datamodules.shapes import ShapesDataModule
 from experiments.grids.ablation import Match, crossed
-from experiments.grids.study import BRAIN_WEIGHTS, Study
-from experiments.runs.run import Run
+from experiments.grids.study import Study, cpu_scale, full_size
+from experiments.runs.run import defaults
 from lightning_modules.unet import UNetModule
 
-RECIPE = {"norm": "batch", "match_parameters": True, "optimizer": "adamw", "momentum": 0.9, "schedule": "poly"}
-
-# What two CPU cores train in minutes (brain) or in about an hour (CamVid).
-BASES = {
-    "brain": Run(
-        module=UNetModule,
-        datamodule=BrainDataModule,
-        hparams={**RECIPE, "width": 8, "depth": 3, "lr": 5e-3, "class_weights": BRAIN_WEIGHTS},
-        data={"crop": 96, "zoom": (0.75, 1.5), "jitter": 0.1, "batch_size": 4},
-        trainer={"max_epochs": 12, "check_val_every_n_epoch": 2},
-    ),
-    "camvid": Run(
-        module=UNetModule,
-        datamodule=CamVidDataModule,
-        hparams={**RECIPE, "width": 8, "lr": 5e-3},
-        data={"scale": 0.5, "crop": (128, 176), "batch_size": 4},
-        trainer={"max_epochs": 12, "check_val_every_n_epoch": 4},
-    ),
-    "shapes": Run(
-        module=UNetModule,
-        datamodule=ShapesDataModule,
-        hparams={**RECIPE, "width": 4, "lr": 5e-3},
-        trainer={"max_epochs": 2, "check_val_every_n_epoch": 1},
-    ),
-}
-# The width of the paper and the images' own size, for a GPU.
-FULL_SIZE = {
-    "brain": BASES["brain"].but(
-        width=64, depth=4, lr=1e-3, data={"crop": 192, "batch_size": 16}, trainer={"max_epochs": 200}
-    ),
-    "camvid": BASES["camvid"].but(
-        width=64,
-        lr=1e-3,
-        data={"scale": 1.0, "crop": (352, 480), "batch_size": 16, "num_workers": 8},
-        trainer={"max_epochs": 200},
-    ),
-}
+BASE = cpu_scale(
+    UNetModule,
+    norm="batch",
+    match_parameters=True,
+    width=8,
+    lr=5e-3,
+    weight_decay=defaults(UNetModule)["weight_decay"],
+    exceptions={
+        "brain": {"depth": 3, "trainer.check_val_every_n_epoch": 2},
+        "camvid": {
+            "class_weights": None,
+            "data.scale": 0.5,
+            "data.crop": (128, 176),
+            "data.zoom": (0.5, 2.0),
+            "trainer.max_epochs": 12,
+            "trainer.check_val_every_n_epoch": 4,
+        },
+        "shapes": {"width": 4},
+    },
+)
 LAYERS = ("transposed-2", "transposed-3", "nearest", "bilinear")
 STUDY = Study(
     name="ablate_upsampling",
@@ -62,8 +42,18 @@ STUDY = Study(
     baseline="transposed-2+concat",  # the paper's up-convolution and skips
     variants=crossed(upsample=LAYERS, skips=("concat", "none")),
     matched={f"{layer}+none": Match(of="parameters", like=f"{layer}+concat") for layer in LAYERS},
-    bases=BASES,
-    full_size=FULL_SIZE,
+    base=BASE,
+    # The width of the paper and the images' own size.
+    full_size=full_size(
+        UNetModule,
+        norm="batch",
+        match_parameters=True,
+        optimizer="adamw",
+        momentum=0.9,
+        schedule="poly",
+        lr=1e-3,
+        exceptions={"camvid": {"class_weights": None}},
+    ),
 )
 RUNS = STUDY.runs()
 

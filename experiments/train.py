@@ -16,7 +16,8 @@ from lightning.pytorch import Trainer
 from datamodules.base import Loading
 from experiments.runs.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
 from experiments.runs.run import Run
-from experiments.runs.training import STRATEGIES, train
+from experiments.runs.trainer_flags import WHERE, add_trainer
+from experiments.runs.training import train
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, documentation, key_of, listed, lookup
 from experiments.shell.class_flags import Choice, ClassParser, settings_of
 from experiments.shell.command import command
@@ -26,41 +27,6 @@ from experiments.tracking.client import agent_settings
 from experiments.tracking.logger import tracker
 from experiments.tracking.loggers import Logging, add_logging
 from lightning_modules.recipe import Recipe
-
-# Arguments of Lightning's Trainer that say where a run computes; the hash of a `Run` leaves them out.
-WHERE = {
-    *("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "benchmark", "detect_anomaly"),
-    *("log_every_n_steps", "num_sanity_val_steps"),
-}
-# Those that `train` sets itself, or that are objects which a flag cannot name.
-NOT_FLAGS = {
-    "barebones",
-    "callbacks",
-    "default_root_dir",
-    "enable_autolog_hparams",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "fast_dev_run",
-    "inference_mode",
-    "limit_predict_batches",
-    "limit_test_batches",
-    "logger",
-    "max_time",
-    "model_registry",
-    "overfit_batches",
-    "plugins",
-    "profiler",
-    "reload_dataloaders_every_n_epochs",
-    "use_distributed_sampler",
-}
-
-# Those that may be classes: flags name them, as jsonargparse would import any class that a flag or a file asks for.
-NAMED = {
-    "accelerator": "what computes: cpu, gpu, mps, tpu or another that Lightning knows",
-    "strategy": f"how several devices share the work: {', '.join(STRATEGIES)}",
-}
-
-Name = jsonargparse.typing.restricted_string_type("Name", r"^[\w-]+$")  # never one to import
 
 
 def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
@@ -102,9 +68,7 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         help=listed_above,
     )
     parser.add_class(settings_of(datamodule, Loading), "data", help=listed_above)
-    parser.add_class(Trainer, "trainer", skip={*NOT_FLAGS, *NAMED})
-    for name, help_text in NAMED.items():
-        parser.add_argument(f"--trainer.{name}", type=Name, default="auto", help=help_text)
+    add_trainer(parser, where=True)
     parser.set_defaults({"trainer.max_epochs": 20})
     args = parser.parse_args(rest, defaults=True)
     given = {part: args[part].as_dict() for part in ("model", "data", "trainer")}

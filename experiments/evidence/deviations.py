@@ -49,18 +49,20 @@ def other_settings(plan: Mapping[str, Any], variant: str, run: Mapping[str, Any]
 
 def statements(plan: Mapping[str, Any]) -> list[str]:
     """The budget, where it is not equal, what was matched and what was not, a sentence each; the unequal ones first."""
-    return [*unequal(plan), *_sizes(plan), *_matches(plan), *_budget(plan)]
+    return [*unequal(plan), *_tuning(plan), *_sizes(plan), *_matches(plan), *_budget(plan)]
 
 
 def unequal(plan: Mapping[str, Any]) -> list[str]:
     """A sentence for each variant whose declared factors give it another budget than the baseline's."""
     if "budget" not in plan:
         return []
-    base, sentences = items(plan["budget"][plan["baseline"]]), []
+    base, sentences, tuned = items(plan["budget"][plan["baseline"]]), [], plan.get("tuning", {}).get("settings", {})
     for variant, budget in plan["budget"].items():
         budget_items = items(budget)
         differing = [
-            key for key in base | budget_items if key not in NO_BUDGET and base.get(key) != budget_items.get(key)
+            key
+            for key in base | budget_items
+            if key not in (*NO_BUDGET, *tuned) and base.get(key) != budget_items.get(key)
         ]
         if differing:
             listed = ", ".join(
@@ -153,8 +155,10 @@ def _budget(plan: Mapping[str, Any]) -> list[str]:
     augmentation = ", ".join(
         f"{key} {_say(value)}" for key, value in b["augmentation"].items() if value or key == "crop"
     )
+    tuned = plan.get("tuning", {}).get("settings", {})
     recipe = ", ".join(
-        f"{_words(key)} {_say(b[key])}" for key in ("optimizer", "lr", "momentum", "weight_decay", "schedule")
+        f"{_words(key)} {'as tuned' if key in tuned else _say(b[key])}"
+        for key in ("optimizer", "lr", "momentum", "weight_decay", "schedule")
     )
     extras = [f"{_words(key)} {_say(b[key])}" for key in ("warmup", "gradient_clip_val") if b[key]]
     adds = f" in {b['accumulation']} accumulated parts" if b["accumulation"] > 1 else ""
@@ -169,6 +173,36 @@ def _budget(plan: Mapping[str, Any]) -> list[str]:
         f"from {b['start']}" + (f", which has {b['steps_before']:,} steps behind it" if b["steps_before"] else ""),
     )
     return [f"Budget of {whose}: {'; '.join(lines)}."]
+
+
+def _tuning(plan: Mapping[str, Any]) -> list[str]:
+    """That every variant was tried with the same values, which it took, and where the best lies at the end of them."""
+    if not (tuning := plan.get("tuning")):
+        return []
+    tried = " and ".join(f"{name} {_listed_values(values)}" for name, values in tuning["settings"].items())
+    chosen = "; ".join(
+        f"{variant} {', '.join(f'{name} {_say(value)}' for name, value in values.items())}"
+        for variant, values in tuning["chosen"].items()
+    )
+    said = (
+        f"Tuned alike: each variant was tried with {tried} by its validation mIoU, with a seed of its own "
+        f"({tuning['seed']}) that no score of this report has, and took its best: {chosen}."
+    )
+    sentences = [said]
+    for name, values in tuning["settings"].items():
+        numbers = [value for value in values if type(value) in (int, float)]
+        ends = {min(numbers), max(numbers)} if len(numbers) == len(values) else set()
+        at_end = [variant for variant, of_one in tuning["chosen"].items() if of_one[name] in ends]
+        if at_end:
+            verb = "lies" if len(at_end) == 1 else "lie"
+            sentences.append(
+                f"The best {name} of {', '.join(at_end)} {verb} at the end of what was tried: beyond it may be better."
+            )
+    return sentences
+
+
+def _listed_values(values: Sequence[Any]) -> str:
+    return f"{', '.join(map(_say, values[:-1]))} and {_say(values[-1])}"
 
 
 def _sizes(plan: Mapping[str, Any]) -> list[str]:

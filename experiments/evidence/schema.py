@@ -128,6 +128,31 @@ class Match(_Stored):
     values: Pair | None
 
 
+class Trial(_Stored):
+    """A value that a variant was tried with, and its validation mIoU; none where it diverged."""
+
+    values: Settings
+    miou: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class Tuning(_Stored):
+    """What each variant was tried with before the experiment, and which of it was taken: see `tuning.tuned`."""
+
+    seed: Seed
+    settings: dict[str, Annotated[list[Any], Field(min_length=2)]]
+    trials: dict[str, list[Trial]]
+    chosen: dict[str, Settings]
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "Tuning":
+        if self.trials.keys() != self.chosen.keys():
+            _refuse("trials and chosen must be of the same variants")
+        for variant, values in self.chosen.items():
+            if values.keys() != self.settings.keys() or values not in [t.values for t in self.trials[variant]]:
+                _refuse(f"chosen.{variant} must be the values of one of its trials, got {_got(values)}")
+        return self
+
+
 class StoredPlan(_Stored):
     """plan.json"""
 
@@ -152,6 +177,7 @@ class StoredPlan(_Stored):
     budget: dict[str, Budget] = Field(default_factory=dict)
     differences: dict[str, dict[str, Pair]] = Field(default_factory=dict)
     matched: dict[str, Match] = Field(default_factory=dict)
+    tuning: Tuning | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "StoredPlan":
@@ -171,6 +197,8 @@ class StoredPlan(_Stored):
             of_field = getattr(self, field)
             if field in self.model_fields_set and of_field.keys() != names:
                 _refuse(f"{field} must have an entry for each variant and no other, got {_got(list(of_field))}")
+        if self.tuning is not None and self.tuning.chosen.keys() != names:
+            _refuse(f"tuning must have the trials of each variant, got {_got(list(self.tuning.chosen))}")
         if not self.matched.keys() <= names:
             _refuse(f"matched must name variants, got {_got(list(self.matched))}")
         return self

@@ -42,7 +42,9 @@ class Ablation:
     matched: Mapping[str, Match] = field(default_factory=dict)
     data: str = ""  # name of the data, for the report
     data_note: str = ""  # what these data can and cannot show
-    scale_note: str = ""  # what was made smaller than a full-size run
+    scale_note: str = ""  # what was made smaller than a full-size run, and what was set by flags
+    tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # hyperparameters with the values to try
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # what the trials have found: see `tuning.tuned`
 
     def __post_init__(self) -> None:
         if self.baseline not in self.runs:
@@ -59,10 +61,16 @@ class Ablation:
 def crossed(**factors: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Every combination of the levels, named by them: {"nearest+none": {"upsample": "nearest", "skips": "none"}, ...}.
 
-    A factor such as "data.crop" is handed over as `**{"data.crop": (96, 128)}`.
+    Levels that are no words are named with their factor: "width 4, dropout 0.0", "nearest, width 4". A factor such as
+    "data.crop" is handed over as `**{"data.crop": (96, 128)}`.
     """
+    words = {name: all(isinstance(level, str) for level in levels) for name, levels in factors.items()}
+    between = "+" if all(words.values()) else ", "
     return {
-        "+".join(str(level) for level in levels): dict(zip(factors, levels, strict=True))
+        between.join(
+            str(level) if words[name] else f"{name.rpartition('.')[2]} {level}"
+            for name, level in zip(factors, levels, strict=True)
+        ): dict(zip(factors, levels, strict=True))
         for levels in product(*factors.values())
     }
 

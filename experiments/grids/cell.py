@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--save-every", type=float, help="minutes between checkpoints within an epoch")
     parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
+    parser.add_argument("--no-test", action="store_true", help="end with the validation: a trial")
     parser.add_argument("--parent", type=int, help="process to end with")
     args = parser.parse_args()
     if args.parent is not None:
@@ -47,6 +48,7 @@ def main() -> None:
             save_every=args.save_every or SAVE_EVERY,
             command=args.command,
             devices=args.devices,
+            test=not args.no_test,
         )
 
 

@@ -30,6 +30,7 @@ class PlannedCell:
     run: Run
     folder: Path
     epochs: int
+    tests: bool = True  # whether it ends with the scores of the test split, or of a trial with those of the validation
     process: "subprocess.Popen[bytes] | None" = None
     slot: int = 0
     started: float = 0.0
@@ -42,7 +43,8 @@ class PlannedCell:
             stored = read_json(self.folder / "result.json")
         except ValueError:
             return None
-        is_whole = isinstance(stored.get("test"), dict) and "miou" in stored["test"]
+        scores = stored.get("test" if self.tests else "val")
+        is_whole = isinstance(scores, dict) and "miou" in scores
         return stored if is_whole and stored.get("hash") in self.run.hashes else None
 
     def epochs_done(self) -> int:
@@ -92,8 +94,9 @@ def run_cells(
                 result = cell.result
                 took = time.monotonic() - cell.started
                 if result:
+                    split = "test" if cell.tests else "val"
                     console.print(
-                        f"{cell.folder}: test/miou {result['test']['miou']:.4f} ({clock(took)})", soft_wrap=True
+                        f"{cell.folder}: {split}/miou {result[split]['miou']:.4f} ({clock(took)})", soft_wrap=True
                     )
                 else:
                     cell.error = _last_line(cell.folder / "log.txt")
@@ -143,7 +146,7 @@ def _start(cell: PlannedCell, threads: int, logging: Logging, devices: str, save
         environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
     arguments = [sys.executable, "-m", "experiments.grids.cell", str(cell.folder), "--devices", devices]
     arguments += ["--parent", str(os.getpid()), "--command", command, *logging.flags()]
-    arguments += ["--save-every", str(save_every)]
+    arguments += ["--save-every", str(save_every), *(["--no-test"] if not cell.tests else [])]
     with (cell.folder / "log.txt").open("ab") as log:
         cell.process = subprocess.Popen(
             arguments,

@@ -3,29 +3,53 @@
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jsonargparse
 import torch
 from rich.console import Console
 from rich.markup import escape
 
+from experiments.grids import tuning
 from experiments.grids.ablation import Ablation
-from experiments.grids.cells import PlannedCell, run_cells
-from experiments.grids.plan import make_plan, show_plan
-from experiments.grids.plan_table import show_without_data
+from experiments.grids.cells import PlannedCell, clock, run_cells
+from experiments.grids.cost import Cost
+from experiments.grids.fairness import RECIPE
+from experiments.grids.plan import COSTS, Plan, keep_costs, make_plan, show_plan
+from experiments.grids.plan_table import show_stored, show_without_data
 from experiments.runs.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
+from experiments.runs.run import identified
 from experiments.shell.command import command
 from experiments.shell.ending import DONE, IN_PART, UNEXPECTED
 from experiments.shell.environment import command_line
 from experiments.shell.files import locked, write_json
-from experiments.shell.flags import minutes, natural, positive
 from experiments.tracking.loggers import Logging, add_logging
+
+Devices = jsonargparse.typing.restricted_string_type("Devices", r"^(auto|[1-9]\d*)$")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of every ablation."""
+    positive = jsonargparse.typing.PositiveInt
     parser.add_argument(
-        "--seeds", type=natural, nargs="+", default=[0, 1, 2], help="each variant is trained once a seed"
+        "--seeds",
+        type=jsonargparse.typing.NonNegativeInt,
+        nargs="+",
+        default=[0, 1, 2],
+        help="each variant is trained once a seed; those that the folder has already are kept beside them",
+    )
+    parser.add_argument(
+        "--only-seeds", action="store_true", help="plan and report these --seeds alone, not those of earlier calls, too"
+    )
+    parser.add_argument(
+        "--tune",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="a hyperparameter and its values, lr 1e-3 1e-2: each variant takes its best on validation, by one seed of "
+        "its own",
     )
     parser.add_argument("--out", type=Path, help="folder of the results (default: outputs/<experiment>)")
     parser.add_argument("--jobs", type=positive, help="cells at a time (default: one a GPU, or one a CPU core)")
@@ -33,55 +57,146 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive, default=1, help="CPU threads of a cell; the last digits of its numbers depend on it"
     )
     parser.add_argument(
-        "--devices", type=_devices, default="auto", help="devices of one cell; more than one trains it with DDP"
+        "--devices", type=Devices, default="auto", help="devices of one cell; more than one trains it with DDP"
     )
     add_logging(parser, positive)
-    parser.add_argument("--save-every", type=minutes, default=SAVE_EVERY, help=SAVE_EVERY_HELP)
-    parser.add_argument("--dry-run", action="store_true", help="measure a few steps, print the plan and stop")
-
-
-def _devices(text: str) -> str:
-    return text if text == "auto" else str(positive(text))
+    parser.add_argument(
+        "--save-every", type=jsonargparse.typing.PositiveFloat, default=SAVE_EVERY, help=SAVE_EVERY_HELP
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="measure a few steps, print the plan and stop; the run keeps the times"
+    )
 
 
 def run_ablation(ablation: Ablation, args: argparse.Namespace) -> int:
     """Plans, runs and reports; the same command continues what was interrupted. Returns the exit status."""
-    from experiments.reports.write import write_report  # imports pyplot, which the cells need not
+    return run_grid(lambda: ablation, ablation.name, args)
 
-    out = args.out or Path("outputs") / ablation.name
+
+def run_grid(make: Callable[[], Ablation], name: str, args: argparse.Namespace) -> int:
+    """The same for an ablation that is only now made, as its settings may follow from the data."""
+    out = args.out or Path("outputs") / name
 
     def work(console: Console, jobs: int) -> list[PlannedCell]:
-        batch = ablation.runs[ablation.baseline].resolved()["data.batch_size"]
-        if args.devices != "auto" and batch % int(args.devices):
-            raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
         with locked(out):
             try:
-                plan = make_plan(ablation, out, args.seeds, jobs, args.threads, lambda m: console.print(m, style="dim"))
+                ablation = make()
             except FileNotFoundError as error:
                 if not args.dry_run:
                     raise
-                show_without_data(ablation, out, args.seeds, str(error), console)
+                show_stored(out, args.seeds, str(error), console)
                 return []
-            show_plan(plan, console)
-            if args.dry_run:
-                return []
-            write_json(out / "plan.json", plan.content())
-            failed = run_cells(
-                plan.cells,
-                console,
-                jobs=jobs,
-                threads=args.threads,
-                devices=args.devices,
-                logging=Logging.of(args),
-                save_every=args.save_every,
-                command=command_line(),
-                seconds=plan.seconds,
-            )
-            if len(failed) < len(plan.cells):
-                write_report(out)
-            return failed
+            return _Grid(ablation, out, args, console, jobs).run()
 
     return run_command(args, lambda: out, work)
+
+
+@dataclass
+class _Grid:
+    ablation: Ablation
+    out: Path
+    args: argparse.Namespace
+    console: Console
+    jobs: int
+
+    def run(self) -> list[PlannedCell]:
+        """Plans, tunes, trains and reports; returns the cells that failed."""
+        from experiments.reports.write import write_report  # imports pyplot, which the cells need not
+
+        args, ablation = self.args, self.ablation
+        batch = ablation.runs[ablation.baseline].resolved()["data.batch_size"]
+        if args.devices != "auto" and batch % int(args.devices):
+            raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
+        if ablation.tune and tuning.SEED in args.seeds:
+            raise ValueError(f"--seeds must leave {tuning.SEED} out: it is the seed of the trials")
+        costs = None
+        if ablation.tune:
+            try:
+                ablation, costs, failed = self.tune()
+            except FileNotFoundError as error:
+                if not args.dry_run:
+                    raise
+                show_without_data(ablation, self.out, args.seeds, str(error), self.console)
+                return []
+            if failed or not ablation.tuning:
+                return failed
+        try:
+            plan = self.plan(ablation, costs)
+        except FileNotFoundError as error:
+            if not args.dry_run:
+                raise
+            show_without_data(ablation, self.out, args.seeds, str(error), self.console)
+            return []
+        show_plan(plan, self.console)
+        if args.dry_run:
+            keep_costs(plan, args.threads)
+            return []
+        write_json(self.out / "plan.json", plan.content())
+        (self.out / COSTS).unlink(missing_ok=True)
+        failed = self.cells(plan.cells, plan.seconds, Logging.of(args))
+        if len(failed) < len(plan.cells):
+            write_report(self.out)
+        return failed
+
+    def plan(self, ablation: Ablation, costs: dict[str, Cost] | None = None) -> Plan:
+        def say(line: str) -> None:
+            self.console.print(line, style="dim")
+
+        args = self.args
+        return make_plan(
+            ablation, self.out, args.seeds, self.jobs, args.threads, say, only_seeds=args.only_seeds, costs=costs
+        )
+
+    def tune(self) -> tuple[Ablation, dict[str, Cost] | None, list[PlannedCell]]:
+        """The grid with what the trials have found, the costs that were measured for them, and the trials that failed.
+
+        Of a dry run the grid as it is, where trials are to be done.
+        """
+        ablation = replace(self.ablation, runs=identified(self.ablation.runs))
+        planned = tuning.trials(ablation, self.out)
+        costs = None
+        if waiting := tuning.to_do(planned):
+            plan = self.plan(ablation)
+            show_plan(plan, self.console)
+            of_variant = {variant: plan.seconds(plan.cell_of(variant)) for variant in planned}
+            of_cell = {id(cell): of_variant[variant] for variant, cells in planned.items() for cell in cells}
+            count, names = sum(map(len, planned.values())), " and ".join(ablation.tune)
+            values, left = (
+                "; ".join(map(tuning.words, tuning.tried(ablation))),
+                sum(of_cell[id(cell)] for cell in waiting),
+            )
+            self.console.print(
+                f"Before that {count} trials, {count - len(waiting)} already done: each variant with {values}, with "
+                f"seed {tuning.SEED} on validation images, about {clock(left / self.jobs)}. Each takes its best "
+                f"{names}, and the plan above changes with it.",
+                soft_wrap=True,
+            )
+            if self.args.dry_run:
+                keep_costs(plan, self.args.threads)
+                return ablation, None, []
+            failed = self.cells(waiting, lambda cell: of_cell[id(cell)], Logging())
+            if failed := tuning.mark_diverged(failed):
+                return ablation, None, failed
+            costs = plan.costs
+        tuned = tuning.tuned(ablation, planned)
+        same = set(tuned.tune) <= {*RECIPE}  # another recipe costs the same step
+        return tuned, costs if same else None, []
+
+    def cells(
+        self, cells: Sequence[PlannedCell], seconds: Callable[[PlannedCell], float], logging: Logging
+    ) -> list[PlannedCell]:
+        args = self.args
+        return run_cells(
+            cells,
+            self.console,
+            jobs=self.jobs,
+            threads=args.threads,
+            devices=args.devices,
+            logging=logging,
+            save_every=args.save_every,
+            command=command_line(),
+            seconds=seconds,
+        )
 
 
 def run_command(

@@ -194,7 +194,7 @@ def check_fair(ablation: Ablation) -> dict[str, Budget]:
     splits.
     """
     base = ablation.runs[ablation.baseline].resolved()
-    declared = {setting(name) for name in ablation.factors}
+    declared = {setting(name) for name in (*ablation.factors, *ablation.tuning.get("settings", ()))}
     for name, run in ablation.runs.items():
         other = run.resolved()
         how = ablation.matched.get(name)

@@ -17,7 +17,9 @@ from experiments.grids.plan_table import cell_seconds, show_content
 from experiments.runs.run import identified, setting
 from experiments.runs.training import build
 from experiments.shell.environment import command_line, git_commit
-from experiments.shell.files import read_json
+from experiments.shell.files import read_json, write_json
+
+COSTS = "costs.json"  # of a dry run
 
 
 @dataclass
@@ -42,6 +44,10 @@ class Plan:
     def seconds(self, cell: PlannedCell) -> float:
         """An estimate, from the measured step."""
         return cell_seconds(self.budgets[cell.variant], self.costs[cell.variant].step_seconds, self.validation_images)
+
+    def cell_of(self, variant: str) -> PlannedCell:
+        """The first cell of a variant."""
+        return next(cell for cell in self.cells if cell.variant == variant)
 
     def content(self) -> dict[str, Any]:
         """What plan.json holds."""
@@ -84,6 +90,7 @@ class Plan:
             "validation_images": self.validation_images,
             "differences": differing,
             "matched": {name: self._match(name) for name in a.matched},
+            **({"tuning": dict(a.tuning)} if a.tuning else {}),
             "device": self.device,
             **self.classes,
             **self.environment,
@@ -98,9 +105,20 @@ class Plan:
 
 
 def make_plan(
-    ablation: Ablation, out: Path, seeds: Sequence[int], jobs: int, threads: int, say: Callable[[str], None]
+    ablation: Ablation,
+    out: Path,
+    seeds: Sequence[int],
+    jobs: int,
+    threads: int,
+    say: Callable[[str], None],
+    *,
+    only_seeds: bool = False,
+    costs: dict[str, Cost] | None = None,
 ) -> Plan:
-    """Builds every variant, verifies the data once and measures the cost, before any cell is trained."""
+    """Builds every variant, verifies the data once and measures the cost, before any cell is trained.
+
+    The seeds of the stored plan stay in it unless `only_seeds`. `costs` are those that are known already.
+    """
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"--seeds must differ from one another, got {list(seeds)}")
     parameters, macs = {}, {}
@@ -114,7 +132,9 @@ def make_plan(
             datamodule.verify()
             verified.append(dict(run.data))
     ablation = replace(ablation, runs=identified(ablation.runs))
-    _check_same(ablation, out)
+    if not ablation.tune or ablation.tuning:  # before the trials, nothing is known of what the variants will have
+        stored = _check_same(ablation, out)
+        seeds = [*seeds] if only_seeds else [*dict.fromkeys([*stored, *seeds])]
     say("comparing the budgets")
     budgets = check_fair(ablation)
     for name, run in ablation.runs.items():
@@ -133,7 +153,8 @@ def make_plan(
         for name, run in ablation.runs.items()
     ]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    costs = _stored_costs(ablation, out, device) or measure(ablation.runs, threads=threads, progress=say)
+    known = costs or _stored_costs(ablation, out, device, threads)
+    costs = known or measure(ablation.runs, threads=threads, progress=say)
     return Plan(
         ablation,
         out,
@@ -152,13 +173,13 @@ def make_plan(
     )
 
 
-def _check_same(ablation: Ablation, out: Path) -> None:
-    """Refuses to replace the results of a grid with other settings; more seeds are welcome."""
+def _check_same(ablation: Ablation, out: Path) -> list[int]:
+    """The seeds that the folder has; refuses to replace the results of a grid with other settings."""
     if not (out / "plan.json").exists():
-        return
+        return []
     stored = read_json(out / "plan.json")
     if _is_of(stored, ablation):
-        return
+        return [seed for seed in stored.get("seeds", ()) if type(seed) is int and 0 <= seed < 2**32]
     now = {key: json.loads(json.dumps(value)) for key, value in ablation.runs[ablation.baseline].resolved().items()}
     old = stored.get("common", {})
     changed = [f"{key}: {old[key]!r} -> {now[key]!r}" for key in sorted({*old} & {*now}) if old[key] != now[key]]
@@ -178,20 +199,30 @@ def _is_of(stored: Mapping[str, Any], ablation: Ablation) -> bool:
     return variants.keys() == runs.keys() and all(variants[name].get("hash") in runs[name].hashes for name in runs)
 
 
-def _stored_costs(ablation: Ablation, out: Path, device: str) -> dict[str, Cost] | None:
-    """The costs of an earlier call for the very same variants on the same device."""
-    try:
-        stored = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not _is_of(stored, ablation) or stored["device"] != device:
-        return None
-    return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in stored["variants"].items()}
+def _stored_costs(ablation: Ablation, out: Path, device: str, threads: int) -> dict[str, Cost] | None:
+    """The costs that an earlier call or a dry run measured of the very same variants on the same device."""
+    for name in ("plan.json", COSTS):
+        try:
+            stored = json.loads((out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        same_threads = stored.get("threads", threads) == threads
+        if _is_of(stored, ablation) and stored["device"] == device and same_threads:
+            return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in stored["variants"].items()}
+    return None
+
+
+def keep_costs(plan: Plan, threads: int) -> None:
+    """For the run that follows a dry run."""
+    variants = {name: {"hash": run.hash, **asdict(plan.costs[name])} for name, run in plan.ablation.runs.items()}
+    write_json(plan.out / COSTS, {"device": plan.device, "threads": threads, "variants": variants})
 
 
 def show_plan(plan: Plan, console: Console) -> None:
     """The variants with what they differ in, what they cost, the budget, and how long the cells take."""
     show_content(plan.content(), plan.seeds, console)
+    if plan.ablation.scale_note:
+        console.print(plan.ablation.scale_note, soft_wrap=True, markup=False)
     done = sum(cell.result is not None for cell in plan.cells)
     todo = sum(plan.seconds(cell) for cell in plan.cells if cell.result is None)
     console.print(

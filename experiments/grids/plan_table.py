@@ -63,15 +63,24 @@ def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Cons
     )
 
 
+def show_stored(out: Path, seeds: Sequence[int], reason: str, console: Console) -> bool:
+    """Where the data are not, a dry run can show the plan that was stored with them; False where there is none."""
+    if not (out / "plan.json").exists():
+        console.print(f"Not known without the data: {reason}", soft_wrap=True, markup=False)
+        return False
+    show_content(read_json(out / "plan.json"), seeds, console)
+    console.print(
+        f"This is the plan stored in {out}; whether the data are still those is not known: {reason}",
+        soft_wrap=True,
+        markup=False,
+    )
+    return True
+
+
 def show_without_data(ablation: Ablation, out: Path, seeds: Sequence[int], reason: str, console: Console) -> None:
     """What a dry run can tell where the data are not: the plan that was stored with them, or what the flags say."""
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False)
-
     if (out / "plan.json").exists():
-        show_content(read_json(out / "plan.json"), seeds, console)
-        say(f"This is the plan stored in {out}; whether the data are still those is not known: {reason}")
+        show_stored(out, seeds, reason, console)
         return
     differing = dict.fromkeys(key for changed in differences(ablation).values() for key in changed)
     table = Table(
@@ -82,7 +91,9 @@ def show_without_data(ablation: Ablation, out: Path, seeds: Sequence[int], reaso
     for name, run in ablation.runs.items():
         table.add_row(escape(name), *(escape(str(run.resolved().get(key, "-"))) for key in differing))
     console.print(table)
-    say(
-        f"Not known without the data: steps, parameters, multiply-adds, time and memory, and whether the variants are "
-        f"trained alike. {reason}"
+    console.print(
+        "Not known without the data: steps, parameters, multiply-adds, time and memory, and whether the variants are "
+        f"trained alike. {reason}",
+        soft_wrap=True,
+        markup=False,
     )

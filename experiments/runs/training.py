@@ -85,6 +85,7 @@ def train(
     tracker: Tracker = untracked,
     save_every: float = SAVE_EVERY,
     command: str | None = None,
+    test: bool = True,
     **where: Any,
 ) -> dict[str, Any]:
     """Trains `run` into the folder `out` on the hardware `where` and scores the test split with the last weights.
@@ -92,7 +93,7 @@ def train(
     Returns what result.json holds. The last epoch is reported, not the best: choosing by validation mIoU and reporting
     it flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced. A checkpoint
     is written after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise
-    `Interrupted`.
+    `Interrupted`. Without `test` the run is a trial, which ends with the validation and never reads the test split.
 
     Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`. Later
     NonFiniteError for numbers that are none, NoSpaceError for a full disk, and WorkerError for a process that was
@@ -109,7 +110,7 @@ def train(
         datamodule.verify()
         run = run.identified()
         with locked(out) if first_process() else nullcontext():
-            if first_process() and (finished := _check_folder(run, out, resume)):
+            if first_process() and (finished := _check_folder(run, out, resume, "test" if test else "val")):
                 return finished
             last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
             settings = run.resolved() | {"hash": run.hash}
@@ -130,14 +131,15 @@ def train(
                 with _of_workers(datamodule, signals):
                     trainer.fit(module, datamodule, ckpt_path=str(last) if last else None, weights_only=True)
                     fitted = time.monotonic()
-                    trainer.test(module, datamodule, verbose=False)
-                test = {name: float(value) for name, value in trainer.callback_metrics.items()}
+                    if test:
+                        trainer.test(module, datamodule, verbose=False)
+                measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
                 validated, seconds = MetricsFile(out).summary()
                 result = {
                     "hash": run.hash,
                     "status": "done",
                     "val": {name.removeprefix("val/"): value for name, value in validated.items()},
-                    "test": {n.removeprefix("test/"): value for n, value in test.items() if n.startswith("test/")},
+                    "test": {n.removeprefix("test/"): value for n, value in measured.items() if n.startswith("test/")},
                     "seconds": seconds + time.monotonic() - fitted,
                     "epochs": trainer.current_epoch,
                     "steps": trainer.global_step,
@@ -274,7 +276,7 @@ def device_name(trainer: Trainer) -> str:
     return f"{trainer.world_size} x {name}"
 
 
-def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
+def _check_folder(run: Run, out: Path, resume: bool, split: str) -> dict[str, Any] | None:
     """Refuses a folder that holds something else; returns the result of this very run if it is there already."""
     stored, result = out / "run.json", out / "result.json"
     begun = resume and stored.exists()  # perhaps ended before its first checkpoint
@@ -293,7 +295,7 @@ def _check_folder(run: Run, out: Path, resume: bool) -> dict[str, Any] | None:
     if not result.exists():
         return None
     finished = read_json(result)
-    if not isinstance(finished.get("test"), dict) or "miou" not in finished["test"] or "seconds" not in finished:
+    if not isinstance(finished.get(split), dict) or "miou" not in finished[split] or "seconds" not in finished:
         raise ValueError(f"{result} is damaged (it holds no scores): delete this file alone, and --resume tests again")
     if finished.get("hash") not in run.hashes:
         raise ValueError(

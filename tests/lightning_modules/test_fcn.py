@@ -239,10 +239,11 @@ def test_a_scale_slows_its_stream_by_its_square() -> None:
     assert ratios == pytest.approx([1, 1e-4, 1e-8], rel=1e-3)
 
 
-@pytest.mark.parametrize("data", STUDY.full_size)
+@pytest.mark.parametrize("data", ["brain", "camvid"])
 @pytest.mark.parametrize("variant", STUDY.variants)
-def test_every_stream_learns_in_the_full_size_study(data: str, variant: str) -> None:
-    run = STUDY.runs(data, full_size=True)[variant]
+def test_every_stream_learns_in_the_full_size_study(data: str, variant: str, request: pytest.FixtureRequest) -> None:
+    arguments = {"root": str(request.getfixturevalue("camvid_root"))} if data == "camvid" else {}
+    run = STUDY.runs(data, full_size=True, **arguments)[variant]
     crop = run.data["crop"]
     module = FCNModule(4, 255, **{**run.hparams, "class_weights": (0.5, 3.0, 1.0, 1.0), **SMALL})
     changes = learned(module, (crop, crop) if isinstance(crop, int) else crop)
@@ -251,7 +252,7 @@ def test_every_stream_learns_in_the_full_size_study(data: str, variant: str) -> 
 
 
 def test_the_full_size_study_takes_the_published_steps_whatever_the_crop() -> None:
-    run = STUDY.full_size["brain"].but(class_weights=None)
+    run = STUDY.runs("brain", full_size=True)["fcn-8s"].but(class_weights=None)
     steps = []
     for hparams in (run.hparams, {}):  # on an image as large as those of PASCAL VOC they are the authors'
         torch.manual_seed(0)

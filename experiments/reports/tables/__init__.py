@@ -3,7 +3,7 @@
 from experiments.evidence.experiment import Experiment
 from experiments.reports.tables.errors import confusion_table, error_table
 from experiments.reports.tables.evidence import evidence_table, factorial_table, marked_test, needed_table
-from experiments.reports.tables.fairness import fairness_table
+from experiments.reports.tables.fairness import fairness_table, tuning_table
 from experiments.reports.tables.notes import make_notes
 from experiments.reports.tables.scores import (
     class_table,
@@ -20,7 +20,16 @@ from experiments.reports.tables.text import Table
 __all__ = ["Table", "make_notes", "make_summary", "make_tables", "marked_test"]
 
 TABLES = (
-    *(score_table, evidence_table, factorial_table, needed_table, cost_table, fairness_table, comparison_table),
+    *(
+        score_table,
+        evidence_table,
+        factorial_table,
+        needed_table,
+        cost_table,
+        fairness_table,
+        tuning_table,
+        comparison_table,
+    ),
     *(error_table, confusion_table, trimap_table, speed_table, class_table, seed_table),
 )
 

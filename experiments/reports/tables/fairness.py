@@ -1,5 +1,7 @@
 """The table of what the variants were given: how they differ, how long they were trained, how large they are."""
 
+import json
+
 from experiments.evidence.deviations import statements
 from experiments.evidence.experiment import Experiment
 from experiments.reports.tables.text import Table, number
@@ -25,6 +27,23 @@ def fairness_table(experiment: Experiment) -> Table:
     title, short = "What each variant was given", "Budgets"
     caption = "What the variants were given: optimiser steps, images seen, size and compute beside the baseline's."
     return Table("fairness", title, columns, rows, texts=2, notes=notes, short=short, caption=caption)
+
+
+def tuning_table(experiment: Experiment) -> Table:
+    """The validation mIoU of every trial of an experiment that was tuned; no rows otherwise."""
+    tuning = experiment.plan.get("tuning") or {"settings": {}, "trials": {}, "chosen": {}}
+    tried = [trial["values"] for trials in list(tuning["trials"].values())[:1] for trial in trials]
+    rows, best = [], []
+    for i, (variant, trials) in enumerate(tuning["trials"].items()):
+        scores = {json.dumps(trial["values"]): trial["miou"] for trial in trials}
+        values = [scores.get(json.dumps(combination)) for combination in tried]
+        rows.append([variant, *("diverged" if score is None else number(100 * score, 2) for score in values)])
+        best.append((i, 1 + tried.index(tuning["chosen"][variant])))
+    columns = ["variant", *(", ".join(f"{name} {value}" for name, value in values.items()) for values in tried)]
+    notes = ["Validation mIoU (%) of one run a value; no test image was read. Each variant was trained with its best."]
+    title, short = "What each variant was tried with", "Tuning"
+    caption = "Validation mIoU (%) of each value that the variants were tried with; the best was taken."
+    return Table("tuning", title, columns, rows, best=best, notes=notes, short=short, caption=caption)
 
 
 def _difference(experiment: Experiment, variant: str) -> str:

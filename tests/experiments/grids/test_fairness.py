@@ -13,6 +13,7 @@ from datamodules.base import SegmentationDataset
 from datamodules.shapes import Shapes, ShapesDataModule
 from experiments.evidence.deviations import planned, unequal
 from experiments.grids.ablation import Ablation, Match, crossed, variants
+from experiments.grids.bases import Base
 from experiments.grids.fairness import Splits, budget, check_fair, check_matched, match, matched, size
 from experiments.grids.plan import make_plan, show_plan
 from experiments.grids.study import Study
@@ -97,7 +98,7 @@ def test_a_rate_that_a_module_chooses_by_a_factor_is_refused_unless_declared() -
     staged = Run(module=FCNModule, datamodule=ShapesDataModule, hparams={"at_once": False}, trainer={"max_epochs": 1})
     runs = variants(staged.but(encoder="resnet50", encoder_width=0.125), crossed(stride=(32, 16)))
     with pytest.raises(
-        ValueError, match=r"'16' does not get the budget.*: lr 1e-10 against 1e-12.*hparams\.lr in both"
+        ValueError, match=r"'stride 16' does not get the budget.*: lr 1e-10 against 1e-12.*hparams\.lr in both"
     ):
         check_fair(grid({"stride": (32, 16)}, **runs))
     stated = {name: run.but(lr=rate) for (name, run), rate in zip(runs.items(), (1e-10, 1e-12), strict=True)}
@@ -302,8 +303,7 @@ def test_a_declared_budget_is_allowed_and_said(tmp_path: Path) -> None:
         question="?",
         baseline="short",
         variants={"short": {"trainer.max_epochs": 1}, "long": {"trainer.max_epochs": 2}},
-        bases={"shapes": BASE},
-        full_size={},
+        base=Base(module=BASE.module, hparams=BASE.hparams, data=BASE.data),
     )
     ablation = study.ablation("shapes")
     assert ablation.factors == {"trainer.max_epochs": [1, 2]}

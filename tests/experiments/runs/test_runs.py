@@ -20,6 +20,7 @@ from experiments.grids.fairness import check_fair
 from experiments.grids.study import Study
 from experiments.runs.run import Run, defaults
 from experiments.runs.training import build
+from experiments.shell.catalogue import DATAMODULES
 from lightning_modules.unet import UNetModule
 
 
@@ -104,14 +105,14 @@ def test_a_config_cannot_name_a_class_outside_the_project() -> None:
         )
         for study in STUDIES
         for full_size in (False, True)
-        for data in (study.full_size if full_size else study.bases)
+        for data in (("brain", "camvid") if full_size else DATAMODULES)
     ],
 )
 def test_every_study_is_fair_on_every_data_set(
     study: Study, data: str, full_size: bool, request: pytest.FixtureRequest
 ) -> None:
-    root = str(request.getfixturevalue("camvid_root")) if data == "camvid" else None
-    grid = study.ablation(data, root, epochs=3, scale=0.5, full_size=full_size)
+    arguments = {"root": str(request.getfixturevalue("camvid_root"))} if data in ("camvid", "folder") else {}
+    grid = study.ablation(data, arguments, epochs=3, scale=0.5, full_size=full_size)
     check_fair(grid)
     assert list(grid.runs) == list(study.variants)
     for run in grid.runs.values():
