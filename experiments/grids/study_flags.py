@@ -79,9 +79,7 @@ def parse_study(
         help="factor of the sides of images and crop, beside that of the study (default: 1)",
     )
     parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
-    parser.add_argument(
-        "--weights", help="the encoder's: imagenet (downloaded), package (see README), a file or a folder"
-    )
+    parser.add_argument("--weights", help="the encoder's: imagenet (downloaded), package (of pip), a file or a folder")
     add_arguments(parser)
     module = settings_of(base.module, Recipe, base.module.network_class)
     parser.add_class(settings_of(datamodule, Loading), "data", help=f"the data set, {first} by default")
