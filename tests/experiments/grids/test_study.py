@@ -252,6 +252,7 @@ def test_every_variant_gets_the_same_trials_and_its_best(tmp_path: Path, in_proc
     plan = run(out, *tune)
     trials = plan["tuning"]["trials"]
     assert plan["tuning"]["seed"] == tuning.SEED
+    assert plan["scale_note"].endswith("Each variant has its best lr of 0.001, 0.01 on validation.")
     assert len(in_process) == 4 + 2
     for variant in ("width 2", "width 4"):
         folders = [out / "tuning" / variant / f"lr {lr}" / f"seed{tuning.SEED}" for lr in (0.001, 0.01)]
