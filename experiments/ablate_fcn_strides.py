@@ -2,13 +2,20 @@
 
     python -m experiments.ablate_fcn_strides
     python -m experiments.ablate_fcn_strides --data camvid --root DIR
+    python -m experiments.ablate_fcn_strides --staged
 
-One encoder, and logits from stride 32 alone, or joined by scores at stride 16 and 8 before they are upsampled.
+One encoder, and logits from stride 32 alone, or joined by scores at stride 16 and 8 before they are upsampled. All are
+trained at once for the same steps. With `--staged` FCN-16s begins with the trained FCN-32s, and FCN-8s with that, as in
+the paper (Sec. 4.2): each stage has the same steps, so the finer networks have more behind them, which plan and report
+say. The paper's rate falls a hundredfold at each stage, for Caffe's weights, whose pool4 and pool3 are large; here all
+stages have one rate.
 Long, Shelhamer, Darrell 2015, Table 2: 59.4, 62.4 and 62.7 % mean IoU on a subset of PASCAL VOC 2011.
 Answer: experiments/results/ablate_fcn_strides.md
 """
 
-from experiments.grids.study import Study, cpu_scale, full_size
+from dataclasses import replace
+
+from experiments.grids.study import Base, Flag, Study, cpu_scale, full_size
 from experiments.runs.run import defaults
 from lightning_modules.fcn import LEARNING_RATES, PIXELS, FCNModule
 
@@ -21,6 +28,22 @@ PUBLISHED = {
     "weight_decay": defaults(FCNModule)["weight_decay"] / PIXELS,
 }
 
+
+def staged(study: Study, _: bool = True) -> Study:
+    """Each network from the trained one of twice its stride."""
+
+    def in_stages(base: Base) -> Base:
+        return replace(base, hparams={**base.hparams, "at_once": False})
+
+    return replace(
+        study,
+        name=f"{study.name}_staged",
+        base=in_stages(study.base),
+        full_size=in_stages(study.full_size) if study.full_size else None,
+        parents={"fcn-16s": "fcn-32s", "fcn-8s": "fcn-16s"},
+    )
+
+
 STUDY = Study(
     name="ablate_fcn_strides",
     question="What do the finer streams of FCN buy: 32s, 16s or 8s?",
@@ -30,6 +53,7 @@ STUDY = Study(
     base=cpu_scale(FCNModule, encoder="resnet50", encoder_width=0.25, loss="ce"),
     # Pass the weights of VGG16 with --weights.
     full_size=full_size(FCNModule, data={"batch_size": 1}, **PUBLISHED),
+    flags=(Flag(name="--staged", help="train FCN-16s from the trained FCN-32s, and FCN-8s from that", change=staged),),
 )
 RUNS = STUDY.runs()
 

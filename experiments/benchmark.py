@@ -30,7 +30,7 @@ def main() -> None:
     runs = import_module(f"experiments.{args.experiment}").RUNS
     for run in runs.values():  # before minutes of measurement: weights that are not installed, for one
         with torch.device("meta"):
-            build(run)
+            build(run.alone())
     costs = measure(runs, args.rounds, threads=args.threads, progress=print)
     first = next(iter(costs.values()))
     print(f"\n{'variant':28} {'ms/step':>9} {'ratio':>7} {'peak MB':>9} {'ratio':>7}")

@@ -246,7 +246,7 @@ def parse_photograph(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one of this command")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="take the encoder of a network trained here")
     parser.add_argument(
-        "--encoder", metavar="NAME", help=f"encoder that gives the features: see README, Encoders (default: {ENCODER})"
+        "--encoder", metavar="NAME", help=f"encoder of the features: see docs/architectures.md (default: {ENCODER})"
     )
     parser.add_argument(
         "--weights",

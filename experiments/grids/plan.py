@@ -17,7 +17,8 @@ from experiments.grids.graph import build_planned, linked, planned_cells
 from experiments.grids.plan_table import cell_seconds, show_content
 from experiments.runs.run import identified, setting
 from experiments.runs.training import build
-from experiments.shell.environment import command_line, git_commit
+from experiments.shell.difference import git_commit
+from experiments.shell.environment import command_line
 from experiments.shell.files import read_json, write_json
 
 COSTS = "costs.json"  # of a dry run
@@ -173,7 +174,9 @@ def make_plan(
     ablation = replace(ablation, runs={name: runs[name] for name in ablation.runs})
     if not ablation.tune or ablation.tuning:  # before the trials, nothing is known of what the variants will have
         stored = _check_same(ablation, out)
-        seeds = [*seeds] if only_seeds else [*dict.fromkeys([*stored, *seeds])]
+        if not only_seeds and (kept := [seed for seed in stored if seed not in seeds]):
+            say(f"seeds {' '.join(map(str, kept))} of {out} stay in plan and report (--only-seeds leaves them out)")
+            seeds = [*kept, *seeds]
     cells = planned_cells(unlinked, out, seeds, budgets)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     costs = costs or _stored_costs(ablation, out, device, threads) or _measured(ablation, threads, say)

@@ -18,9 +18,8 @@ from experiments.shell.class_flags import Choice, ClassParser, settings_of
 from experiments.shell.flags import refuse
 from lightning_modules.recipe import Recipe
 
+OF_DATA = {"num_classes", "ignore_index", "in_channels"}  # arguments of a module that follow from the data
 USAGE = "%(prog)s [--data NAME] [--data.FLAG ...] [--base.FLAG ...] [--trainer.FLAG ...] [--seeds SEED ...] [options]"
-
-OF_DATA = {"num_classes", "ignore_index", "in_channels"}  # arguments of a module that its data decide
 
 
 class Asked(Protocol):
@@ -80,9 +79,7 @@ def parse_study(
         help="factor of the sides of images and crop, beside that of the study (default: 1)",
     )
     parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
-    parser.add_argument(
-        "--weights", help="the encoder's: imagenet (downloaded), package (see README), a file or a folder"
-    )
+    parser.add_argument("--weights", help="the encoder's: imagenet (downloaded), package (of pip), a file or a folder")
     add_arguments(parser)
     module = settings_of(base.module, Recipe, base.module.network_class)
     parser.add_class(settings_of(datamodule, Loading), "data", help=f"the data set, {first} by default")

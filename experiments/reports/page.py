@@ -1,7 +1,4 @@
-"""report.html: one offline file with the tables, figures and interactive views of one or more experiments.
-
-Needs plotly (the extra `report`) for its curves, bars and confusion matrices; without it the figures stand there.
-"""
+"""report.html: one offline file with the tables, figures and interactive views of one or more experiments."""
 
 import base64
 import hashlib
@@ -65,25 +62,21 @@ def render(sections: Sequence[Section], summary: Table | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plotly = _plotly()
-    scripts = [*([plotly] if plotly else []), (TEMPLATES / "page.js").read_text(encoding="utf-8")]
+    scripts = [_plotly(), (TEMPLATES / "page.js").read_text(encoding="utf-8")]
     pictures = [section.experiment.pictures for section in sections]
     side = _side([picture for of_one in pictures for picture in of_one])
     return environment.get_template("page.html.j2").render(
-        views=[_view(*both, side, bool(plotly)) for both in zip(sections, pictures, strict=True)],
+        views=[_view(*both, side) for both in zip(sections, pictures, strict=True)],
         summary=summary,
-        plotly=bool(plotly),
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in scripts)),
     )
 
 
-def _plotly() -> str | None:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        return None
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # only a page needs it
+
     return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")  # as a browser reads it before it hashes
 
 
@@ -91,12 +84,11 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _view(section: Section, pictures: Sequence[Picture], side: int, plotly: bool) -> dict[str, Any]:
+def _view(section: Section, pictures: Sequence[Picture], side: int) -> dict[str, Any]:
     """What the template shows of a section."""
     experiment, plan = section.experiment, section.experiment.plan
     encoded = {name: (base64.b64encode(png).decode(), text) for name, (png, text) in section.figures.items()}
-    # A figure stands where its plot would, if there is none.
-    behind = [*(DRAWN if plotly else ()), *(BROWSED if pictures else ())]
+    behind = [*DRAWN, *(BROWSED if pictures else ())]
     done = len(experiment.finished())
     shrunk = any(max(picture.mask.shape) > side for picture in pictures)
     return {

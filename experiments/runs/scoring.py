@@ -17,7 +17,7 @@ from experiments.runs.callbacks import encode_labels, sample_positions, sampled,
 from experiments.runs.checkpoints import Signals
 from experiments.runs.run import Run, changes
 from experiments.shell.catalogue import load
-from experiments.shell.environment import environment
+from experiments.shell.environment import write_environment
 from experiments.shell.files import locked, read_json, write_atomic, write_json
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
@@ -67,7 +67,7 @@ def carry_out(run: Run, out: Path, *, command: str | None = None) -> dict[str, A
         datamodule.verify()
         write_json(out / "run.json", run.record())
         device = torch.cuda.get_device_name(modules[0].device) if modules[0].device.type == "cuda" else "CPU"
-        write_json(out / "environment.json", environment(command) | {"device": f"1 x {device}"})
+        write_environment(out, command, device=f"1 x {device}")
         module, found = step.work()(Task(run, out, modules, datamodule), **step.options)
         confusion = _score(module, datamodule.dataset("test"), out, checkpoints[0].parents[1])
         write_atomic(out / "metrics.csv", "epoch,train/loss,val/miou\n")  # nothing is trained

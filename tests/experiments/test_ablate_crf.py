@@ -26,29 +26,19 @@ from experiments.grids.graph import build_planned, planned_cells
 from experiments.reports import figures
 from experiments.runs.scoring import carry_out
 from experiments.runs.training import train
-from experiments.shell.catalogue import DATAMODULES
 
 VARIANTS = ["none", "dense", "conv", "dense-trained", "conv-trained"]
 
 
-@pytest.mark.parametrize("data", ["brain", "camvid", "shapes"])
-@pytest.mark.parametrize("full_size", [False, True])
-def test_the_variants_of_every_data_set_are_fair_and_can_be_built(
-    data: str, full_size: bool, request: pytest.FixtureRequest
-) -> None:
-    if full_size and DATAMODULES[data].full_size is None:
-        pytest.skip("its scale follows from the images")
-    root = {"root": str(request.getfixturevalue("camvid_root"))} if data == "camvid" else {}
-    grid = STUDY.ablation(data, root, full_size=full_size)
+def test_a_trained_crf_adds_its_own_parameters_alone() -> None:
+    grid = STUDY.ablation("shapes")
     assert list(grid.runs) == VARIANTS and grid.order[0] == "network"
-    budgets = check_fair(grid)
-    assert {budgets[name]["steps_before"] for name in VARIANTS} == {budgets["network"]["steps"]}
     with torch.device("meta"):
-        sizes = {name: build_planned(grid, name)[0] for name in grid.every}
-    count = {name: sum(p.numel() for p in module.parameters()) for name, module in sizes.items()}
+        modules = {name: build_planned(grid, name)[0] for name in grid.every}
+    count = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
     assert {count[name] for name in ("none", "dense", "conv")} == {count["network"]}
     for name in ("dense-trained", "conv-trained"):  # two weights for each class, and the compatibility
-        classes = sizes[name].num_classes
+        classes = modules[name].num_classes
         assert count[name] == count["network"] + 2 * classes + classes**2
 
 

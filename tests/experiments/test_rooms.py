@@ -127,13 +127,18 @@ def test_it_offers_nothing_else() -> None:
         _ = experiments.Trainer
 
 
-LOADED = "import sys; print(*(m for m in ('lightning', 'pytorch_lightning', 'torchmetrics') if m in sys.modules))"
+LIGHTNING = ("lightning", "pytorch_lightning", "torchmetrics")
 
 
-def test_evidence_and_reports_import_no_lightning() -> None:
+def loaded(*modules: str) -> str:
+    """Code that prints which of these are imported."""
+    return f"import sys; print(*(m for m in {modules} if m in sys.modules))"
+
+
+def test_importing_evidence_and_reports_imports_no_lightning_and_no_plotly() -> None:
     rooms = [module for module in MODULES if room_of(module) in ("evidence", "reports")]
     code = "\n".join(f"import {module}" for module in ["experiments", "experiments.report", *rooms])
-    command = [sys.executable, "-c", f"{code}\n{LOADED}"]
+    command = [sys.executable, "-c", f"{code}\n{loaded(*LIGHTNING, 'plotly')}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == ""
 
@@ -146,7 +151,7 @@ from experiments.reports import figures
 from experiments.reports.write import write_report
 figures.FIGURES.clear()  # they take ten seconds
 write_report(Path({str(tmp_path)!r}))
-{LOADED}
+{loaded(*LIGHTNING)}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "" and (tmp_path / "report.html").exists()

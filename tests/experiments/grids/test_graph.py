@@ -14,7 +14,7 @@ from rich.console import Console
 
 import experiments.grids.cells
 from datamodules.shapes import ShapesDataModule
-from experiments.evidence.deviations import other_settings, statements
+from experiments.evidence.deviations import other_settings, statements, unequal
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell, make_room, run_cells
 from experiments.grids.fairness import check_fair
@@ -138,6 +138,32 @@ def test_a_parent_whose_weights_do_not_fit_is_refused_before_it_is_trained(stage
     grid = ablation(stages={"base": stage})
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         build_planned(grid, "none")
+
+
+def test_fcn_in_stages_begins_each_with_the_coarser_one() -> None:
+    from experiments.ablate_fcn_strides import STUDY, staged
+
+    grid = staged(STUDY).ablation("shapes")
+    assert grid.name == "ablate_fcn_strides_staged_shapes"
+    assert grid.order == ["fcn-32s", "fcn-16s", "fcn-8s"]
+    budgets = check_fair(grid)
+    steps = budgets["fcn-8s"]["steps"]
+    assert [budgets[name]["steps_before"] for name in grid.order] == [0, steps, 2 * steps]
+    assert [budgets[name]["start"] for name in grid.order[1:]] == [
+        "fcn-32s of the same seed",
+        "fcn-16s of the same seed",
+    ]
+    with torch.device("meta"):
+        for name in grid.order:
+            build_planned(grid, name)
+    said = unequal({"baseline": "fcn-8s", "budget": budgets})
+    assert f"steps before (0, not {2 * steps})" in said[0]
+    wrong = replace(staged(STUDY), parents={"fcn-16s": "fcn-32s", "fcn-8s": "fcn-32s"}).ablation("shapes")
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=r"'fcn-8s' cannot begin with 'fcn-32s': .* stride=32, not 16"),
+    ):
+        build_planned(wrong, "fcn-8s")
 
 
 def test_a_parent_of_a_network_that_starts_from_none_is_refused() -> None:

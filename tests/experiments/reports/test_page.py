@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import re
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +16,7 @@ from hostile import BASE, CLASSES, IMAGES, IMG, LONG, PALETTE, UNFINISHED, make_
 from PIL import Image
 
 from experiments.evidence.experiment import load_experiment
-from experiments.reports.page import MOST_PIXELS, MOST_SIDE, Section, _side, render
+from experiments.reports.page import MOST_PIXELS, MOST_SIDE, Section, _plotly, _side, render
 from experiments.reports.tables import Table
 
 
@@ -64,12 +63,6 @@ def page(html: str) -> Page:
     return Page(html)
 
 
-@pytest.fixture
-def no_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-
-
 def test_only_the_scripts_of_the_page_may_run_and_nothing_is_requested(page: Page) -> None:
     policy = next(found["content"] for tag, found in page.elements if tag == "meta" and "http-equiv" in found) or ""
     own = [text for found, text in page.scripts if "type" not in found]
@@ -82,13 +75,12 @@ def test_only_the_scripts_of_the_page_may_run_and_nothing_is_requested(page: Pag
     assert not [found for tag, found in page.elements if tag in ("link", "iframe", "object", "base")]
 
 
-@pytest.mark.usefixtures("no_plotly")
-def test_names_are_text(section: Section) -> None:
-    text = render([section])
+def test_names_are_text(html: str) -> None:
+    text = html.replace(_plotly(), "")  # whose own addresses the policy of the page shuts off
     assert re.findall(r"https?://|@import|url\(", text) == []
     page = Page(text)
     assert not [tag for tag, _ in page.elements if tag in ("b", "i")]
-    assert len([tag for tag, _ in page.elements if tag == "script"]) == 2  # the data and page.js
+    assert len([tag for tag, _ in page.elements if tag == "script"]) == 3  # the data, plotly and page.js
     assert all("src" not in found or found["src"] != "x" for _, found in page.elements)
     for name in (IMG, LONG, UNFINISHED, "ablate_<b>hostile</b>", "Does <script>window.ran=1</script> run?"):
         assert name in page.text
@@ -154,17 +146,7 @@ def test_many_pictures_are_shrunk_further(section: Section) -> None:
     assert side < MOST_SIDE and 0.99 * MOST_PIXELS < side**2 * tiles * 100 <= MOST_PIXELS
 
 
-@pytest.mark.usefixtures("no_plotly")
-def test_without_plotly_the_figures_stand_in_its_place(section: Section) -> None:
-    page = Page(render([section]))
-    assert 'pip install -e ".[report]"' in page.text
-    assert "e1-figure-curves" in page.attributes("id") and "e1-bars" not in page.attributes("id")
-    assert page.text.count("Figure for print") == 1  # of the image browser, which needs no plotly
-
-
-@pytest.mark.extra("report", "plotly")
-def test_with_plotly_its_figures_stand_behind_the_plots(page: Page) -> None:
-    assert "pip install" not in page.text
+def test_figures_that_a_plot_shows_stand_behind_it(page: Page) -> None:
     assert page.text.count("Figure for print") == 3
     assert sum(len(text) > 1_000_000 for _, text in page.scripts) == 1
 

@@ -17,10 +17,12 @@ import experiments
 from datamodules.brain import BrainDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.grids.fairness import check_fair
+from experiments.grids.graph import build_planned
 from experiments.grids.study import Study
 from experiments.runs.run import Run, defaults
 from experiments.runs.training import build
 from experiments.shell.catalogue import DATAMODULES
+from lightning_modules.segnet import SegNetModule
 from lightning_modules.unet import UNetModule
 
 
@@ -48,7 +50,7 @@ SHAPES = Run(
 @pytest.mark.parametrize("run", RUNS)
 def test_can_be_built(run: Run) -> None:
     with torch.device("meta"):
-        module, datamodule = build(run)
+        module, datamodule = build(run.alone())
     assert module.num_classes == datamodule.num_classes
     assert module.hparams["in_channels"] == datamodule.in_channels
 
@@ -58,6 +60,8 @@ def test_but_changes_what_it_names_and_nothing_else() -> None:
     changed = {key for key, value in run.resolved().items() if SHAPES.resolved()[key] != value}
     assert changed == {"hparams.upsample", "data.length", "trainer.max_epochs", "seed"}
     assert SHAPES.seed == 0
+    other = SHAPES.but(module=SegNetModule, datamodule=BrainDataModule)
+    assert (other.module, other.datamodule, other.hparams) == (SegNetModule, BrainDataModule, SHAPES.hparams)
 
 
 def test_a_run_survives_pickle_and_json_with_its_hash() -> None:
@@ -115,10 +119,11 @@ def test_every_study_is_fair_on_every_data_set(
     grid = study.ablation(data, arguments, epochs=3, scale=0.5, full_size=full_size)
     check_fair(grid)
     assert list(grid.runs) == list(study.variants)
-    for run in grid.runs.values():
+    for run in (grid.stages or grid.runs).values():
         assert run.trainer["max_epochs"] == 3
+    for name in grid.order:
         with torch.device("meta"):
-            build(run)
+            build_planned(grid, name)
 
 
 def test_weights_are_not_set_where_the_study_varies_them() -> None:

@@ -1,0 +1,166 @@
+"""Commands, Python, links, numbers and diffs of the documentation hold; and what reads them sees what does not."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from documents import (
+    DOCUMENTS,
+    ROOT,
+    Reader,
+    blocks,
+    commands,
+    new_python,
+    slugs,
+    spans,
+    wrong_diffs,
+    wrong_links,
+    wrong_python,
+)
+
+from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES
+
+TEXTS = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+README = TEXTS[ROOT / "README.md"]
+each_document = pytest.mark.parametrize("path", [pytest.param(p, id=p.name) for p in DOCUMENTS])
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    return Reader(tmp_path_factory.mktemp("documents"))
+
+
+@each_document
+def test_every_command_is_one(path: Path, reader: Reader) -> None:
+    wrong = {" ".join(words): reader.wrong(words) for words in commands(TEXTS[path])}
+    assert {line: said for line, said in wrong.items() if said} == {}
+
+
+@each_document
+def test_every_python_block_compiles_and_finds_what_it_imports(path: Path, tmp_path: Path) -> None:
+    python = [block for block in blocks(TEXTS[path]) if block.language == "python"]
+    wrong = {block.line: wrong_python(block.text) for block in python}
+    assert {line: said for line, said in wrong.items() if said} == {}
+
+
+RUNNABLE = {f"{p.name}:{block.line}": block for p, text in TEXTS.items() for block in blocks(text) if block.runnable}
+
+
+@pytest.mark.parametrize("place", RUNNABLE)
+def test_what_is_marked_as_runnable_runs(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "block.py").write_text(RUNNABLE[place].text)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("block.py", run_name="block")
+
+
+def test_something_is_marked_as_runnable() -> None:
+    assert len(RUNNABLE) >= 3
+
+
+@each_document
+def test_every_link_leads_somewhere(path: Path) -> None:
+    assert wrong_links(path, TEXTS[path]) == []
+
+
+def test_every_document_is_linked() -> None:
+    linked = {name for text in TEXTS.values() for name in re.findall(r"\((?:\.\./|docs/)?([\w-]+\.md)[#)]", text)}
+    assert {path.name for path in DOCUMENTS} - linked == {"README.md"}
+
+
+@each_document
+def test_every_diff_applies(path: Path) -> None:
+    assert wrong_diffs(TEXTS[path]) == ""
+    for text in new_python(TEXTS[path]):
+        compile(text, path, "exec")
+
+
+def test_every_flag_that_is_named_exists(reader: Reader) -> None:
+    for name in ARCHITECTURES:
+        assert reader.parse("train", ["--model", name]) == ""
+    for name in DATAMODULES:
+        assert reader.parse("train", ["--data", name, *["--data.root", "DIR"] * (name in ("camvid", "folder"))]) == ""
+    for words in (words for text in TEXTS.values() for words in commands(text)):
+        reader.wrong(words)  # for the flags that its parser knows
+    told = {(path.name, code) for path, text in TEXTS.items() for code in spans(text) if code.startswith("--")}
+    assert len(told) > 50
+    for document, code in told:
+        for flag in re.findall(r"(?<!\S)--[\w.-]+", code):
+            assert re.search(r"\.[A-Z]+$", flag) or flag in reader.flags | {"--model", "--data"}, (document, code)
+
+
+def test_the_readme_is_short_and_its_numbers_are_those_of_the_record() -> None:
+    assert len(README.splitlines()) <= 100 and len(README.split()) <= 1000
+    record = (ROOT / "experiments/results/ablate_upsampling.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+-?\d?\+\w+) \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 4
+    for variant, cells in rows:
+        assert f"| {variant} |" in record
+        for number in re.findall(r"\[[^]]+\]|[+-]?[\d.]+(?: ± [\d.]+|\\\*)?", cells):
+            assert number in record, (variant, number)
+
+
+def test_architectures_are_those_of_the_catalogue() -> None:
+    page = TEXTS[ROOT / "docs" / "architectures.md"]
+    for text in (README, page):
+        assert set(
+            re.findall(r"^\| `(\w+)` \| ", text.split("## Your own")[0].split("## Encoders")[0], re.MULTILINE)
+        ) == {*ARCHITECTURES}
+    for count in re.findall(r"\d+,\d{3},\d{3}", README):
+        assert count in page
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("python -m experiments.train --model unet --model.widht 4", "did you mean --model.width"),
+        ("python -m experiments.train --model unet --model.upsample nearst", "did you mean 'nearest'"),
+        ("python -m experiments.ablate_upsampling --sceeds 0", "did you mean --seeds"),
+        ("python -m experiments.ablate_upsampling --seeds x", "seeds"),
+        ("python -m experiments.report", "DIR"),
+        ("python -m experiments.search_crf CHECKPOINT --crf none", "invalid choice"),
+        ("python -m experiments.explain MODEL --num-classes N --size 1", "size"),
+        ("WANDB_MODE=offline .venv/bin/python -m experiments.tune", "there is no experiments/tune.py"),
+        ("python -m tests.fault", "there is no tests.fault"),
+        ("python -m pytest tests/no_such", "there is no tests/no_such"),
+        ("make tests", "no target tests"),
+        ("make test ARG=-k", "no variable ARG"),
+        ('pip install -e ".[sotf]"', "no extra sotf"),
+        ("pip install seglab", "this project alone"),
+        ("pytest -n 2", "no program of the project: pytest"),
+    ],
+)
+def test_a_wrong_command_is_seen(line: str, said: str, reader: Reader) -> None:
+    ((words),) = commands(f"```sh\n{line}  # a comment\n```\n")
+    assert said in reader.wrong(words)
+
+
+def test_commands_are_found_in_blocks_and_in_inline_code() -> None:
+    text = "`make test`, `python -m experiments.train\n--seed 1` and `make`\n\n```sh\na && b 'c d'\n# none\n```\n"
+    expected = [["a"], ["b", "c d"], ["make", "test"], ["python", "-m", "experiments.train", "--seed", "1"]]
+    assert [*commands(text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("x = (", "was never closed"),
+        ("import no_such", "No module named 'no_such'"),
+        ("from experiments import Nothing", "experiments has no Nothing"),
+        ("def f():\n    from experiments.none import x", "No module named 'experiments.none'"),
+    ],
+)
+def test_wrong_python_is_seen(code: str, said: str) -> None:
+    assert said in wrong_python(code)
+
+
+def test_a_dead_link_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "b.md").write_text("# A title: `x`, and more\n\n```sh\n# no title\n```\n")
+    text = "# Own\n[1](b.md) [2](c.md) [3](b.md#a-title-x-and-more) [4](b.md#no-title) [5](#own) [6](#none) [7](https://a.b)"
+    assert wrong_links(tmp_path / "a.md", text) == ["c.md", "b.md#no-title", "#none"]
+    assert slugs("## One factor: 95 % of `a_b`") == {"one-factor-95--of-a_b"}
+
+
+def test_a_diff_of_another_version_is_seen() -> None:
+    diff = "--- a/Makefile\n+++ b/Makefile\n@@ -1,2 +1,2 @@\n-no such line\n+another\n PYTHON ?= python3\n"
+    assert "patch does not apply" in wrong_diffs(f"```diff\n{diff}```\n")
