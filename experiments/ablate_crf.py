@@ -49,7 +49,8 @@ from experiments.runs.run import Run, defaults
 from experiments.runs.training import build
 from experiments.shell.catalogue import DATAMODULES, load
 from experiments.shell.command import forgiving_output
-from experiments.shell.environment import command_line, environment, git_commit
+from experiments.shell.difference import git_commit, tell_difference
+from experiments.shell.environment import command_line, write_environment
 from experiments.shell.files import locked, read_json, write_atomic, write_json
 from experiments.shell.flags import Parser, positive
 from experiments.tracking.loggers import Logging
@@ -438,7 +439,7 @@ def score_behind(
     save_npz(folder / "samples.npz", **initial, **sampled(dataset, arrays["confusion"], labels.__getitem__, logits))
     write_atomic(folder / "metrics.csv", "epoch,train/loss,val/miou\n")  # nothing is trained
     where, trained = read_json(network / "environment.json"), read_json(network / "result.json")
-    write_json(folder / "environment.json", environment() | {k: where[k] for k in ("device", "torch_threads")})
+    write_environment(folder, **{k: where[k] for k in ("device", "torch_threads")})
     test = {k: float(v) for k, v in scores(arrays["confusion"].sum(0)).items() if v.ndim == 0}
     seconds = time.monotonic() - started
     summary = {"hash": wanted, "status": "done", "test": test, "seconds": trained["seconds"] + seconds}
@@ -591,6 +592,7 @@ def main(args: argparse.Namespace) -> int:
                 show_without_data(args, str(error), console)
                 return []
             show_crf_plan(plan, console, jobs)
+            tell_difference(console)
             return [] if args.dry_run else carry_out(plan, args, console, jobs)
 
     return run_command(args, lambda: output(args), work)

@@ -43,7 +43,8 @@ from experiments.crfs.measure import (
 )
 from experiments.crfs.peers import BLOBS, NOISE, photograph
 from experiments.shell.command import command
-from experiments.shell.environment import command_line, git_commit
+from experiments.shell.difference import git_commit
+from experiments.shell.environment import command_line
 from experiments.shell.files import write_atomic
 from experiments.shell.flags import Parser, positive, refuse
 from lightning_modules.refinement import native

@@ -19,8 +19,8 @@ from typing import Any
 import wandb
 
 from experiments.evidence.experiment import load_experiment
+from experiments.reports.commands import show_command
 from experiments.reports.formats import rows_to_markdown
-from experiments.reports.reproduce import show_command
 from experiments.reports.tables import Table, make_notes, make_tables
 from experiments.reports.write import warnings
 from experiments.shell.command import command

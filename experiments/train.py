@@ -20,7 +20,8 @@ from experiments.runs.trainer_flags import WHERE, add_trainer
 from experiments.runs.training import train
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, documentation, key_of, listed, lookup
 from experiments.shell.class_flags import Choice, ClassParser, settings_of
-from experiments.shell.command import command
+from experiments.shell.command import command, console
+from experiments.shell.difference import tell_difference
 from experiments.shell.ending import Interrupted, first_process
 from experiments.shell.flags import refuse
 from experiments.tracking.client import agent_settings
@@ -108,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
         refuse(
             f"there is nothing to resume in {args.out}: leave out --resume, or name the folder of the run with --out"
         )
+    if first_process():
+        tell_difference(console())
     try:
         result = train(
             run,

@@ -36,10 +36,11 @@ class DamagedError(ValueError):
     """A file that does not hold what it should; the message names file and field."""
 
 
-def unreadable(path: Path, error: Exception) -> DamagedError:
+def unreadable(path: Path, error: Exception, way_out: str = "") -> DamagedError:
     """That a file cannot be read, why, and the way out."""
     why = str(error) or type(error).__name__
-    return DamagedError(f"{path} cannot be read ({why[:200]}): delete {path.parent} and run the experiment again")
+    way_out = way_out or f"delete {path.parent} and run the experiment again"
+    return DamagedError(f"{path} cannot be read ({why[:200]}): {way_out}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from experiments.evidence import schema
 from experiments.evidence.arrays import DamagedError, Npz, read_picture
 from experiments.evidence.resampling import Counts
+from experiments.shell.difference import PATCH
 from experiments.shell.files import PREDICTION
 from lightning_modules.components.scores.reductions import scores
 from lightning_modules.components.scores.table import PER_IMAGE
@@ -79,6 +80,12 @@ class Cell:
         """The arrays of samples.npz, see `callbacks.sampled`, each read when it is asked for; files of earlier versions
         have no `kinds`, all are fixed."""
         return schema.read_samples(self.folder / "samples.npz", len(self.class_names))
+
+    def patch(self) -> bytes:
+        """What the code that trained it differs in from the commit, as `git apply` takes it; empty where nothing was
+        kept."""
+        wanted = self.environment.get("patch")
+        return schema.read_patch(self.folder / PATCH, wanted) if wanted else b""
 
     def prediction(self, name: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8] | None:
         """The predicted labels (H, W) of the test image `name`; None where they were not stored.

@@ -5,7 +5,7 @@ Reads only, so that a report needs neither the networks nor their trainer.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.evidence.cell import Cell
@@ -15,6 +15,34 @@ SIZES = {"parameters": "parameters", "gmac": "GMAC of a training crop"}
 NO_BUDGET = ("epochs", "loss", "class_weights")  # epochs follow from the steps; the others say what is optimised
 NONE = "none"
 NEAR = 0.05  # sizes that differ by less need no warning
+
+
+def code_of(environment: Mapping[str, Any]) -> str:
+    """The commit of the code that trained a cell, with the name of what it differs in where that was kept."""
+    commit, patch = _say(environment.get("commit")), environment.get("patch")
+    return f"{commit} with {patch_name(patch)}" if patch else commit
+
+
+def patch_name(sha256: str) -> str:
+    """The file of a report that holds the code.patch of its cells with this SHA-256."""
+    return f"code-{sha256[:12]}.patch"
+
+
+def processor_of(environment: Mapping[str, Any]) -> str:
+    """The processor and the instructions that torch uses of it; empty for a cell of an earlier version."""
+    return ", ".join(filter(None, (environment.get("processor"), environment.get("instruction_set"))))
+
+
+# What may differ between cells, and how it is read where it is not one field of environment.json that all have.
+CONDITIONS: dict[str, Callable[[Mapping[str, Any]], str] | None] = {
+    "commit": code_of,
+    "device": None,
+    "processor": processor_of,
+    "blas": lambda environment: str(environment.get("blas", "")),
+    "python": None,
+    "torch_threads": None,
+    "versions": None,
+}
 
 
 def items(budget: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,13 +139,15 @@ def _amiss(plan: Mapping[str, Any], cell: Cell) -> list[str]:
 
 
 def _conditions(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
-    """Where code, versions, threads or devices differ between cells, and whether that goes along with the variants."""
+    """Where code, versions, threads or machines differ between cells, and whether that goes along with the variants."""
     sentences = []
     finished = [cell for of_variant in cells.values() for cell in of_variant.values()]
-    for key in ("commit", "device", "python", "torch_threads", "versions"):
+    for key, read in CONDITIONS.items():
         groups: dict[str, dict[str, list[int]]] = {}  # value -> variant -> seeds
         for cell in finished:
-            value = _say(cell.environment.get(key))
+            value = read(cell.environment) if read else _say(cell.environment.get(key))
+            if not value:  # earlier versions did not store it
+                continue
             groups.setdefault(value, {}).setdefault(cell.variant, []).append(cell.seed)
         if len(groups) < 2:
             continue
@@ -181,12 +211,12 @@ def _tuning(plan: Mapping[str, Any]) -> list[str]:
         return []
     tried = " and ".join(f"{name} {_listed_values(values)}" for name, values in tuning["settings"].items())
     chosen = "; ".join(
-        f"{variant} {', '.join(f'{name} {_say(value)}' for name, value in values.items())}"
+        f"{variant}: {', '.join(f'{name} {_say(value)}' for name, value in values.items())}"
         for variant, values in tuning["chosen"].items()
     )
     said = (
         f"Tuned alike: each variant was tried with {tried} by its validation mIoU, with a seed of its own "
-        f"({tuning['seed']}) that no score of this report has, and took its best: {chosen}."
+        f"({tuning['seed']}) that no score of this report has, and took its best. {chosen}."
     )
     sentences = [said]
     for name, values in tuning["settings"].items():
@@ -196,7 +226,8 @@ def _tuning(plan: Mapping[str, Any]) -> list[str]:
         if at_end:
             verb = "lies" if len(at_end) == 1 else "lie"
             sentences.append(
-                f"The best {name} of {', '.join(at_end)} {verb} at the end of what was tried: beyond it may be better."
+                f"The best {name} of {' and of '.join(at_end)} {verb} at the end of what was tried: there may be a "
+                "better one beyond."
             )
     return sentences
 

@@ -267,5 +267,8 @@ def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, C
     ]
     if stray:
         more = f" and {len(stray) - 6} more" if len(stray) > 6 else ""
-        sentences.append(f"Finished cells that the plan does not name are left out: {', '.join(stray[:6])}{more}.")
+        sentences.append(
+            f"Finished cells that the plan does not name are left out: {', '.join(stray[:6])}{more}. Start the "
+            "experiment with their seeds, too, to take them in."
+        )
     return sentences + deviations(plan, cells)

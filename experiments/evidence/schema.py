@@ -6,6 +6,7 @@ not know are let pass: those of later versions. What earlier versions did not st
 """
 
 import csv
+import hashlib
 import math
 import unicodedata
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from experiments.evidence.arrays import Array, DamagedError, Npz, unreadable
+from experiments.shell.difference import MOST_PATCH
 from experiments.shell.files import read_json
 from lightning_modules.components.scores.table import PER_IMAGE
 
@@ -236,9 +238,14 @@ class Environment(_Stored):
 
     command: str = ""
     commit: str = ""
+    patch: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    patch_lacks: list[str] = Field(default_factory=list)
     device: str = ""
     python: str = ""
     platform: str = ""
+    processor: str = ""
+    instruction_set: str = ""
+    blas: str = ""
     cpus: Count | None = None
     torch_threads: Count = 0
     versions: dict[str, str] = Field(default_factory=dict)
@@ -291,6 +298,22 @@ def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
 MEASURED = ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb")
 
 
+def read_patch(path: Path, sha256: str) -> bytes:
+    """A code.patch with this SHA-256, which git takes as it is. Raises ValueError, which names the file."""
+    way_out = 'put it back, or delete "patch" from the environment.json beside it: reproduce.sh then runs without it'
+    check_file(path, MOST_PATCH, way_out)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error, way_out) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise DamagedError(f"{path} must have the SHA-256 {sha256}, got {found}: {way_out}")
+    if not content.startswith(b"diff --git ") or b"\0" in content:
+        raise DamagedError(f"{path} must be a patch as text, got {_got(content[:40])}: {way_out}")
+    return content
+
+
 def read_curve(path: Path, column: str) -> dict[int, float]:
     """A column of a metrics.csv by epoch; epochs without a value are left out. Raises ValueError, which names the
     file."""
@@ -328,7 +351,7 @@ def read_samples(path: Path, classes: int) -> Npz:
     return arrays
 
 
-def check_file(path: Path, most: int) -> None:
+def check_file(path: Path, most: int, way_out: str = "") -> None:
     """Raises ValueError for a file that is too large, or none that could be read: a pipe would be waited for."""
     try:
         if not path.exists():
@@ -338,7 +361,7 @@ def check_file(path: Path, most: int) -> None:
         if path.stat().st_size > most:
             raise ValueError(f"expected up to {most:,} bytes, got {path.stat().st_size:,}")
     except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, way_out) from error
 
 
 def _clean(value: Any, path: Path, depth: int = 0) -> Any:

@@ -21,6 +21,7 @@ from experiments.grids.plan_table import show_stored, show_without_data
 from experiments.runs.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
 from experiments.runs.run import identified
 from experiments.shell.command import command
+from experiments.shell.difference import tell_difference
 from experiments.shell.ending import DONE, IN_PART, UNEXPECTED
 from experiments.shell.environment import command_line
 from experiments.shell.files import locked, write_json
@@ -128,6 +129,7 @@ class _Grid:
             show_without_data(ablation, self.out, args.seeds, str(error), self.console)
             return []
         show_plan(plan, self.console)
+        tell_difference(self.console)
         if args.dry_run:
             keep_costs(plan, args.threads)
             return []
@@ -158,6 +160,7 @@ class _Grid:
         if waiting := tuning.to_do(planned):
             plan = self.plan(ablation)
             show_plan(plan, self.console)
+            tell_difference(self.console)
             of_variant = {variant: plan.seconds(plan.cell_of(variant)) for variant in planned}
             of_cell = {id(cell): of_variant[variant] for variant, cells in planned.items() for cell in cells}
             count, names = sum(map(len, planned.values())), " and ".join(ablation.tune)

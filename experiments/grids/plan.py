@@ -16,7 +16,8 @@ from experiments.grids.fairness import Budget, check_fair, check_matched, differ
 from experiments.grids.plan_table import cell_seconds, show_content
 from experiments.runs.run import identified, setting
 from experiments.runs.training import build
-from experiments.shell.environment import command_line, git_commit
+from experiments.shell.difference import git_commit
+from experiments.shell.environment import command_line
 from experiments.shell.files import read_json, write_json
 
 COSTS = "costs.json"  # of a dry run
@@ -134,7 +135,9 @@ def make_plan(
     ablation = replace(ablation, runs=identified(ablation.runs))
     if not ablation.tune or ablation.tuning:  # before the trials, nothing is known of what the variants will have
         stored = _check_same(ablation, out)
-        seeds = [*seeds] if only_seeds else [*dict.fromkeys([*stored, *seeds])]
+        if not only_seeds and (kept := [seed for seed in stored if seed not in seeds]):
+            say(f"seeds {' '.join(map(str, kept))} of {out} stay in plan and report (--only-seeds leaves them out)")
+            seeds = [*kept, *seeds]
     say("comparing the budgets")
     budgets = check_fair(ablation)
     for name, run in ablation.runs.items():

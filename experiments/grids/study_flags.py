@@ -18,6 +18,7 @@ from experiments.shell.class_flags import Choice, ClassParser, settings_of
 from experiments.shell.flags import refuse
 from lightning_modules.recipe import Recipe
 
+OF_DATA = {"num_classes", "ignore_index", "in_channels"}  # arguments of a module that follow from the data
 USAGE = "%(prog)s [--data NAME] [--data.FLAG ...] [--base.FLAG ...] [--trainer.FLAG ...] [--seeds SEED ...] [options]"
 
 
@@ -82,7 +83,7 @@ def parse_study(
     add_arguments(parser)
     module = settings_of(base.module, Recipe, base.module.network_class)
     parser.add_class(settings_of(datamodule, Loading), "data", help=f"the data set, {first} by default")
-    parser.add_class(module, "base", skip={"num_classes", "ignore_index", "in_channels"})
+    parser.add_class(module, "base", skip=OF_DATA)
     add_trainer(parser, where=False)
     given = parser.parse_args(rest, defaults=False)
     args = argparse.Namespace(**{**_plain(parser.get_defaults()), **_plain(given)})
@@ -126,7 +127,7 @@ def _tuned(words: Sequence[Sequence[str]], module: Callable[..., None]) -> dict[
     """--tune lr 1e-3 1e-2: the values as the flag --base.lr reads them."""
     tuned: dict[str, list[Any]] = {}
     parser = ClassParser(verb="", usage="", description="", chosen="")
-    parser.add_class(module, "base")
+    parser.add_class(module, "base", skip=OF_DATA)
     known = [action.dest for action in parser._actions]
     for name, *values in words:
         if f"base.{name}" not in known:

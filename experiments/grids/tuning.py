@@ -5,6 +5,7 @@ table has, and no trial sees the test split.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -15,7 +16,7 @@ from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell
 from experiments.runs.run import Run, setting
 from experiments.shell.ending import NON_FINITE
-from experiments.shell.files import read_json, slug, write_json
+from experiments.shell.files import read_json, write_json
 
 SEED = 2**32 - 1  # the last one, which no range of seeds reaches
 FOLDER = "tuning"
@@ -57,7 +58,7 @@ def trials(ablation: Ablation, out: Path) -> dict[str, list[PlannedCell]]:
     for variant, run in ablation.runs.items():
         cells = []
         for values in tried(ablation):
-            folder = out / FOLDER / variant / slug(words(values)) / f"seed{SEED}"
+            folder = out / FOLDER / variant / words(values).replace(os.sep, "-") / f"seed{SEED}"
             of_values = run.but(seed=SEED, **values)
             epochs = of_values.trainer.get("max_epochs") or 1
             cells.append(PlannedCell(f"{variant} with {words(values)}", of_values, folder, epochs, tests=False))

@@ -7,15 +7,17 @@ Written again, it keeps what a person wrote between its marks, and refuses to re
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from experiments.evidence.deviations import processor_of
 from experiments.evidence.effect_size import CONFIDENCE
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.factorial import Effect
 from experiments.evidence.intervals import KINDS, Estimate, Test
+from experiments.reports.commands import calls
 from experiments.reports.formats import (
     code_to_markdown,
     escape_markdown,
@@ -24,7 +26,6 @@ from experiments.reports.formats import (
     tables_to_markdown,
 )
 from experiments.reports.page import Section
-from experiments.reports.reproduce import calls
 from experiments.reports.tables import Table, marked_test
 from experiments.reports.tables.evidence import footnote
 from experiments.reports.tables.summary import known_difference, known_test
@@ -171,19 +172,33 @@ def _section(section: Section) -> str:
 
 
 def _made(experiment: Experiment) -> str:
-    """Commands, commits, device and cost."""
+    """Commands, code, machine and cost."""
     plan, cells = experiment.plan, experiment.finished()
 
-    def known(key: str) -> str:
-        return escape_markdown(", ".join(sorted({str(cell.environment.get(key, "unknown")) for cell in cells})))
-
-    made = [f"{code_to_markdown(call.shown)}\n\nat commit {escape_markdown(call.commit)}" for call in calls(experiment)]
+    made = [
+        f"{code_to_markdown(call.shown)}\n\nat commit {escape_markdown(call.code.shown)}" for call in calls(experiment)
+    ]
     commands, seconds = "\n\n".join(made), sum(cell.result["seconds"] for cell in cells)
+    conditions: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "Device of a cell": lambda cell: cell.get("device"),
+        "processor": processor_of,
+        "BLAS": lambda cell: cell.get("blas"),
+        "CPU threads of a cell": lambda cell: cell.get("torch_threads"),
+        "versions": _versions,
+    }
+    known = []
+    for name, read in conditions.items():
+        values = sorted({str(read(cell.environment) or "unknown") for cell in cells})
+        known.append(f"{name}: {escape_markdown('; '.join(values))}")
     return (
-        f"{commands}. Device of a cell: {known('device')}; CPU threads of a cell: "
-        f"{known('torch_threads')}. {len(cells)} finished cells ({len(plan['variants'])} variants, "
+        f"{commands}. {'; '.join(known)}. {len(cells)} finished cells ({len(plan['variants'])} variants, "
         f"{len(plan['seeds'])} seeds) took {seconds:,.0f} s together, training and test."
     )
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    python = {"python": environment["python"]} if environment.get("python") else {}
+    return ", ".join(f"{name} {version}" for name, version in {**python, **environment.get("versions", {})}.items())
 
 
 class Found(NamedTuple):

@@ -5,127 +5,22 @@ Neither names a place on the machine that they were written on: a folder in a co
 
 import hashlib
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.evidence.cell import Cell
 from experiments.evidence.experiment import Experiment
+from experiments.reports.commands import Call, Code, Word, calls
+from experiments.reports.tables.notes import ELSEWHERE
 from experiments.shell.environment import environment
 
-ROOTS = ("--root", "--data.root")
-# Flags that the script sets itself, and those of a logger, which is nobody's to repeat: the numbers do not depend on
-# it.
-OWN = ("--seeds", "--out", "--logger", "--private", "--log-checkpoints", "--log-gradients")
-PLACE = re.compile(r"(?:^|[^\w.\-])[~/]+[\w.]")  # an absolute path, or one from a home folder, anywhere in a word
-DIRTY, UNKNOWN = "-dirty", "unknown"  # of experiments.shell.environment.git_commit
-LASTING = ("commit", "python", "platform", "cpus", "torch_threads", "device", "versions")
-
-
-class Word(NamedTuple):
-    """A word of a command; `variable` stands for a place on somebody's machine, `text` for what is before it."""
-
-    text: str
-    variable: str = ""
-
-    def quoted(self) -> str:
-        place = f'"${self.variable}"' if self.variable else ""
-        return (shlex.quote(self.text) if self.text or not place else "") + place
-
-    def shown(self) -> str:
-        """For print: DIR for the root of the data, PATH for another place."""
-        place = "DIR" if self.variable.endswith("_ROOT") else "PATH" if self.variable else ""
-        return self.text + place if place else shlex.quote(self.text)
-
-
-def split(command: str) -> list[str]:
-    """The words of one command; a text that no shell could read is one word."""
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return [command]
-
-
-def read_command(command: str, data: str) -> list[Word]:
-    """The words of one command; `data` names the variable for the root of its data."""
-    words, flag = list[Word](), ""
-    for text in split(command):
-        name, equals, value = text.partition("=") if text.startswith("--") else (flag, "", text)
-        is_flag = text.startswith("--") and not equals
-        if not is_flag and (name in ROOTS or PLACE.search(value)):
-            words.append(Word(name + equals if equals else "", _variable(name, data)))
-        else:
-            words.append(Word(text))
-        flag = text if is_flag else ""
-    return words
-
-
-def show_command(command: str, data: str) -> str:
-    """The command for print, as a person would type it on another machine; several, one a line, stay so."""
-    return "\n".join(" ".join(word.shown() for word in read_command(line, data)) for line in command.split("\n"))
-
-
-def _variable(flag: str, data: str) -> str:
-    """CAMVID_ROOT, or WEIGHTS_PATH of another place than the data's root; never a name that shells know, like PATH."""
-    word = re.sub(r"\W+", "_", data if flag in ROOTS else flag, flags=re.ASCII).strip("_").upper()
-    of_a_shell = word.startswith(("LD", "DYLD", "GIT", "PYTHON", "BASH"))  # LD_LIBRARY_PATH is not only a shell's
-    word = word if word and not word[0].isdigit() and not of_a_shell else f"DATA_{word}".rstrip("_")
-    return f"{word}_{'ROOT' if flag in ROOTS else 'PATH'}"
-
-
-class Call(NamedTuple):
-    """What a person typed to train cells, without the seeds and the folder, and the seeds that it trained."""
-
-    commit: str
-    words: list[Word]
-    seeds: list[int]
-
-    @property
-    def refused(self) -> str:
-        """Why a script must not run it, for a plan can come from anybody; empty where it may."""
-        program = [word.text for word in self.words[:3] if not word.variable]
-        if program[:2] != ["python", "-m"] or program[-1].removeprefix("experiments.") not in trainers():
-            return "is not python -m experiments.MODULE, with a module that trains"
-        return "names a class to import" if any("class_path" in word.text for word in self.words) else ""
-
-    @property
-    def shown(self) -> str:
-        """The whole command for print."""
-        return f"{' '.join(word.shown() for word in self.words)} --seeds {' '.join(map(str, self.seeds))}"
-
-
-def trainers() -> set[str]:
-    """The modules of this project that train what a report shows."""
-    return {path.stem for path in Path(__file__).parents[1].glob("ablate_*.py")} | {"train"}
-
-
-def calls(experiment: Experiment) -> list[Call]:
-    """The commands that trained the finished cells, those that differ in their seeds alone as one."""
-    plan, by_words = experiment.plan, dict[tuple[str, str], Call]()
-    typed = plan["command"].split("\n")
-    programs = {tuple(split(line)[:3]) for line in typed}
-    for cell in sorted(experiment.finished(), key=lambda cell: plan["seeds"].index(cell.seed)):
-        command = cell.environment.get("command", "")
-        if tuple(split(command)[:3]) not in programs:
-            command = typed[-1]  # a cell that was trained by hand: the experiment's command trains it, too
-        words = _without_own(read_command(command, plan["data"]))
-        commit = cell.environment.get("commit", plan["commit"])
-        call = by_words.setdefault((commit, repr(words)), Call(commit, words, []))
-        if cell.seed not in call.seeds:
-            call.seeds.append(cell.seed)
-    return list(by_words.values())
-
-
-def _without_own(words: Sequence[Word]) -> list[Word]:
-    kept, skipping = list[Word](), False
-    for word in words:
-        if word.text.startswith("--"):
-            skipping = word.text.split("=")[0] in OWN
-        if not skipping:
-            kept.append(word)
-    return kept
+LASTING = (
+    *("commit", "patch", "patch_lacks", "python", "platform", "processor", "instruction_set", "blas", "cpus"),
+    *("torch_threads", "device", "versions"),
+)
+WRITER = ("commit", "patch", "patch_lacks", "python", "platform", "versions")  # of who writes the report
+CONDITIONS = ("python", "platform", "processor", "instruction_set", "blas", "cpus", "torch_threads", "device")
 
 
 SCRIPT = r"""set -euo pipefail
@@ -142,20 +37,43 @@ need() {
     export "$1=$(realpath -- "${!1}")"
 }
 
-# code COMMIT: the code of a commit, in a folder of its own
+# code NAME COMMIT SHA256 MODULE: the code of a commit, with its code.patch where it has one, in a folder of its own
 code() {
-    if [ -e "$folder/code-$1" ]; then
+    tree=$folder/code-$1
+    if [ -e "$tree" ]; then
         # One that came with the folder would bring an interpreter of its own.
-        git -C "$repository" worktree list --porcelain | grep -Fx -- "worktree $folder/code-$1" >/dev/null ||
-            fail "$folder/code-$1 is not of $repository: remove it, or name another FOLDER"
-        return 0
+        git -C "$repository" worktree list --porcelain | grep -Fx -- "worktree $tree" >/dev/null ||
+            fail "$tree is not of $repository: remove it, or name another FOLDER"
+    else
+        git -C "$repository" cat-file -e "$2^{commit}" 2>/dev/null ||
+            fail "the commit $2 is not in $repository: git fetch it, or name another clone in REPOSITORY"
+        git -C "$repository" -c core.autocrlf=false worktree add --detach "$tree" "$2"
     fi
-    git -C "$repository" cat-file -e "$1^{commit}" 2>/dev/null ||
-        fail "the commit $1 is not in $repository: git fetch it, or name another clone in REPOSITORY"
-    git -C "$repository" worktree add --detach "$folder/code-$1" "$1"
+    [ -z "$3" ] || patch "$here/code-${3:0:12}.patch" "$3" "$2"
+    [ -f "$tree/experiments/$4.py" ] ||
+        fail "experiments/$4.py is neither in the commit $2 nor in a code.patch: commit it in $repository, train again"
 }
 
-# install COMMIT EXTRAS: an environment with the versions that were tested with this code
+# patch FILE SHA256 COMMIT: changes the code in $tree, once
+patch() {
+    [ -f "$1" ] || fail "$1 is not there: expected what the code differed in from $3; copy it beside this file"
+    found=$("${PYTHON:-python3}" - "$1" <<'END'
+import hashlib, sys
+print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
+END
+    )
+    [ "$found" = "$2" ] ||
+        fail "$1 must have the SHA-256 $2, got $found: copy the one that was written with this file"
+    if ! apply --reverse --check "$1" 2>/dev/null; then
+        apply "$1" || fail "$1 does not apply to the commit $3: see above, and write both files of the report anew"
+    fi
+}
+
+apply() {
+    git -C "$tree" -c core.autocrlf=false apply --whitespace=nowarn --no-ignore-whitespace "$@"
+}
+
+# install NAME EXTRAS: an environment with the versions that were tested with this code
 install() {
     [ ! -e "$folder/code-$1/.venv/installed" ] || return 0
     "${PYTHON:-python3}" -m venv "$folder/code-$1/.venv"
@@ -192,15 +110,17 @@ fi
 """
 
 
-def reproduce_script(experiments: Sequence[Experiment], folders: Mapping[str, str], here: str) -> str:
-    """A bash script that trains all cells of the experiments again, each with the code of its commit, and reports them.
+def reproduce_script(experiments: Sequence[Experiment], folders: Mapping[str, str], here: Code) -> str:
+    """A bash script that trains all cells of the experiments again, each with its code, and reports them.
 
-    `folders` names a folder for each experiment, by the experiment's name; `here` is the commit of the report. The
-    script asks for the places in variables and compares the scores with table.csv beside it. What cannot be made again,
-    say for code that was never committed, it says when it is called.
+    `folders` names a folder for each experiment, by the experiment's name; `here` is the code of the report. The script
+    asks for the places in variables, applies the `patches` beside it, and compares the scores with table.csv there.
+    What cannot be made again, say of code that nothing was kept of, it says when it is called, before it installs.
     """
     made = [(experiment.plan, calls(experiment)) for experiment in experiments]
-    commits = list(dict.fromkeys(call.commit for _, of_one in made for call in of_one))
+    codes = list(dict.fromkeys(call.code for _, of_one in made for call in of_one))
+    if here not in codes:  # what a report differs in from its commit is kept by no cell
+        here = Code(here.commit)
     places = {
         word.variable: f"the folder of the data set {plan['data']}"
         if word.variable.endswith("_ROOT")
@@ -217,20 +137,23 @@ def reproduce_script(experiments: Sequence[Experiment], folders: Mapping[str, st
         "FOLDER (reproduced, where it is called) gets code, environment and results; the same call again continues",
         "what was interrupted. REPOSITORY: a clone of the project, where this file lies in none. PYTHON: an",
         "interpreter of Python 3.11 or newer. The code is a git worktree of REPOSITORY: git worktree prune forgets it",
-        "once FOLDER is gone.",
+        "once FOLDER is gone. A code-*.patch beside this file is applied to it and run: read it first.",
         _conditions(experiments),
     ]
-    notes = dict.fromkeys(note for commit in (*commits, here) if (note := _note(commit)))
+    notes = dict.fromkeys(code.note for code in (*codes, here) if code.note)
     lines = ["#!/usr/bin/env bash", *(f"# {line}" for line in about), SCRIPT.rstrip()]
     refused = dict.fromkeys(f"{call.shown}: {call.refused}" for _, of_one in made for call in of_one if call.refused)
     lines += [f"fail {shlex.quote(f'cannot be made again by a script, {why}. Nothing was run')}" for why in refused]
     lines += [f"need {name} {shlex.quote(meaning)}" for name, meaning in places.items()]
     lines += ['mkdir -p -- "${1:-reproduced}"', 'folder=$(cd -- "${1:-reproduced}" && pwd -P)', ""]
     lines += [_say(note) for note in notes]
+    # All of the code before anything is installed, which takes long.
+    needed = [_checkout(call.code, call.module) for _, of_one in made for call in of_one if not call.refused]
+    lines += ["", *dict.fromkeys([*needed, _checkout(here, "report")])]
     results = [f'"$folder"/{shlex.quote(_apart(folders[plan["experiment"]]))}' for plan, _ in made]
     for (plan, of_one), result in zip(made, results, strict=True):
         lines += ["", f"# {_one_line(plan['experiment'])}", *_training(plan["seeds"], of_one, result)]
-    lines += ["", *_reporting(results, _checkout(here), _checkout(commits[-1])), "", COMPARE.rstrip(), _say(EXPECTED)]
+    lines += ["", *_reporting(results, here, codes[-1]), "", COMPARE.rstrip(), _say(EXPECTED)]
     return "\n".join([*lines, "printf 'report: %s\\n' \"$result/report.html\""]) + "\n"
 
 
@@ -243,23 +166,26 @@ def _training(order: Sequence[int], of_one: Sequence[Call], result: str) -> list
     seeds, lines = set[int](), list[str]()
     for call in (call for call in of_one if not call.refused):
         seeds |= {*call.seeds}  # those before are done by now, and named so that the plan that is written last has all
-        commit, (program, *words) = _checkout(call.commit), [word.quoted() for word in call.words]
+        program, *words = [word.quoted() for word in call.words]
         run = [".venv/bin/python" if program == "python" else program, *words, "--seeds"]
         run += [*(shlex.quote(str(seed)) for seed in order if seed in seeds), "--out", result]
-        lines += [f"code {commit}", f"install {commit} {shlex.quote(_extras(call.words))}"]
-        lines.append(f'(cd "$folder/code-{commit}" && {" ".join(run)})')
+        lines.append(f"install {call.code.name} {shlex.quote(_extras(call.words))}")
+        lines.append(f'(cd "$folder/code-{call.code.name}" && {" ".join(run)})')
     return lines
 
 
-def _reporting(results: Sequence[str], commit: str, trained: str) -> list[str]:
+def _checkout(code: Code, module: str) -> str:
+    return f"code {code.name} {code.checkout} {shlex.quote(code.patch)} {module}"
+
+
+def _reporting(results: Sequence[str], here: Code, trained: Code) -> list[str]:
     """The report, with the packages of what trained last."""
     several = len(results) > 1
     out = ' --out "$result"' if several else ""
     return [
-        f"code {commit}",
         'result="$folder/report"' if several else f"result={results[0]}",
-        f'python="$folder/code-{trained}/.venv/bin/python"',
-        f'(cd "$folder/code-{commit}" && "$python" -m experiments.report {" ".join(results)}{out})',
+        f'python="$folder/code-{trained.name}/.venv/bin/python"',
+        f'(cd "$folder/code-{here.name}" && "$python" -m experiments.report {" ".join(results)}{out})',
     ]
 
 
@@ -268,33 +194,14 @@ def _say(line: str) -> str:
 
 
 EXPECTED = (
-    "Compare table.csv. On the same type of machine, with the versions, threads and device of environment.json, the "
-    "scores are equal to the last digit; on others they are close, as another seed is. Step times and memory are of "
-    "the machine."
+    "Compare table.csv. On the same kind of processor, with the versions, threads and device of environment.json, the "
+    f"scores are equal to the last digit. {ELSEWHERE} Step times and memory are of the machine."
 )
 
 
 def _one_line(text: str) -> str:
     """For a comment of the script, which a line break would end."""
     return " ".join(text.split())
-
-
-def _checkout(commit: str) -> str:
-    """What git can check out for a commit of `git_commit`."""
-    clean = commit.removesuffix(DIRTY)
-    # Whole: a part of one could be the name of a branch.
-    return clean if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", clean) else "HEAD"
-
-
-def _note(commit: str) -> str:
-    if commit.endswith(DIRTY):
-        return (
-            f"note: this code was {commit.removesuffix(DIRTY)} with changes that were not committed and are not "
-            "known: this runs it without them, and may find other numbers"
-        )
-    if _checkout(commit) == "HEAD":
-        return "note: the commit is not known: this runs the HEAD of REPOSITORY, and may find other numbers"
-    return ""
 
 
 def _extras(words: Sequence[Word]) -> str:
@@ -308,19 +215,17 @@ def _extras(words: Sequence[Word]) -> str:
 def _conditions(experiments: Sequence[Experiment]) -> str:
     """What the cells were trained with, for the head of the script."""
     cells = [cell for experiment in experiments for cell in experiment.finished()]
-    conditions = {key: sorted({str(cell.environment.get(key)) for cell in cells} - {"None"}) for key in LASTING[1:-1]}
+    conditions = {key: sorted({str(cell.environment.get(key)) for cell in cells} - {"None"}) for key in CONDITIONS}
     listed = "; ".join(f"{key} {', '.join(values)}" for key, values in conditions.items() if values)
     return f"Trained with {_one_line(listed)}."
 
 
 def report_environment(experiments: Sequence[Experiment]) -> dict[str, Any]:
     """What the numbers of a report depend on, for environment.json: without names of machines, persons and places."""
-    writer = {
-        key: value for key, value in environment("").items() if key in ("commit", "python", "platform", "versions")
-    }
+    ours = environment("")
     return {
         "experiments": {experiment.plan["experiment"]: _of_one(experiment) for experiment in experiments},
-        "report": writer,
+        "report": {key: ours[key] for key in WRITER if key in ours},
     }
 
 

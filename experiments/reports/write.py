@@ -9,13 +9,14 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from experiments.evidence.deviations import unequal
+from experiments.evidence.deviations import patch_name, unequal
 from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.evidence.join import join
 from experiments.reports import formats
+from experiments.reports.commands import patches, read_code, show_command
 from experiments.reports.figures import missing_figures, write_figures
 from experiments.reports.page import Section, render
-from experiments.reports.reproduce import report_environment, reproduce_script, show_command
+from experiments.reports.reproduce import report_environment, reproduce_script
 from experiments.reports.tables import Table, make_notes, make_summary, make_tables
 from experiments.shell.command import console
 from experiments.shell.files import slug, write_atomic, write_json
@@ -30,6 +31,7 @@ class Report:
     sections: Sequence[Section]
     summary: Table | None  # of several experiments
     script: str  # reproduce.sh
+    patches: dict[str, bytes]  # which it applies, by the SHA-256
     environment: dict[str, Any]
 
 
@@ -52,7 +54,7 @@ def collect(folders: Sequence[Path], out: Path) -> Report:
         _folder_names(experiments) if several else {experiments[0].plan["experiment"]: slug(folders[0].absolute().name)}
     )
     environment = report_environment(experiments)
-    script = reproduce_script(experiments, folders_of, environment["report"]["commit"])
+    script = reproduce_script(experiments, folders_of, read_code(environment["report"]))
     sections = []
     for experiment in map(_without_places, experiments):
         place = below(out, folders_of[experiment.plan["experiment"]], "figures").parent if several else out
@@ -62,7 +64,7 @@ def collect(folders: Sequence[Path], out: Path) -> Report:
         figures = write_figures(experiment, place)
         sections.append(Section(experiment, make_tables(experiment), notes, warnings(experiment), figures))
     summary = make_summary([section.experiment for section in sections]) if several else None
-    return Report(out, sections, summary, script, environment)
+    return Report(out, sections, summary, script, patches(experiments), environment)
 
 
 def write(report: Report) -> Path:
@@ -71,6 +73,8 @@ def write(report: Report) -> Path:
     write_atomic(report.out / "table.md", formats.to_markdown(report.sections, report.summary))
     write_atomic(report.out / "table.csv", formats.to_csv(report.sections))
     write_atomic(report.out / "table.tex", formats.to_latex(report.sections, report.summary))
+    for sha256, patch in report.patches.items():
+        write_atomic(report.out / patch_name(sha256), patch)
     write_atomic(report.out / "reproduce.sh", report.script)
     write_json(report.out / "environment.json", report.environment)
     write_atomic(page, render(report.sections, report.summary))

@@ -33,7 +33,7 @@ from experiments.runs.checkpoints import (
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
 from experiments.shell.ending import Interrupted, WorkerError, first_process
-from experiments.shell.environment import environment
+from experiments.shell.environment import write_environment
 from experiments.shell.files import locked, read_json, write_json
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
@@ -122,10 +122,10 @@ def train(
             _synchronise_batch_norm(trainer, module)
             if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
                 module.set_class_weights(count_class_weights(datamodule))
-            made = environment(command) | {"device": device_name(trainer)}
+            made = dict[str, Any]()
             if trainer.is_global_zero:
                 write_json(out / "run.json", run.record())
-                write_json(out / "environment.json", made)
+                made = write_environment(out, command, device=device_name(trainer))
             with _tracked(tracked, made) if trainer.is_global_zero else nullcontext():
                 signals.waiting = True
                 with _of_workers(datamodule, signals):

@@ -75,13 +75,16 @@ class ClassParser(jsonargparse.ArgumentParser):
 
     def _in_one_line(self, message: str) -> str:
         """jsonargparse's report on a value, which goes through every type that the flag takes, in our words."""
+        message = re.sub(r'^Parser key ("[^"]+") element \d+:', r"Parser key \1:", message)  # of a list
         message = re.sub(r"invalid literal for int\(\) with base 10: '([^']*)'", r"\1", message)
+        if lacking := re.search(r"the following arguments are required: (.+)", message):
+            listed = " and ".join(f"--{name}" for name in lacking[1].split(", "))
+            return f"{listed} {'are' if ', ' in lacking[1] else 'is'} required"
         key = re.match(r'Parser key "([^"]+)":\s*', message)
         if key and "Not of type Name" in message:
             return f"--{key[1]}: expected a name of Lightning's, in letters: {message.split('Name: ')[1]}"
-        given = re.search(
-            r"(?:[Vv]alue|type PositiveInt|type NonNegativeInt): ([^\n]*?)(?: does not conform.*)?$", message
-        )
+        ours = "PositiveInt|NonNegativeInt|PositiveFloat|Devices"
+        given = re.search(rf"(?:[Vv]alue|type (?:{ours})): ([^\n]*?)(?: does not (?:conform|match) .*)?$", message)
         if key is None or given is None:
             return " ".join(message.split())
         flag = next(
@@ -96,6 +99,7 @@ class ClassParser(jsonargparse.ArgumentParser):
         kinds += choices
         names = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
         names |= {"PositiveInt": "a whole number of at least 1", "NonNegativeInt": "a whole number of at least 0"}
+        names |= {"PositiveFloat": "a number above 0", "Devices": "auto or a whole number of at least 1"}
         kinds += [words for name, words in names.items() if re.search(rf"\b{name}\b", message.split("Given")[0])]
         if kinds and kinds == choices:
             near = difflib.get_close_matches(given[1], choices, n=1)

@@ -131,7 +131,7 @@ def main() -> int:
     if args.record and (args.only or args.quick):
         parser.error("--record is of a whole run: leave out --only and --quick")
     prepare()
-    from experiments.shell.environment import git_commit
+    from experiments.shell.difference import git_commit
     from tests.faults import kills, page
 
     found: dict[str, Any] = {

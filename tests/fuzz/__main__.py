@@ -23,7 +23,7 @@ SHOWN = 20  # inputs of a kind of error that are named
 
 def record(path: Path, args: argparse.Namespace, tallies: dict[str, Tally]) -> None:
     """Writes the numbers; kinds that were recorded before with the same seed and commit stay."""
-    from experiments.shell.environment import git_commit
+    from experiments.shell.difference import git_commit
 
     commit, kinds = git_commit(), {}
     if path.exists():

@@ -25,6 +25,9 @@ NEW = {
 }
 
 
+MACHINE = {"processor": "EPYC", "instruction_set": "AVX512", "blas": "MKL"}
+
+
 @dataclass
 class Finished:
     """What deviations looks at in a cell that is stored."""
@@ -36,7 +39,7 @@ class Finished:
     )
     result: dict[str, Any] = field(default_factory=lambda: {"epochs": 2, "steps": 6})
     environment: dict[str, Any] = field(
-        default_factory=lambda: {"commit": "c1", "device": "1 x CPU", "versions": {"x": "1"}}
+        default_factory=lambda: {"commit": "c1", "device": "1 x CPU", "versions": {"x": "1"}, **MACHINE}
     )
 
 
@@ -69,6 +72,19 @@ def test_cells_that_did_what_was_planned_deviate_in_nothing() -> None:
                 "differ."
             ),
         ),
+        (
+            {"environment": {"patch": "ab" * 32}},
+            "different commit (c1: a seeds 0, 1, b seed 0; c1 with code-abababababab.patch: b seed 1)",
+        ),
+        (
+            {"environment": {"instruction_set": "AVX2"}},
+            "different processor (EPYC, AVX512: a seeds 0, 1, b seed 0; EPYC, AVX2: b seed 1): last digits may differ.",
+        ),
+        (
+            {"environment": {"processor": "Xeon"}},
+            "different processor (EPYC, AVX512: a seeds 0, 1, b seed 0; Xeon, AVX",
+        ),
+        ({"environment": {"blas": "MKL 2025"}}, "different blas (MKL: a seeds 0, 1, b seed 0; MKL 2025: b seed 1)"),
         ({"environment": {"versions": {"x": "2"}}}, "different versions (x 1: a seeds 0, 1, b seed 0; x 2: b seed 1)"),
         (
             {"environment": {"device": "2 x CPU"}},
@@ -80,6 +96,13 @@ def test_a_cell_that_did_something_else_is_named(changed: dict[str, Any], said: 
     found = deviations(PLAN | NEW, cells(**changed))
     assert len(found) == 1
     assert said in found[0]
+
+
+def test_of_a_machine_that_was_not_stored_nothing_is_said_to_differ() -> None:
+    found = cells()
+    for key in MACHINE:
+        del found["b"][1].environment[key]
+    assert deviations(PLAN | NEW, found) == []
 
 
 def test_the_settings_of_a_cell_are_compared_with_those_planned_for_its_variant() -> None:

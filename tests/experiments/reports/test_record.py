@@ -13,6 +13,7 @@ from experiments.evidence.experiment import load_experiment
 from experiments.reports.page import Section
 from experiments.reports.record import draft, write_record
 from experiments.reports.tables import make_summary
+from experiments.shell.files import write_json
 
 WORDS = "Words of a person.\n\n## With a heading\n\n| a | table |\n| --- | --- |"
 
@@ -151,11 +152,34 @@ def test_a_record_holds_every_seed_commit_command_and_cost(planted: Section, tmp
         "![ablate_up_sampling: scores](figures/ablate_up_sampling_scores.png)\n\ncaption of scores",
     ):
         assert words in text, words
+    unknown = (
+        "Device of a cell: 1 x CPU; processor: unknown; BLAS: unknown; CPU threads of a cell: 1; versions: unknown."
+    )
+    assert unknown in text  # of an earlier version
     # Pictures of the data are not passed on.
     assert {file.name for file in (path.parent / "figures").iterdir()} == {
         "ablate_up_sampling_scores.png",
         "ablate_up_sampling_seeds.png",
     }
+
+
+def test_a_record_names_the_code_that_was_not_committed_and_the_machine(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "x")
+    for path in tmp_path.glob("x/*/seed*/environment.json"):
+        machine = {
+            "processor": "EPYC (family 25)",
+            "instruction_set": "AVX512",
+            "blas": "MKL 2024.2",
+            "python": "3.11.7",
+        }
+        code = {"commit": "ab12-dirty", "patch": "ab" * 32, "versions": {"torch": "2.15.0", "numpy": "2.4.6"}}
+        write_json(path, json.loads(path.read_text()) | machine | code)
+    found = section(tmp_path / "x")
+    text = write_record([found], None, tmp_path / "results").read_text(encoding="utf-8")
+    assert "at commit ab12-dirty with code-abababababab.patch. Device of a cell: 1 x CPU; " in text
+    assert "processor: EPYC (family 25), AVX512; BLAS: MKL 2024.2; CPU threads of a cell: 1; versions: " in text
+    assert "versions: python 3.11.7, torch 2.15.0, numpy 2.4.6. 12 finished cells" in text
+    assert "the same numbers on the same kind of processor (EPYC (family 25), AVX512)." in " ".join(found.notes)
 
 
 def test_recorded_twice_it_is_the_same_and_own_words_are_kept(planted: Section, tmp_path: Path) -> None:

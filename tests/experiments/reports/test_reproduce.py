@@ -1,7 +1,6 @@
 """reproduce.sh is run with a stand-in for Python, which writes down what it is asked for; environment.json is read."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -10,95 +9,21 @@ from typing import Any
 
 import pytest
 from handmade import write_cell, write_experiment, write_tables
+from reproducing import COMMAND, NAME, STAND_IN, experiment, git, run_script
 
-from experiments.evidence.experiment import Experiment, load_experiment
-from experiments.reports.reproduce import calls, read_command, report_environment, reproduce_script, show_command
+from experiments.evidence.experiment import load_experiment
+from experiments.reports.commands import Code
+from experiments.reports.reproduce import report_environment, reproduce_script
 from experiments.shell.files import write_json
-
-NAME = "$(touch broken) \"a' `touch broken`\n#"
-COMMAND = (
-    "python -m experiments.ablate_upsampling --data camvid --root /home/me/camvid --weights ~/w.pt --seeds 0 1 --jobs 2"
-)
-# As venv, makes itself the interpreter of the new environment; as report, writes the table that is compared.
-STAND_IN = """#!/bin/sh
-printf '%s|' "$PWD" "$@" >> {log}; echo >> {log}
-case "$2" in
-    venv) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
-    experiments.report) cp {table} "$3/table.csv" ;;
-esac
-[ "$1" != - ] || exec {python} "$@"
-"""
-
-
-def git(folder: Path, *words: str) -> str:
-    own = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
-    return subprocess.run(
-        ["git", "-C", folder, *own, *words], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "a clone"
-    folder.mkdir()
-    git(folder, "init", "--quiet")
-    git(folder, "commit", "--quiet", "--allow-empty", "--message", "first")
-    return folder
-
-
-def experiment(folder: Path, command: str, commit: str) -> Experiment:
-    write_experiment(folder, seeds=2)
-    for name, value in (("command", command), ("commit", commit), ("experiment", NAME), ("data", "CamVid\n; false")):
-        plan = json.loads((folder / "plan.json").read_text())
-        (folder / "plan.json").write_text(json.dumps(plan | {name: value}))
-    for path in folder.glob("*/seed*/environment.json"):
-        write_json(path, json.loads(path.read_text()) | {"command": command, "commit": commit})
-    return load_experiment(folder)
-
-
-def test_places_become_variables_and_all_else_stays_as_typed() -> None:
-    words = read_command(COMMAND, "camvid")
-    assert [word.variable for word in words if word.variable] == ["CAMVID_ROOT", "WEIGHTS_PATH"]
-    expected = "python -m experiments.ablate_upsampling --data camvid --root DIR --weights PATH --seeds 0 1 --jobs 2"
-    assert show_command(COMMAND, "camvid") == expected == show_command(expected, "camvid")
-    kept = "python -m experiments.ablate_upsampling --scale 0.5 --data.zoom '[0.75,1.5]' --epochs=1 --name 'a b/c'"
-    assert show_command(kept, "brain") == kept
-    assert show_command('python -m x --root data --init=/a/b \'k={"p": "/home/me"}\'', "3d") == (
-        "python -m x --root DIR --init=PATH PATH"
-    )
-    assert read_command("x --root a", "3d")[-1].variable == "DATA_3D_ROOT"
-
-
-def test_commands_that_differ_in_their_seeds_alone_are_one(tmp_path: Path) -> None:
-    one = experiment(tmp_path, COMMAND, "ab12cd34")
-    path = tmp_path / "nearest+none" / "seed1" / "environment.json"
-    write_json(path, json.loads(path.read_text()) | {"command": COMMAND.replace("0 1", "0 1 2") + " --out /tmp/x"})
-    (call,) = calls(one)
-    assert (call.commit, call.seeds) == ("ab12cd34", [0, 1])
-    assert "--out" not in call.shown and call.shown.endswith("--root DIR --weights PATH --jobs 2 --seeds 0 1")
-    other = tmp_path / "nearest+none" / "seed0" / "environment.json"
-    write_json(other, json.loads(other.read_text()) | {"commit": "ffff0000"})
-    two = load_experiment(tmp_path)
-    assert [(call.commit, call.seeds) for call in calls(two)] == [("ab12cd34", [0, 1]), ("ffff0000", [0])]
-    # The plan that is written last names the seeds of all.
-    lines = reproduce_script([two], {NAME: "x"}, "ab12cd34").splitlines()
-    assert [line.count("--seeds 0 1 --out") for line in lines if "experiments.ablate_upsampling" in line] == [1, 1]
 
 
 def test_the_script_repeats_no_logger(tmp_path: Path) -> None:
     """It would log the run again, under the name of whoever runs it; no number depends on it."""
     logged = COMMAND.replace("--jobs 2", "--logger wandb --private --log-gradients 10 --log-checkpoints --jobs 2")
     assert logged != COMMAND
-    script = reproduce_script([experiment(tmp_path, logged, "ab12cd34")], {NAME: "x"}, "ab12cd34")
+    script = reproduce_script([experiment(tmp_path, logged, "ab12cd34")], {NAME: "x"}, Code("ab12cd34"))
     assert not {"--logger", "wandb", "--private", "--log-gradients", "--log-checkpoints"} & set(script.split())
     assert "--jobs 2 --seeds 0 1" in script
-
-
-def run_script(folder: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    path = {"PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": str(folder.parent)}
-    command = ["bash", folder / "reproduce.sh", *arguments]
-    options = {"env": path | variables, "cwd": folder, "capture_output": True, "text": True, "timeout": 60}
-    return subprocess.run(command, check=False, **options)
 
 
 def test_the_script_asks_for_places_checks_out_trains_reports_and_compares(tmp_path: Path, repository: Path) -> None:
@@ -106,7 +31,7 @@ def test_the_script_asks_for_places_checks_out_trains_reports_and_compares(tmp_p
     folder = tmp_path / "it's here"
     one = experiment(folder, COMMAND, f"{commit}-dirty")
     write_tables(folder)
-    script = reproduce_script([one], {NAME: "a name"}, commit)
+    script = reproduce_script([one], {NAME: "a name"}, Code(commit))
     assert "/home" not in script and "~/w" not in script
     (folder / "reproduce.sh").write_text(script)
     subprocess.run(["bash", "-n", folder / "reproduce.sh"], check=True)
@@ -154,15 +79,15 @@ def test_the_script_asks_for_places_checks_out_trains_reports_and_compares(tmp_p
 
 def test_a_commit_that_is_not_known_is_said(tmp_path: Path, repository: Path) -> None:
     one = experiment(tmp_path / "x", "python -m experiments.ablate_upsampling", "unknown")
-    script = reproduce_script([one], {NAME: "x"}, "ab12cd34")
-    assert "code HEAD\ninstall HEAD ''" in script
+    script = reproduce_script([one], {NAME: "x"}, Code("ab12cd34"))
+    assert "code HEAD HEAD '' ablate_upsampling\ncode HEAD HEAD '' report\n" in script and "install HEAD ''" in script
     assert "the commit is not known: this runs the HEAD of REPOSITORY, and may find other numbers" in script
     lost = experiment(
         tmp_path / "y",
         "python -m experiments.ablate_upsampling --weights package",
         "0123456789abcdef0123456789abcdef01234567",
     )
-    (tmp_path / "y" / "reproduce.sh").write_text(reproduce_script([lost], {NAME: "y"}, "ab12cd34"))
+    (tmp_path / "y" / "reproduce.sh").write_text(reproduce_script([lost], {NAME: "y"}, Code("ab12cd34")))
     found = run_script(tmp_path / "y", REPOSITORY=str(repository))
     assert found.returncode == 2 and "the commit 0123456789abcdef0123456789abcdef01234567 is not in" in found.stderr
     assert (
@@ -215,23 +140,13 @@ HOSTILE = [
 RUN = {HOSTILE[3], HOSTILE[4], HOSTILE[5]}  # of this project's modules, with words that are only words
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
-    """An interpreter that writes down what it is asked for, into `log` beside it."""
-    python = tmp_path / "python"
-    quoted = {"log": shlex.quote(str(tmp_path / "log")), "table": "/dev/null", "python": "true"}
-    python.write_text(STAND_IN.format(**quoted))
-    python.chmod(0o755)
-    return python
-
-
 @pytest.mark.parametrize("command", HOSTILE)
 def test_a_strangers_command_is_run_as_words_of_this_project_or_not_at_all(
     tmp_path: Path, repository: Path, stand_in: Path, command: str
 ) -> None:
     folder = tmp_path / "x"
     one = experiment(folder, command, f"{git(repository, 'rev-parse', 'HEAD')}$({CANARY})")
-    (folder / "reproduce.sh").write_text(reproduce_script([one], {NAME: f"$({CANARY})"}, f"; {CANARY}"))
+    (folder / "reproduce.sh").write_text(reproduce_script([one], {NAME: f"$({CANARY})"}, Code(f"; {CANARY}")))
     subprocess.run(["bash", "-n", folder / "reproduce.sh"], check=True)
     (tmp_path / "data").mkdir()
     places = {"CAMVID_FALSE_ROOT": str(tmp_path / "data")}
@@ -258,27 +173,24 @@ def test_a_seed_that_is_no_whole_number_is_refused(tmp_path: Path, seed: Any) ->
 
 @pytest.mark.parametrize("commit", ["ab12cd34", "main", "--upload-pack=touch canary", "$(touch canary)", "a" * 39])
 def test_what_is_no_whole_commit_is_never_handed_to_git(tmp_path: Path, commit: str) -> None:
-    script = reproduce_script([experiment(tmp_path, COMMAND, commit)], {NAME: "x"}, commit)
-    assert [line for line in script.splitlines() if line.startswith("code ")] == ["code HEAD"] * 2
-
-
-def test_variables_are_never_names_that_programs_know() -> None:
-    for flag in ("--ld-library", "--git-exec", "--pythonhome", "--bash-env"):
-        (variable,) = [word.variable for word in read_command(f"x {flag} /y", "camvid") if word.variable]
-        assert variable.startswith("DATA_")
+    script = reproduce_script([experiment(tmp_path, COMMAND, commit)], {NAME: "x"}, Code(commit))
+    assert [line for line in script.splitlines() if line.startswith("code ")] == [
+        "code HEAD HEAD '' ablate_upsampling",
+        "code HEAD HEAD '' report",
+    ]
 
 
 def test_results_lie_in_no_folder_of_the_code_or_of_the_report(tmp_path: Path) -> None:
     one = experiment(tmp_path, COMMAND, "unknown")
     for name in ("code-HEAD", "report"):
-        assert f'--out "$folder"/{name}-results)' in reproduce_script([one], {NAME: name}, "unknown")
+        assert f'--out "$folder"/{name}-results)' in reproduce_script([one], {NAME: name}, Code("unknown"))
 
 
 def test_code_that_came_with_the_folder_is_not_run(tmp_path: Path, repository: Path, stand_in: Path) -> None:
     commit = git(repository, "rev-parse", "HEAD")
     folder = tmp_path / "x"
     one = experiment(folder, COMMAND.replace(" --weights ~/w.pt", ""), commit)
-    (folder / "reproduce.sh").write_text(reproduce_script([one], {NAME: "y"}, commit))
+    (folder / "reproduce.sh").write_text(reproduce_script([one], {NAME: "y"}, Code(commit)))
     planted = folder / "reproduced" / f"code-{commit}" / ".venv"
     (planted / "bin").mkdir(parents=True)
     (planted / "installed").touch()
@@ -290,3 +202,16 @@ def test_code_that_came_with_the_folder_is_not_run(tmp_path: Path, repository: P
     )
     assert done.returncode == 2 and f"code-{commit} is not of {repository}: remove it" in done.stderr
     assert not (tmp_path / "canary").exists()
+
+
+def test_the_script_names_the_machine(tmp_path: Path) -> None:
+    experiment(tmp_path, COMMAND, "ab12")
+    for path in tmp_path.glob("*/seed*/environment.json"):
+        machine = {"processor": "AMD EPYC (family 25, model 17)", "instruction_set": "AVX512", "blas": "MKL 2024.2"}
+        write_json(path, json.loads(path.read_text()) | machine)
+    one = load_experiment(tmp_path)
+    script = reproduce_script([one], {NAME: "x"}, Code("ab12"))
+    assert "processor AMD EPYC (family 25, model 17); instruction_set AVX512; blas MKL 2024.2;" in script
+    assert "On the same kind of processor" in script and "differed by 0.9 points of mIoU" in script
+    (found,) = report_environment([one])["experiments"].values()
+    assert (found["processor"], found["instruction_set"]) == ("AMD EPYC (family 25, model 17)", "AVX512")

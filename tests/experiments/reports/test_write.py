@@ -170,7 +170,10 @@ def test_cells_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
         ("nearest+none", 2, "trained with other settings (trainer.max_epochs 9, planned 2)")
     ]
     stray, uneven = experiment.deviations
-    assert stray == "Finished cells that the plan does not name are left out: nearest+none/seed7."
+    assert (
+        stray == "Finished cells that the plan does not name are left out: nearest+none/seed7. "
+        "Start the experiment with their seeds, too, to take them in."
+    )
     assert uneven.startswith("Not every variant has the seeds 0, 1, 2: nearest+none lacks seed 2.")
 
 

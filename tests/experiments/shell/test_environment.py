@@ -1,7 +1,10 @@
-"""What environment.json says of the code: its own commit and versions, whatever surrounds it."""
+"""What environment.json says of the code: its own commit, what differs from it, and versions, whatever surrounds
+it."""
 
+import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -10,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments.shell import environment
-from experiments.shell.environment import CODE, package_version
+from experiments.shell import difference, environment
+from experiments.shell.difference import CODE
+from experiments.shell.environment import package_version
 
 OWN = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always", "-c", "init.defaultBranch=main"]
 
@@ -22,8 +27,6 @@ def _nobody_s_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "torch.py").touch()  # takes seconds to import
 
 
 def git(folder: Path, *words: str) -> str:
@@ -39,7 +42,7 @@ def unpack(folder: Path) -> Path:
         (folder / package / "inner" / "code.py").write_text("x = 1\n")
     (folder / "experiments" / "shell").mkdir()
     (folder / "experiments" / "shell" / "__init__.py").touch()
-    shutil.copy(environment.__file__, folder / "experiments" / "shell")
+    shutil.copy(difference.__file__, folder / "experiments" / "shell")
     (folder / "README.md").write_text("text\n")
     (folder / ".gitignore").write_text("__pycache__/\nignored.py\n")
     return folder
@@ -53,10 +56,10 @@ def commit(folder: Path) -> str:
     return git(folder, "rev-parse", "HEAD")
 
 
-def said(folder: Path, *others: Path, **variables: str) -> str:
+def said(folder: Path, *others: Path, ask: str = "print(git_commit())", **variables: str) -> str:
     """What code in `folder` says of its commit, in a process that starts there."""
-    script = "import datamodules, lightning_modules; from experiments.shell.environment import *; print(git_commit())"
-    path = os.pathsep.join(map(os.fspath, (*others, folder, folder.parent / "modules", folder.parents[1] / "modules")))
+    script = f"import sys, datamodules, lightning_modules; from experiments.shell.difference import *; {ask}"
+    path = os.pathsep.join(map(os.fspath, (*others, folder)))
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": path, **variables},
@@ -134,6 +137,108 @@ def test_a_package_from_another_folder_is_dirty(tmp_path: Path) -> None:
     (tmp_path / "other" / "datamodules").mkdir(parents=True)
     (tmp_path / "other" / "datamodules" / "__init__.py").touch()
     assert said(tmp_path / "project", tmp_path / "other") == f"{own}-dirty"
+    sentence = said(tmp_path / "project", tmp_path / "other", ask="print(difference().sentence)")
+    assert "in datamodules/ (from another folder): no patch can carry datamodules/, so" in sentence
+
+
+STORED = {
+    "changed.py": b"a = 1\n" * 20 + b"b = 2\n" + b"c = 3\n" * 20,
+    "without_an_end.py": b"a = 1\nb = 2",
+    "windows.py": b"a = 1\r\nb = 2\r\n",
+    "to_windows.py": b"a = 1\nb = 2\n",
+    "latin.py": b"# coding: latin-1\nx = 1\n",
+    "gone.py": b"a = 1\n",
+    "gone_and_empty.py": b"",
+    "emptied.py": b"a = 1\n",
+    "renamed.py": b"a = 1\n" * 9,
+    "program.py": b"#!/usr/bin/env python\n",
+    "lines.js": "a\u2028b\x0cc\x85\rd\n".encode(),
+}
+CHANGED = {
+    "changed.py": b"a = 1\n" * 20 + b"b = 3\n" + b"c = 3\n" * 20 + b"\n",
+    "without_an_end.py": b"a = 2\nb = 2",
+    "windows.py": b"a = 1\r\nb = 3\r\n",
+    "to_windows.py": b"a = 1\r\nb = 3\n",
+    "latin.py": b"# coding: latin-1\nx = '\xe9'\n",
+    "emptied.py": b"",
+    "program.py": b"#!/usr/bin/env python3\n",
+    "lines.js": "a\u2028b\x0cc\x85\rD\n".encode(),
+    "inner/renamed.py": b"a = 1\n" * 9,
+    "new.py": b"a = 1\n\n\nb = 2",
+    "new_and_empty.py": b"",
+    "ignored.py": b"a = 1\n",
+    'odd "name"\\ \t\u00e9.py': b"a = 1  \n\t \n",
+}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def of_code(folder: Path) -> dict[str, bytes]:
+    paths = [path for package in CODE for path in (folder / package).rglob("*.*")] + [*folder.glob("*.py")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.suffix in (".py", ".js")}
+
+
+@pytest.mark.parametrize("kind", ["sha1", "sha256"])
+def test_the_patch_makes_the_code_that_ran_of_its_commit(kind: str, tmp_path: Path) -> None:
+    folder, package = unpack(tmp_path / "project"), tmp_path / "project" / "experiments"
+    write(package, STORED)
+    (package / "program.py").chmod(0o755)
+    git(folder, "init", "--quiet", f"--object-format={kind}")
+    commit(folder)
+    git(folder, "worktree", "add", "--quiet", "--detach", str(tmp_path / "tree"))
+    for name in STORED.keys() - CHANGED.keys():
+        (package / name).unlink()
+    write(package, CHANGED)
+    write(folder, {"numpy.py": b"a = 1\n", "README.md": b"another text\n", "experiments/results/x.md": b"new\n"})
+    write(package, {".ipynb_checkpoints/new-checkpoint.py": b"a\n", "__pycache__/x.py": b"a\n"})  # never imported
+    names = json.loads(said(folder, ask="import json; print(json.dumps(difference().files))"))
+    of_package = {f"experiments/{name}" for name in STORED.keys() | CHANGED.keys()}
+    assert names.keys() == of_package | {"numpy.py"}
+    assert {names[f"experiments/{name}"] for name in ("new.py", "gone.py", "changed.py")} == {"new", "gone", "changed"}
+    patch = tmp_path / "code.patch"
+    said(folder, ask=f"open({str(patch)!r}, 'wb').write(difference().patch)")
+    git(tmp_path / "tree", "apply", "--whitespace=nowarn", str(patch))
+    for path in (package / ".ipynb_checkpoints", package / "__pycache__"):
+        shutil.rmtree(path)
+    assert of_code(tmp_path / "tree") == of_code(folder)
+    assert os.access(tmp_path / "tree" / "experiments" / "program.py", os.X_OK)
+    assert len(patch.read_bytes()) < 3000 and b"another text" not in patch.read_bytes()
+    git(folder, "add", ".")  # what is staged, and what is committed for the next time, makes no difference
+    again = tmp_path / "again.patch"
+    said(folder, ask=f"open({str(again)!r}, 'wb').write(difference().patch)")
+    assert again.read_bytes() == patch.read_bytes()
+
+
+def test_what_no_text_can_carry_is_named(tmp_path: Path) -> None:
+    folder = unpack(tmp_path / "project")
+    (folder / "experiments" / "link.py").symlink_to("inner/code.py")
+    own = commit(folder)
+    write(
+        folder / "experiments", {"fast.so": b"\x7fELF\0", "zero.py": b"a\0", "large.py": b"#" * 2**22, "x.py": b"1\n"}
+    )
+    asked = "d = difference(); print(len(d.patch), *d.lacks); print(d.sentence)"
+    found, sentence = said(folder, ask=asked).splitlines()
+    size, *lacks = found.split()
+    assert lacks == [f"experiments/{name}" for name in ("fast.so", "large.py", "link.py", "zero.py")]
+    assert 0 < int(size) < 200
+    assert sentence == (
+        f"The code differs from commit {own[:7]} in experiments/fast.so (new) and 4 more files: each run keeps the "
+        "difference as code.patch, which reproduce.sh applies; no patch can carry experiments/fast.so, "
+        "experiments/large.py, experiments/link.py, experiments/zero.py, so reproduce.sh will lack it. Commit it to "
+        "make it part of the history."
+    )
+
+
+def test_code_of_a_commit_has_no_patch_and_nothing_is_said(tmp_path: Path) -> None:
+    own = commit(unpack(tmp_path / "project"))
+    assert said(tmp_path / "project", ask="print(difference())") == (
+        f"Difference(commit='{own}', files={{}}, patch=b'', lacks=[])"
+    )
+    assert said(tmp_path / "project", ask="print(difference().sentence)") == ""
 
 
 def test_no_variable_of_git_is_obeyed(tmp_path: Path) -> None:
@@ -183,6 +288,8 @@ def test_what_a_repository_would_have_git_run_is_not_run(tmp_path: Path) -> None
     (folder / ".git" / "info" / "attributes").write_text("* filter=f diff=f\n")
     os.utime(folder / "datamodules" / "inner" / "code.py", (1, 1))  # so that git status would look into it
     assert said(folder) == own
+    touch("datamodules/inner/code.py", "x = 3\n")(folder)
+    assert "+x = 3" in said(folder, ask="print(difference().patch.decode())")
     assert not ran.exists()
     subprocess.run(["git", "-C", folder, "status"], check=False, capture_output=True)
     assert ran.exists()  # so the trap works
@@ -221,15 +328,55 @@ def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
 def test_without_git_or_with_one_that_fails_or_waits_it_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert environment.git_commit() != "unknown" or not (environment.ROOT / ".git").exists()
+    assert difference.git_commit() != "unknown" or not (difference.ROOT / ".git").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert environment.git_commit() == "unknown"
+    assert difference.git_commit() == "unknown"
     stand_in = tmp_path / "git"
     for script in ("exit 1", "echo", "echo /", "kill -9 $$", "printf '\\377\\0'", "sleep 5"):
         stand_in.write_text(f"#!/bin/sh\nPATH=/bin:/usr/bin\n{script}\n")
         stand_in.chmod(0o755)
-        monkeypatch.setattr(environment, "GIT_SECONDS", 0.5)
-        assert environment.git_commit() == "unknown", script
+        monkeypatch.setattr(difference, "GIT_SECONDS", 0.5)
+        assert difference.git_commit() == "unknown", script
+
+
+def test_the_patch_beside_the_environment_is_that_of_the_last_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(patch: bytes, lacks: list[str]) -> dict[str, object]:
+        code = difference.Difference("ab12-dirty", {"x.py": "new"}, patch, lacks)
+        monkeypatch.setattr(environment, "difference", lambda: code)
+        made = environment.write_environment(tmp_path, "x", device="1 x CPU")
+        assert json.loads((tmp_path / "environment.json").read_text()) == made and made["device"] == "1 x CPU"
+        return made
+
+    assert start(b"one", [])["patch"] == hashlib.sha256(b"one").hexdigest()
+    made = start(b"two\r\n", ["x.so"])
+    assert (tmp_path / "code.patch").read_bytes() == b"two\r\n"
+    assert (made["patch"], made["patch_lacks"]) == (hashlib.sha256(b"two\r\n").hexdigest(), ["x.so"])
+    assert not {"patch", "patch_lacks"} & start(b"", []).keys()
+    assert not (tmp_path / "code.patch").exists()
+
+
+def test_the_machine_is_told_by_what_its_numbers_depend_on_and_by_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = environment.environment("x")
+    assert found["instruction_set"] == torch.backends.cpu.get_cpu_capability()
+    assert found["processor"] != "unknown" and platform.node() not in found["processor"]
+    assert "BLAS" in found["blas"] and ("oneDNN" in found["blas"]) == torch.backends.mkldnn.is_available()
+    of_makers = {
+        "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel\t: 9\n": (
+            "AMD EPYC (family 25, model 17)"
+        ),
+        "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n\n": "Pi (implementer 0x41, part 0xd40)",
+        "": "Pi",
+    }
+    monkeypatch.setattr(platform, "processor", lambda: "Pi")
+    for text, name in of_makers.items():
+        monkeypatch.setattr(Path, "read_text", lambda *_, text=text, **__: text)
+        assert environment.processor() == name
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: Path("/no such file").read_bytes())
+    assert environment.processor() == "Pi"  # neither Windows nor macOS has this file
+    monkeypatch.setattr(torch.__config__, "show", lambda: "of a later version")
+    assert environment.blas() == "unknown"
 
 
 def test_a_version_is_that_of_what_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from datamodules.camvid import CamVidDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import Run
 from experiments.runs.training import train
-from experiments.shell.environment import git_commit
+from experiments.shell.difference import git_commit
 from experiments.tracking.logger import tracker, tracking
 from experiments.tracking.loggers import Logging
 from experiments.tracking.records import read_records, values

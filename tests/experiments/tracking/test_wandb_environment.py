@@ -18,7 +18,7 @@ from test_logger import RUN
 from wandb_server import WandbServer
 
 from experiments.runs.training import train
-from experiments.shell.environment import git_commit
+from experiments.shell.difference import git_commit
 from experiments.tracking.client import GIVEN, Client, agent_settings, given_settings, own_environ
 from experiments.tracking.logger import WandbLogger, histogram, tracker, tracking
 from experiments.tracking.loggers import Logging
