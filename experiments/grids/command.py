@@ -105,7 +105,7 @@ class _Grid:
         from experiments.reports.write import write_report  # imports pyplot, which the cells need not
 
         args, ablation = self.args, self.ablation
-        batch = ablation.runs[ablation.baseline].resolved()["data.batch_size"]
+        batch = ablation.runs[ablation.baseline].resolved().get("data.batch_size", 0)
         if args.devices != "auto" and batch % int(args.devices):
             raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
         if ablation.tune and tuning.SEED in args.seeds:

@@ -97,7 +97,8 @@ class Study:
         after, validations = base.resolved(), "trainer.check_val_every_n_epoch"
         changed = [f"data.{name} {value}" for name, value in s.arguments.items() if name != "root"]
         changed += [
-            f"{key.removeprefix('hparams.')} {value}" + (f" (the study has {before[key]})" if key in before else "")
+            f"{key.removeprefix('hparams.')} {value}"
+            + (f" (the study has {before[key]})" if before.get(key) is not None else "")
             for key, value in after.items()
             if before.get(key) != value and (key != validations or s.epochs is None)
         ]

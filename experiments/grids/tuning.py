@@ -101,8 +101,11 @@ def tuned(ablation: Ablation, planned: Mapping[str, Sequence[PlannedCell]]) -> A
             {"values": values, "miou": score if math.isfinite(score) else None}
             for values, score in zip(combinations, scores, strict=True)
         ]
+    values = "; ".join(f"{name} of {', '.join(map(str, of_one))}" for name, of_one in ablation.tune.items())
+    said = f"Each variant has its best {values} on validation."
     return replace(
         ablation,
+        scale_note=f"{ablation.scale_note} {said}".strip(),
         runs={variant: run.but(**chosen[variant]) for variant, run in ablation.runs.items()},
         tuning={
             "seed": SEED,

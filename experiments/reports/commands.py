@@ -15,7 +15,7 @@ from experiments.shell.difference import DIRTY
 ROOTS = ("--root", "--data.root")
 # Flags that the script sets itself, and those of a logger, which is nobody's to repeat: the numbers do not depend on
 # it.
-OWN = ("--seeds", "--out", "--logger", "--private", "--log-checkpoints", "--log-gradients")
+OWN = ("--seeds", "--only-seeds", "--out", "--logger", "--private", "--log-checkpoints", "--log-gradients")
 PLACE = re.compile(r"(?:^|[^\w.\-])[~/]+[\w.]")  # an absolute path, or one from a home folder, anywhere in a word
 TRAINER = re.compile(r"experiments\.(train|ablate_[A-Za-z0-9_]+)")  # the modules that train what a report shows
 

@@ -52,17 +52,19 @@ class Run:
         """The same run with these hyperparameters, arguments of the data or the trainer, or this seed, instead.
 
         `settings` are hyperparameters, and by names such as "data.crop" and "trainer.max_epochs" arguments of those
-        parts.
+        parts; `module` and `datamodule` are other classes.
         """
+        classes = {name: settings.pop(name) for name in ("module", "datamodule") if name in settings}
         parts = {"hparams": {**self.hparams}, "data": {**self.data}, "trainer": {**self.trainer}}
         for name, value in settings.items():
             part, _, key = setting(name).partition(".")
             parts[part][key] = value
         parts["data"] |= data or {}
         parts["trainer"] |= trainer or {}
-        same_data = parts["data"].get("root") == self.data.get("root")
+        same_data = parts["data"].get("root") == self.data.get("root") and "datamodule" not in classes
         return replace(
             self,
+            **classes,
             hparams=parts["hparams"],
             data=parts["data"],
             trainer=parts["trainer"],

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from interrupt import QUIET
 
+from datamodules.base import Loading, SegmentationDataModule, SegmentationDataset
+from datamodules.shapes import Shapes
 from experiments import Match, Study, cpu_scale, crossed, full_size
 from experiments.grids import command, tuning
 from experiments.grids.ablation import Ablation
@@ -19,6 +21,7 @@ from experiments.grids.plan import COSTS
 from experiments.grids.settings import Flag
 from experiments.grids.study_flags import parse_study
 from experiments.runs.training import train
+from experiments.shell.catalogue import DATAMODULES
 from lightning_modules.fcn import FCNModule
 from lightning_modules.unet import UNetModule
 
@@ -65,6 +68,31 @@ def test_what_a_data_set_has_of_its_own_comes_before_the_rule_and_after_the_flag
     assert run.hparams["class_weights"] == (0.5, 3.0, 1.0, 1.0)
     run = asked("--data.crop", "80").runs["width 2"]
     assert (run.hparams["depth"], run.data["crop"]) == (2, 80)
+
+
+class WholeDataModule(SegmentationDataModule):
+    """Images that are not cropped, one at a time."""
+
+    num_classes = 3
+    loading = Loading(crop=32, batch_size=1)
+    hidden = ("scale", "batch_size", "zoom", "crop")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_names, self.palette = ["background", "disc", "square"], [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
+
+    def load(self, split: str) -> SegmentationDataset:
+        return Shapes(split, 2, 32)
+
+
+def test_a_data_set_need_not_take_a_crop_a_zoom_or_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATAMODULES, "whole", WholeDataModule)
+    grid = asked("--data", "whole")
+    assert grid.runs["width 2"].data == {}
+    assert grid.scale_note.startswith("CPU scale: 150 epochs")
+    check_fair(grid)
+    with pytest.raises(ValueError, match="leaves a crop of 3 x 3 pixels"):
+        asked("--data", "whole", "--scale", "0.1")
 
 
 def test_overrides_are_part_of_the_hash_and_named() -> None:
@@ -224,6 +252,7 @@ def test_every_variant_gets_the_same_trials_and_its_best(tmp_path: Path, in_proc
     plan = run(out, *tune)
     trials = plan["tuning"]["trials"]
     assert plan["tuning"]["seed"] == tuning.SEED
+    assert plan["scale_note"].endswith("Each variant has its best lr of 0.001, 0.01 on validation.")
     assert len(in_process) == 4 + 2
     for variant in ("width 2", "width 4"):
         folders = [out / "tuning" / variant / f"lr {lr}" / f"seed{tuning.SEED}" for lr in (0.001, 0.01)]

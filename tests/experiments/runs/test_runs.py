@@ -21,6 +21,7 @@ from experiments.grids.study import Study
 from experiments.runs.run import Run, defaults
 from experiments.runs.training import build
 from experiments.shell.catalogue import DATAMODULES
+from lightning_modules.segnet import SegNetModule
 from lightning_modules.unet import UNetModule
 
 
@@ -58,6 +59,8 @@ def test_but_changes_what_it_names_and_nothing_else() -> None:
     changed = {key for key, value in run.resolved().items() if SHAPES.resolved()[key] != value}
     assert changed == {"hparams.upsample", "data.length", "trainer.max_epochs", "seed"}
     assert SHAPES.seed == 0
+    other = SHAPES.but(module=SegNetModule, datamodule=BrainDataModule)
+    assert (other.module, other.datamodule, other.hparams) == (SegNetModule, BrainDataModule, SHAPES.hparams)
 
 
 def test_a_run_survives_pickle_and_json_with_its_hash() -> None:
