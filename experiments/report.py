@@ -4,8 +4,9 @@
     python -m experiments.report outputs/ablate_decoder outputs/ablate_decoder_camvid --out outputs/decoders
     python -m experiments.report outputs/ablate_decoder outputs/ablate_decoder_camvid --out outputs/decoders --record
 
-Writes table.md, table.csv, table.tex, figures/*.png, figures/*.pdf, report.html, reproduce.sh and environment.json: of
-one experiment into its folder, of several into --out, with the figures in <experiment>/figures there. Folders of the
+Writes table.md, table.csv, table.tex, figures/*.png, figures/*.pdf, report.html, reproduce.sh, environment.json and, of
+code that was not committed, code-*.patch: of one experiment into its folder, of several into --out, with the figures in
+<experiment>/figures there. Folders of the
 same grid with other seeds are joined into one experiment. Others stand below one another, under a table of all of them.
 --record also writes <experiment>.md, the form in which a finished experiment is committed. What a person wrote into it
 is kept.

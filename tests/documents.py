@@ -204,12 +204,16 @@ def wrong_links(path: Path, text: str) -> list[str]:
     return wrong
 
 
+def diffs(text: str) -> str:
+    """The diffs of a document, as one patch."""
+    return "".join(block.text for block in blocks(text) if block.language == "diff")
+
+
 def wrong_diffs(text: str) -> str:
     """What `git apply` says of the diffs of a document; "" where all of them apply to the checkout."""
-    diffs = "".join(block.text for block in blocks(text) if block.language == "diff")
-    command = ["git", "apply", "--check", "--unidiff-zero", "-"]
-    done = subprocess.run(command, cwd=ROOT, input=diffs, capture_output=True, text=True, check=False)
-    return done.stderr if diffs else ""
+    command = ["git", "apply", "--check", "-"]
+    done = subprocess.run(command, cwd=ROOT, input=diffs(text), capture_output=True, text=True, check=False)
+    return done.stderr if diffs(text) else ""
 
 
 def new_python(text: str) -> Iterator[str]:

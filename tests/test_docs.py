@@ -2,6 +2,9 @@
 
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from documents import (
     Reader,
     blocks,
     commands,
+    diffs,
     new_python,
     slugs,
     spans,
@@ -164,3 +168,19 @@ def test_a_dead_link_is_seen(tmp_path: Path) -> None:
 def test_a_diff_of_another_version_is_seen() -> None:
     diff = "--- a/Makefile\n+++ b/Makefile\n@@ -1,2 +1,2 @@\n-no such line\n+another\n PYTHON ?= python3\n"
     assert "patch does not apply" in wrong_diffs(f"```diff\n{diff}```\n")
+
+
+@pytest.mark.slow
+def test_what_the_diffs_add_passes_its_contract(tmp_path: Path) -> None:
+    for name in ("datamodules", "experiments", "lightning_modules", "tests", "setup.cfg"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    apply = ["git", "apply", "-"]
+    subprocess.run(apply, cwd=tmp_path, input=diffs(TEXTS[ROOT / "docs/extending.md"]), text=True, check=True)
+    folders = ["lightning_modules", "datamodules/test_contract.py", "experiments/reports/tables/test_table_entry.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in folders)]
+    command += ["-k", "linknet or isbi or absolute or title"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) > 40

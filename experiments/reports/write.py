@@ -53,7 +53,7 @@ def collect(folders: Sequence[Path], out: Path) -> Report:
     folders_of = (
         _folder_names(experiments) if several else {experiments[0].plan["experiment"]: slug(folders[0].absolute().name)}
     )
-    environment = report_environment(experiments)
+    kept, environment = patches(experiments), report_environment(experiments)
     script = reproduce_script(experiments, folders_of, read_code(environment["report"]))
     sections = []
     for experiment in map(_without_places, experiments):
@@ -64,7 +64,7 @@ def collect(folders: Sequence[Path], out: Path) -> Report:
         figures = write_figures(experiment, place)
         sections.append(Section(experiment, make_tables(experiment), notes, warnings(experiment), figures))
     summary = make_summary([section.experiment for section in sections]) if several else None
-    return Report(out, sections, summary, script, patches(experiments), environment)
+    return Report(out, sections, summary, script, kept, environment)
 
 
 def write(report: Report) -> Path:

@@ -20,6 +20,7 @@ from experiments.runs.callbacks import sample_positions
 from experiments.runs.run import Run
 from experiments.runs.training import build, train
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, load
+from experiments.shell.difference import Difference
 from experiments.train import main, parse_run
 from lightning_modules.components.scores.confusion import confusion_matrix
 from lightning_modules.components.scores.reductions import scores
@@ -155,6 +156,27 @@ def test_bad_data_stop_the_command_before_it_writes_anything(
     assert {path: path.read_bytes() for path in camvid_root.rglob("*") if path.is_file()} == before
 
 
+def test_code_that_differs_from_its_commit_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = Difference("ab12cd34ef-dirty", {"experiments/ablate_[mine].py": "new"}, b"x", [])
+    monkeypatch.setattr("experiments.shell.difference.difference", lambda: code)
+    told: list[str] = []
+
+    def stop(*_: Any, **__: Any) -> None:
+        told.append(capsys.readouterr().out)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("experiments.train.train", stop)
+    with pytest.raises(SystemExit):
+        main(["--data", "shapes", "--out", str(tmp_path / "run")])
+    (sentence,) = told
+    assert sentence == (
+        "The code differs from commit ab12cd3 in experiments/ablate_[mine].py (new): each run keeps the difference as "
+        "code.patch, which reproduce.sh applies. Commit it to make it part of the history.\n"
+    )
+
+
 def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
     result = train(TINY, tmp_path / "run", **QUIET)
     out = tmp_path / "run"
@@ -192,7 +214,8 @@ def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(samples["initial_logits"]).float(), expected, rtol=1e-2, atol=1e-3)
     assert (samples["logits"].argmax(0) == samples["prediction_0"]).mean() > 0.99  # the logits are stored in float16
     environment = json.loads((out / "environment.json").read_text())
-    assert {"command", "commit", "versions", "device"} <= set(environment)
+    assert {"command", "commit", "versions", "device", "processor", "instruction_set", "blas"} <= set(environment)
+    assert (out / "code.patch").exists() == ("patch" in environment)
     assert not list(out.rglob("*.tmp"))
 
     # The checkpoint alone predicts what the test has scored.

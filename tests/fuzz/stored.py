@@ -1,7 +1,8 @@
-"""The files of a stored experiment, damaged or forged: the plan, and the seven files of a cell."""
+"""The files of a stored experiment, damaged or forged: the plan, and the eight files of a cell."""
 
 import atexit
 import csv
+import hashlib
 import io
 import json
 import random
@@ -20,6 +21,7 @@ import torch
 from experiments.evidence.deviations import statements
 from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.evidence.join import join
+from experiments.reports.commands import Code
 from experiments.reports.figures import FIGURES
 from experiments.reports.figures.looks import drawing
 from experiments.reports.formats import to_csv, to_latex, to_markdown
@@ -41,6 +43,7 @@ FILES = (
     "run.json",
     "result.json",
     "environment.json",
+    "code.patch",
     "metrics.csv",
     "per_image.npz",
     "samples.npz",
@@ -90,6 +93,7 @@ NUMBERS = [
     float("inf"),
     -float("inf"),
 ]
+PATCH = b"diff --git a/x.py b/x.py\nnew file mode 100644\n"
 ORDER = ("plan.json", *(f"{CELL}/{name}" for name in FILES))
 
 
@@ -157,7 +161,9 @@ def _write_cell(folder: Path, rng: np.random.Generator) -> None:
     write_json(
         folder / "result.json", {"status": "done", "seconds": 1.0, "epochs": 1, "steps": 2, "params": 9, "test": {}}
     )
+    write_atomic(folder / "code.patch", PATCH)
     where = {"command": "python -m experiments.ablate_upsampling", "commit": "0" * 40, "device": "1 x CPU"}
+    where |= {"patch": hashlib.sha256(PATCH).hexdigest()}
     write_json(folder / "environment.json", where | {"python": "3.11", "torch_threads": 1, "versions": {"torch": "2"}})
 
 
@@ -168,7 +174,7 @@ def one(rng: random.Random, folder: Path) -> str:
     way = rng.random()
     if way < 0.03:
         del files[name]
-    elif way < 0.25:
+    elif way < 0.25 or name.endswith(".patch"):
         files[name] = mutated(rng, files[name])
     elif name.endswith(".json"):
         files[name] = _forge_json(rng, json.loads(files[name]))
@@ -196,6 +202,7 @@ def _use(rng: random.Random, experiment: Experiment, folder: Path) -> None:
     for cell in joined.finished():
         assert all(not value > 1e6 for value in cell.scores.values())
         cell.curve("val/miou")
+        cell.patch()
     part = rng.randrange(4)
     if part == 0:
         section = Section(joined, make_tables(joined), make_notes(joined), warnings(joined), {})
@@ -204,7 +211,7 @@ def _use(rng: random.Random, experiment: Experiment, folder: Path) -> None:
     elif part == 1:
         statements(joined.plan)
         _of_one(joined)
-        script = reproduce_script([joined], {joined.plan["experiment"]: "x"}, "unknown")
+        script = reproduce_script([joined], {joined.plan["experiment"]: "x"}, Code("unknown"))
         assert "\0" not in script and script.encode()
     elif part == 2:
         _json(_data(joined, joined.pictures, 8))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from tiny_networks import TINY
 from torch import Tensor
 
 from datamodules.shapes import ShapesDataModule
@@ -19,21 +20,6 @@ from lightning_modules.refinement.dense_crf import dense_crf
 from lightning_modules.segnet import SegNetModule
 from lightning_modules.unet import UNetModule
 
-RESNET = {"encoder": "resnet18", "encoder_width": 0.05}
-VGG = {"encoder_width": 0.05}
-TINY: dict[str, dict[str, Any]] = {
-    "deconvnet": {"width": 4, "fc_width": 8},
-    "deeplabv1": VGG | {"fc_width": 8},
-    "deeplabv2": RESNET,
-    "deeplabv3": RESNET | {"decoder_width": 8},
-    "deeplabv3plus": RESNET | {"decoder_width": 8},
-    "fcn": VGG | {"fc_width": 8},
-    "hypercolumn": VGG,
-    "inverted_net": {"width": 8, "depth": 2},
-    "pspnet": RESNET | {"decoder_width": 8},
-    "segnet": {"width": 4},
-    "unet": {"width": 4, "depth": 2},
-}
 ZERO = {"w_appearance": 0.0, "w_smoothness": 0.0}
 
 

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_networks import TINY
 from torch import Tensor
 
 from lightning_modules.catalogue import NETWORKS
@@ -11,21 +12,6 @@ from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.points import Grid, point_labels, point_sample, uncertainty
 from lightning_modules.pointrend import PointHead, PointRend, PointRendModule
 
-RESNET = {"encoder": "resnet18", "encoder_width": 0.05}
-VGG = {"encoder_width": 0.05}
-TINY: dict[str, dict[str, Any]] = {
-    "deconvnet": {"width": 4, "fc_width": 8},
-    "deeplabv1": VGG | {"fc_width": 8},
-    "deeplabv2": RESNET,
-    "deeplabv3": RESNET | {"decoder_width": 8},
-    "deeplabv3plus": RESNET | {"decoder_width": 8},
-    "fcn": VGG | {"fc_width": 8},
-    "hypercolumn": VGG,
-    "inverted_net": {"width": 8, "depth": 2},
-    "pspnet": RESNET | {"decoder_width": 8},
-    "segnet": {"width": 4},
-    "unet": {"width": 4, "depth": 2},
-}
 SMALL: dict[str, Any] = {"head_width": 8, "points": 40, "subdivision_points": 30}
 
 

@@ -13,6 +13,7 @@ from datamodules.shapes import ShapesDataModule
 from experiments.grids.ablation import Ablation, crossed, variants
 from experiments.grids.command import add_arguments, run_ablation
 from experiments.runs.run import Run
+from experiments.shell.difference import Difference
 from experiments.shell.files import locked, read_json, write_atomic
 from lightning_modules.unet import UNetModule
 
@@ -53,11 +54,16 @@ def test_a_baseline_that_is_no_variant_is_refused() -> None:
         Ablation(name="tiny", question="?", runs=grid().runs, factors=FACTORS, baseline="bilinear")
 
 
-def test_a_dry_run_prints_the_plan_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_plan_and_trains_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = Difference("ab12cd34ef-dirty", {"experiments/ablate_mine.py": "new"}, b"x", [])
+    monkeypatch.setattr("experiments.shell.difference.difference", lambda: code)
     assert run_ablation(grid(), arguments("--out", str(tmp_path), "--seeds", "0", "1", "--dry-run")) == 0
     printed = capsys.readouterr().out
     assert "2 variants x 2 seeds" in printed
     assert "transposed-2 (baseline)" in printed
+    assert "The code differs from commit ab12cd3 in experiments/ablate_mine.py (new): each run keeps" in printed
     for column in ("parameters", "GMAC", "ms/step", "est. time"):
         assert column in printed
     assert not list(tmp_path.glob("*/seed*"))
