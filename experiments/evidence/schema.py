@@ -9,14 +9,14 @@ import csv
 import hashlib
 import math
 import unicodedata
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from experiments.evidence.arrays import Array, DamagedError, Npz, unreadable
+from experiments.evidence.refused import got, refuse, said
 from experiments.shell.difference import MOST_PATCH
 from experiments.shell.files import read_json
 from lightning_modules.components.scores.table import PER_IMAGE
@@ -148,10 +148,10 @@ class Tuning(_Stored):
     @model_validator(mode="after")
     def _fields_agree(self) -> "Tuning":
         if self.trials.keys() != self.chosen.keys():
-            _refuse("trials and chosen must be of the same variants")
+            refuse("trials and chosen must be of the same variants")
         for variant, values in self.chosen.items():
             if values.keys() != self.settings.keys() or values not in [t.values for t in self.trials[variant]]:
-                _refuse(f"chosen.{variant} must be the values of one of its trials, got {_got(values)}")
+                refuse(f"chosen.{variant} must be the values of one of its trials, got {got(values)}")
         return self
 
 
@@ -187,24 +187,24 @@ class StoredPlan(_Stored):
     def _fields_agree(self) -> "StoredPlan":
         names = set(self.variants)
         if self.baseline not in names:
-            _refuse(f"names no variant {self.baseline!r}, its baseline")
+            refuse(f"names no variant {self.baseline!r}, its baseline")
         if len(names) * len(self.seeds) > MOST_CELLS:
-            _refuse(f"must plan up to {MOST_CELLS:,} cells, got {len(names)} variants and {len(self.seeds)} seeds")
+            refuse(f"must plan up to {MOST_CELLS:,} cells, got {len(names)} variants and {len(self.seeds)} seeds")
         crossed = math.prod(len(levels) for levels in self.factors.values()) == len(names)
         for name, variant in self.variants.items():
             if variant.levels.keys() != self.factors.keys():
-                _refuse(f"variants.{name}.levels must have a level of each factor, got {_got(variant.levels)}")
+                refuse(f"variants.{name}.levels must have a level of each factor, got {got(variant.levels)}")
             for factor, level in variant.levels.items() if crossed else ():
                 if level not in self.factors[factor]:
-                    _refuse(f"variants.{name}.levels.{factor} must be one of {_got(self.factors[factor])}")
+                    refuse(f"variants.{name}.levels.{factor} must be one of {got(self.factors[factor])}")
         for field in ("budget", "differences"):
             of_field = getattr(self, field)
             if field in self.model_fields_set and of_field.keys() != names:
-                _refuse(f"{field} must have an entry for each variant and no other, got {_got(list(of_field))}")
+                refuse(f"{field} must have an entry for each variant and no other, got {got(list(of_field))}")
         if self.tuning is not None and self.tuning.chosen.keys() != names:
-            _refuse(f"tuning must have the trials of each variant, got {_got(list(self.tuning.chosen))}")
+            refuse(f"tuning must have the trials of each variant, got {got(list(self.tuning.chosen))}")
         if not self.matched.keys() <= names:
-            _refuse(f"matched must name variants, got {_got(list(self.matched))}")
+            refuse(f"matched must name variants, got {got(list(self.matched))}")
         return self
 
 
@@ -231,7 +231,7 @@ class Result(_Stored):
     def _is_whole(self) -> "Result":
         for field in ("seconds", "epochs"):
             if self.status == "done" and getattr(self, field) is None:
-                _refuse(f"lacks {field}")
+                refuse(f"lacks {field}")
         return self
 
 
@@ -290,7 +290,7 @@ def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
     try:
         record = model.model_validate(content)
     except ValidationError as error:
-        raise DamagedError(f"{path} {_said(error.errors()[0])}: {_way_out(path)}") from None
+        raise DamagedError(f"{path} {said(error.errors()[0])}: {_way_out(path)}") from None
     if isinstance(record, StoredPlan):
         for name, variant in content["variants"].items():
             content["variants"][name] = {key: None for key in MEASURED if key not in variant} | variant
@@ -312,7 +312,7 @@ def read_patch(path: Path, sha256: str) -> bytes:
     if found != sha256:
         raise DamagedError(f"{path} must have the SHA-256 {sha256}, got {found}: {way_out}")
     if not content.startswith(b"diff --git ") or b"\0" in content:
-        raise DamagedError(f"{path} must be a patch as text, got {_got(content[:40])}: {way_out}")
+        raise DamagedError(f"{path} must be a patch as text, got {got(content[:40])}: {way_out}")
     return content
 
 
@@ -343,10 +343,10 @@ def read_samples(path: Path, classes: int) -> Npz:
     words = Npz(path, SAMPLED, {}, MOST_SAMPLES)
     names, kinds = words.texts("names"), words.texts("kinds") if "kinds" in words else []
     if len(set(names)) < len(names):
-        raise DamagedError(f"{path}: names must differ, got {_got(names)}: {_way_out(path)}")
+        raise DamagedError(f"{path}: names must differ, got {got(names)}: {_way_out(path)}")
     if not {word for kind in kinds for word in kind.split()} <= KIND_WORDS:
         raise DamagedError(
-            f"{path}: kinds must be of {', '.join(sorted(KIND_WORDS))}, got {_got(kinds)}: {_way_out(path)}"
+            f"{path}: kinds must be of {', '.join(sorted(KIND_WORDS))}, got {got(kinds)}: {_way_out(path)}"
         )
     arrays = Npz(path, _samples(len(names)), {"k": len(names), "C": classes}, MOST_PIXELS)
     arrays.check_total(("image_", "mask_", "prediction_"))
@@ -374,32 +374,6 @@ def _clean(value: Any, path: Path, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [_clean(item, path, depth + 1) for item in value]
     return printable(value) if isinstance(value, str) else value
-
-
-def _refuse(reason: str) -> None:
-    raise PydanticCustomError("agree", "{reason}", {"reason": reason})
-
-
-def _said(error: ErrorDetails) -> str:
-    """pydantic's first error, in the words of this project."""
-    field = ".".join(str(part) for part in error["loc"] if part != "[key]")
-    if error["type"] == "missing":
-        return f"lacks {field}"
-    if not field:  # of a whole object: says itself what it means
-        return error["msg"]
-    wanted = error["msg"].removeprefix("Input should ")
-    wanted = wanted if wanted.startswith("must ") else f"must {wanted[0].lower()}{wanted[1:]}"
-    return f"{_short(field)} {wanted}, got {_got(error['input'])}"
-
-
-def _got(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"an object with {_short(', '.join(map(str, value)))}" if value else "an empty object"
-    return _short(repr(value))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _way_out(path: Path) -> str:

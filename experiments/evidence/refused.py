@@ -1,0 +1,34 @@
+"""What is said of a field of a stored file that is not what it must be."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+
+def refuse(reason: str) -> None:
+    """Raises, within a validator, for fields that do not agree; `reason` is the rest of the sentence."""
+    raise PydanticCustomError("agree", "{reason}", {"reason": reason})
+
+
+def said(error: ErrorDetails) -> str:
+    """pydantic's first error, in the words of this project."""
+    field = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "missing":
+        return f"lacks {field}"
+    if not field:  # of a whole object: says itself what it means
+        return error["msg"]
+    wanted = error["msg"].removeprefix("Input should ")
+    wanted = wanted if wanted.startswith("must ") else f"must {wanted[0].lower()}{wanted[1:]}"
+    return f"{short(field)} {wanted}, got {got(error['input'])}"
+
+
+def got(value: Any) -> str:
+    """What came, in at most 80 characters."""
+    if isinstance(value, Mapping):
+        return f"an object with {short(', '.join(map(str, value)))}" if value else "an empty object"
+    return short(repr(value))
+
+
+def short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
