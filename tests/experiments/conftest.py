@@ -9,6 +9,7 @@ from drawn import write_experiment
 from wandb_server import WandbServer
 
 from experiments.evidence.experiment import Experiment
+from experiments.reports import figures
 
 
 @pytest.fixture
@@ -33,6 +34,12 @@ def nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     wandb.teardown()
     yield
     wandb.teardown()
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports draw one figure; all of them take ten seconds, and have tests of their own."""
+    monkeypatch.setattr(figures, "FIGURES", {"scores": figures.FIGURES["scores"]})
 
 
 @pytest.fixture(scope="module")

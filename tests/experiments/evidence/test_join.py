@@ -13,7 +13,6 @@ from handmade import plant, save_npz, write_experiment
 from experiments.evidence.experiment import load_experiment
 from experiments.evidence.join import join
 from experiments.report import main
-from experiments.reports import figures
 from experiments.reports.tables import make_summary
 from experiments.reports.write import collect, write
 from experiments.shell.files import write_json
@@ -97,10 +96,10 @@ def test_the_same_variants_on_two_data_sets_stand_side_by_side(tmp_path: Path) -
     assert "Nothing is pooled" in notes
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_several_experiments_are_one_report_with_an_experiment_column(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(figures, "FIGURES", {"scores": figures.FIGURES["scores"]})  # all of them take ten seconds
     plant(tmp_path / "one", seeds=1)
     write_experiment(tmp_path / "two", seeds=1)
     plan = json.loads((tmp_path / "two" / "plan.json").read_text())

@@ -69,6 +69,7 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(
     assert not list(tmp_path.glob("*/seed*"))
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_failing_cell_does_not_stop_the_others_and_finished_cells_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

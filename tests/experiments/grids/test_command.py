@@ -28,6 +28,7 @@ def grid() -> Ablation:
     return Ablation(name="ends", question="?", runs=runs, factors={"lr": (0.001, 1e30)}, baseline="good")
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize(("failing", "code"), [({"bad": "x"}, 3), ({"bad": "x", "good": "y"}, 65)])
 def test_a_grid_that_ends_in_part_is_3_and_one_without_a_result_ends_as_its_cells(
     failing: dict[str, str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
