@@ -210,7 +210,8 @@ def run_command(
     """Runs `work(console, jobs)` and turns errors, an interruption and the failed cells it returns into an exit
     status."""
     try:
-        goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}"
+        told = f"interrupted; the same command continues: {command_line()}\n(python -m experiments.report {out()} shows "
+        goes_on = "" if args.dry_run else f"{told}what is finished)"
         with Signals(), command(goes_on) as console:
             logging = Logging.of(args)
             failed = work(console, args.jobs or torch.cuda.device_count() or os.cpu_count() or 1)
