@@ -103,6 +103,8 @@ class FolderDataModule(SegmentationDataModule):
 
     @classmethod
     def identify(cls, arguments: Mapping[str, Any]) -> str:
+        if "root" not in arguments:
+            raise ValueError(f"{cls.__name__} needs root, the folder of its data (--data.root)")
         root = Path(arguments["root"])
         check_layout(root)
         return fingerprint(root)

@@ -52,12 +52,16 @@ RARE = 0.1  # a class with less than this share of an equal one is lost without 
 
 
 def scale_by_rule(
-    datamodule: type["SegmentationDataModule"], arguments: Mapping[str, Any], *, full_size: bool = False
+    datamodule: type["SegmentationDataModule"],
+    arguments: Mapping[str, Any],
+    *,
+    full_size: bool = False,
+    epochs: int | None = None,
 ) -> Scale:
     """The scale at which images of these sizes and this number train, in minutes on two CPU cores or at `full_size`.
 
-    `arguments` of the data module stay as they are given. Verifies the data and reads up to 32 training images. Raises
-    FileNotFoundError where there are none, and ValueError for bad ones.
+    `arguments` of the data module and `epochs` stay as they are given. Verifies the data and reads up to 32 training
+    images. Raises FileNotFoundError where there are none, and ValueError for bad ones.
     """
     limits = GPU if full_size else CPU
     takes = inspect.signature(datamodule).parameters
@@ -81,7 +85,7 @@ def scale_by_rule(
     if "crop" in takes and "crop" not in arguments:
         high, wide = (_multiple(min(side, limits.crop), limits.step) for side in (height, width))
         chosen["crop"] = (high, wide)
-        said.append(f"crop {high} x {wide}")
+        said.append(f"crop {high} x {wide}" + (", which pads the images" if high > height or wide > width else ""))
     if "zoom" in takes and "zoom" not in arguments:
         chosen["zoom"] = (0.75, 1.5)
         said.append("zoom 0.75 to 1.5")
@@ -90,21 +94,22 @@ def scale_by_rule(
     batch = {"batch_size": data.batch_size, **chosen}["batch_size"]
     if full_size and "num_workers" in takes and "num_workers" not in arguments:
         chosen["num_workers"] = 8
-    an_epoch = max(1, count // batch)
-    epochs = min(limits.epochs, max(1, round(limits.steps / an_epoch)))
-    validations = VALIDATIONS[limits]
-    if epochs >= validations:
-        epochs = validations * round(epochs / validations)
+    if batch > count:
+        raise ValueError(f"--data.batch_size must be at most the {count} training images, got {batch}")
+    an_epoch, validations, asked = count // batch, VALIDATIONS[limits], epochs is not None
+    if epochs is None:
+        epochs = min(limits.epochs, max(1, round(limits.steps / an_epoch)))
+        epochs = validations * round(epochs / validations) if epochs >= validations else epochs
     batches = limits.steps if an_epoch > 2 * limits.steps else None
     steps = epochs * (batches or an_epoch)
     weights, why = _weights(pixels, data.class_names)
     limited = f" of {batches} batches" if batches else ""
     reason = (
-        f"The settings follow from the data by rule. {count:,} training images, {len(places)} of them looked at: "
-        f"{', '.join(said)}; batches of {batch} and {epochs} epoch{'s' * (epochs > 1)}{limited} make {steps:,} steps; "
-        f"{why}."
+        f"The settings follow from the data by rule. {count:,} training image{'s' * (count > 1)}, {len(places)} looked "
+        f"at: {', '.join(said)}; batches of {batch} and {epochs} epoch{'s' * (epochs > 1)}{limited}"
+        f"{', as asked for,' * asked} make {steps:,} steps; {why}."
     )
-    every = epochs // validations if epochs >= validations else 1
+    every = max(n for n in range(1, max(1, epochs // validations) + 1) if epochs % n == 0)
     return Scale(
         data=chosen, epochs=epochs, validate_every=every, batches=batches, class_weights=weights, reason=reason
     )
@@ -118,6 +123,11 @@ def _multiple(side: float, step: int) -> int:
 def _weights(pixels: torch.Tensor, names: list[str]) -> tuple[str | None, str]:
     shares = pixels / max(1, int(pixels.sum()))
     rarest = int(shares.argmin())
+    if not int(pixels[rarest]):
+        return (
+            "median-frequency",
+            f"none of these has the class {names[rarest]}, so classes are weighted by median frequency",
+        )
     said = f"the rarest class, {names[rarest]}, has {100 * float(shares[rarest]):.2g} % of the labelled pixels"
     if float(shares[rarest]) < RARE / len(names):
         return "median-frequency", f"{said}, so classes are weighted by median frequency"

@@ -39,6 +39,8 @@ def _joined(first: Experiment, second: Experiment) -> Experiment:
     for key, between in (("command", "\n"), ("commit", ", "), ("device", ", ")):
         values = [*first.plan[key].split(between), *second.plan[key].split(between)]
         plan[key] = between.join(dict.fromkeys(values))
+    plan["notes"] = first.plan.get("notes") or second.plan.get("notes", [])
+    plan["variants"] = {name: _measured(v, second.plan["variants"][name]) for name, v in plan["variants"].items()}
     cells = {}
     for variant, by_seed in first.cells.items():
         for seed in by_seed.keys() & second.cells[variant].keys():
@@ -54,6 +56,11 @@ def _joined(first: Experiment, second: Experiment) -> Experiment:
         kept.append("The joined folders were scored on different test images: nothing is paired by image.")
     kept.append(f"Of the joined folders, step times and memory were measured in {first.folder.name}.")
     return replace(whole, deviations=list(dict.fromkeys([*kept, *deviations(plan, cells)])))
+
+
+def _measured(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """A variant with the seconds of an image, which only one of the folders may hold."""
+    return first | {"image_seconds": first.get("image_seconds") or second.get("image_seconds", {})}
 
 
 def _refuse_unequal(first: Cell, second: Cell) -> None:

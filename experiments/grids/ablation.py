@@ -1,6 +1,7 @@
 """What an ablation declares: variants of one run, the factors they differ in, and the arms that match another's
 size."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +15,10 @@ from experiments.shell.found import Found, wanted
 if TYPE_CHECKING:
     from experiments.grids.cells import PlannedCell
 
+# What a grid and its report write beside the folders of the variants.
+RESERVED = {"tuning", "figures", "plan.json", "costs.json", "report.html", "reproduce.sh", "environment.json"} | {
+    f"table.{kind}" for kind in ("md", "csv", "tex")
+}
 TOLERANCE = 0.05  # between an arm and the one that it is matched with
 
 
@@ -80,6 +85,8 @@ class Ablation:
                 folder_name(name)
             except ValueError as error:
                 raise ValueError(f"a variant's name {error}, got {name!r}: give it another one") from None
+            if name.partition("/")[0] in RESERVED:
+                raise ValueError(f"a variant cannot be called {name!r}, as a file of the experiment is")
         if self.levels and self.levels.keys() != self.runs.keys():
             raise ValueError(f"levels must be of the variants ({', '.join(self.runs)}), got {', '.join(self.levels)}")
         _check_graph(self)
@@ -170,13 +177,16 @@ def crossed(**factors: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """
     words = {name: all(isinstance(level, str) for level in levels) for name, levels in factors.items()}
     between = "+" if all(words.values()) else ", "
-    return {
+    made = {
         between.join(
             str(level) if words[name] else f"{name.rpartition('.')[2]} {level}"
             for name, level in zip(factors, levels, strict=True)
         ): dict(zip(factors, levels, strict=True))
         for levels in product(*factors.values())
     }
+    if len(made) < math.prod(map(len, factors.values())):
+        raise ValueError(f"crossed needs levels that read differently, got {factors}")
+    return made
 
 
 def variants(base: Run, hparams: Mapping[str, Mapping[str, Any]]) -> dict[str, Run]:

@@ -34,9 +34,12 @@ class Base:
         return datamodule.full_size if self.full_size else datamodule.cpu_scale
 
     def run(
-        self, datamodule: type[SegmentationDataModule], arguments: Mapping[str, Any] | None = None
+        self,
+        datamodule: type[SegmentationDataModule],
+        arguments: Mapping[str, Any] | None = None,
+        epochs: int | None = None,
     ) -> tuple[Run, str]:
-        """The run on the data set with these arguments, and why it has these settings.
+        """The run on the data set with these arguments, and why it has these settings; `epochs` are for a rule.
 
         Reads the data where their scale is not stated; raises as `scale_by_rule` does.
         """
@@ -44,7 +47,7 @@ class Base:
         own = self.exceptions.get(key_of(datamodule, DATAMODULES), {}) if known else {}
         of_data = {name.removeprefix("data."): value for name, value in own.items() if name.startswith("data.")}
         data = {**self.data, **of_data, **(arguments or {})}
-        scale = self.stated(datamodule) or scale_by_rule(datamodule, data, full_size=self.full_size)
+        scale = self.stated(datamodule) or scale_by_rule(datamodule, data, full_size=self.full_size, epochs=epochs)
         limited = {} if scale.batches is None else {"limit_train_batches": scale.batches}
         run = Run(
             module=self.module,

@@ -51,7 +51,7 @@ class PlannedCell:
         known = {}
         for name, value in self.planned.hparams.items():
             if (of := wanted(value)) and (result := self.needs[of.of].result):
-                if of.key not in result.get("found", {}):
+                if not isinstance(result.get("found"), dict) or of.key not in result["found"]:
                     raise ValueError(
                         f"{self.needs[of.of].folder / 'result.json'} must hold {of.key} in found, which {self.variant} "
                         f"waits for: name what the step of {of.of} finds, or delete this folder if it is damaged"

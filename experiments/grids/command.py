@@ -16,7 +16,7 @@ from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell, clock, run_cells
 from experiments.grids.cost import Cost
 from experiments.grids.fairness import RECIPE
-from experiments.grids.plan import COSTS, Plan, keep_costs, make_plan, show_plan
+from experiments.grids.plan import COSTS, Plan, check_tuned_plan, keep_costs, make_plan, show_plan
 from experiments.grids.plan_table import show_stored, show_without_data
 from experiments.runs.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
 from experiments.runs.run import identified
@@ -27,6 +27,7 @@ from experiments.shell.environment import command_line
 from experiments.shell.files import locked, write_json
 from experiments.tracking.loggers import Logging, add_logging
 
+Seed = jsonargparse.typing.restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 Devices = jsonargparse.typing.restricted_string_type("Devices", r"^(auto|[1-9]\d*)$")
 
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     positive = jsonargparse.typing.PositiveInt
     parser.add_argument(
         "--seeds",
-        type=jsonargparse.typing.NonNegativeInt,
+        type=Seed,
         nargs="+",
         default=[0, 1, 2],
         help="each variant is trained once a seed; those that the folder has already are kept beside them",
@@ -115,7 +116,7 @@ class _Grid:
             try:
                 ablation, costs, failed = self.tune()
             except FileNotFoundError as error:
-                if not args.dry_run:
+                if not args.dry_run or self._has_data():
                     raise
                 show_without_data(ablation, self.out, args.seeds, str(error), self.console)
                 return []
@@ -124,7 +125,7 @@ class _Grid:
         try:
             plan = self.plan(ablation, costs)
         except FileNotFoundError as error:
-            if not args.dry_run:
+            if not args.dry_run or self._has_data():
                 raise
             show_without_data(ablation, self.out, args.seeds, str(error), self.console)
             return []
@@ -142,6 +143,15 @@ class _Grid:
             write_report(self.out)
         return failed
 
+    def _has_data(self) -> bool:
+        """Whether the data are there, so that it is another file which is not found."""
+        base = self.ablation.runs[self.ablation.baseline]
+        try:
+            base.datamodule(**base.data).verify()
+        except FileNotFoundError:
+            return False
+        return True
+
     def plan(self, ablation: Ablation, costs: dict[str, Cost] | None = None) -> Plan:
         def say(line: str) -> None:
             self.console.print(line, style="dim")
@@ -157,6 +167,7 @@ class _Grid:
         Of a dry run the grid as it is, where trials are to be done.
         """
         ablation = replace(self.ablation, runs=identified(self.ablation.runs))
+        check_tuned_plan(ablation, self.out)
         planned = tuning.trials(ablation, self.out)
         costs = None
         if waiting := tuning.to_do(planned):
@@ -210,8 +221,8 @@ def run_command(
     """Runs `work(console, jobs)` and turns errors, an interruption and the failed cells it returns into an exit
     status."""
     try:
-        told = f"interrupted; the same command continues: {command_line()}\n(python -m experiments.report {out()} shows "
-        goes_on = "" if args.dry_run else f"{told}what is finished)"
+        report = f"python -m experiments.report {out()} shows what is finished"
+        goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}\n{report}"
         with Signals(), command(goes_on) as console:
             logging = Logging.of(args)
             failed = work(console, args.jobs or torch.cuda.device_count() or os.cpu_count() or 1)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from experiments.evidence import schema
 from experiments.grids.ablation import Ablation, Measured
 from experiments.grids.cells import PlannedCell, clock
 from experiments.grids.cost import Cost, gmac, measure
 from experiments.grids.fairness import Budget, check_fair, check_matched, differences
 from experiments.grids.graph import build_planned, linked, planned_cells
 from experiments.grids.plan_table import cell_seconds, show_content
-from experiments.runs.run import identified, setting
+from experiments.runs.run import Run, identified, setting
 from experiments.runs.training import build
 from experiments.shell.difference import git_commit
 from experiments.shell.environment import command_line
@@ -43,6 +44,7 @@ class Plan:
     device: str
     environment: dict[str, Any] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
+    threads: int = 1  # that the costs were measured with
 
     def seconds(self, cell: PlannedCell) -> float:
         """An estimate, from the measured step; of what a step takes beside its test, nothing is known."""
@@ -50,9 +52,12 @@ class Plan:
         return cell_seconds(budget, self.costs[cell.variant].step_seconds, self.validation_images)
 
     def finish(self, say: Callable[[str], None]) -> None:
-        """Measures what the ablation wants of the finished cells."""
+        """Measures what the ablation wants of the finished cells; without their checkpoints what was measured stays."""
         if self.ablation.finish:
-            self.measured = self.ablation.finish(self.cells, say)
+            try:
+                self.measured = self.ablation.finish(self.cells, say)
+            except (FileNotFoundError, ValueError) as error:
+                say(f"not measured: {error}")
 
     def _size(self, name: str) -> dict[str, Any]:
         return {"parameters": self.parameters[name], "gmac": self.gmac[name], **asdict(self.costs[name])}
@@ -113,6 +118,7 @@ class Plan:
             "matched": {name: self._match(name) for name in a.matched},
             **({"tuning": dict(a.tuning)} if a.tuning else {}),
             "device": self.device,
+            "threads": self.threads,
             **self.classes,
             **self.environment,
         }
@@ -174,9 +180,11 @@ def make_plan(
     ablation = replace(ablation, runs={name: runs[name] for name in ablation.runs})
     if not ablation.tune or ablation.tuning:  # before the trials, nothing is known of what the variants will have
         stored = _check_same(ablation, out)
-        if not only_seeds and (kept := [seed for seed in stored if seed not in seeds]):
-            say(f"seeds {' '.join(map(str, kept))} of {out} stay in plan and report (--only-seeds leaves them out)")
-            seeds = [*kept, *seeds]
+    else:
+        stored = read_plan(out).get("seeds", [])
+    if not only_seeds and (kept := [seed for seed in stored if seed not in seeds]):
+        say(f"seeds {' '.join(map(str, kept))} of {out} stay in plan and report (--only-seeds leaves them out)")
+        seeds = [*kept, *seeds]
     cells = planned_cells(unlinked, out, seeds, budgets)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     costs = costs or _stored_costs(ablation, out, device, threads) or _measured(ablation, threads, say)
@@ -195,6 +203,8 @@ def make_plan(
         jobs,
         device,
         {"command": command_line(), "commit": git_commit()},
+        _stored_measured(out),
+        threads,
     )
 
 
@@ -214,11 +224,61 @@ def _measured(ablation: Ablation, threads: int, say: Callable[[str], None]) -> d
 
 def _check_same(ablation: Ablation, out: Path) -> list[int]:
     """The seeds that the folder has; refuses to replace the results of a grid with other settings."""
+    stored = read_plan(out)
+    if stored and not _is_of(stored, ablation):
+        raise ValueError(_another(stored, ablation, out))
+    seeds = list(stored.get("seeds", []))
+    if stored and not ablation.parents:  # those that --only-seeds once left out
+        done = {
+            int(path.parent.name[4:])
+            for name, run in ablation.runs.items()
+            for path in (out / name).glob("seed*/result.json")
+            if path.parent.name[4:].isdecimal() and _is_result(path, run)
+        }
+        seeds += sorted(done.difference(seeds))
+    return seeds
+
+
+def _is_result(path: Path, run: Run) -> bool:
+    try:
+        return read_json(path).get("hash") in run.but(seed=int(path.parent.name[4:])).hashes
+    except ValueError:  # damaged, or no seed
+        return False
+
+
+def check_tuned_plan(ablation: Ablation, out: Path) -> None:
+    """Refuses, before a trial, a folder with the results of a grid that was not tuned so."""
+    if not (stored := read_plan(out)):
+        return
+    tuning = stored.get("tuning")
+    asked = json.loads(json.dumps({name: list(values) for name, values in ablation.tune.items()}))
+    if tuning is None or tuning["settings"] != asked:
+        was = "not tuned" if tuning is None else f"tuned with {tuning['settings']}"
+        raise ValueError(
+            f"{out} holds the results of a grid that was {was}, and --tune asks for {asked}: choose another folder "
+            "with --out. A copy of the folder tuning/ there keeps the trials that are done"
+        )
+    if tuning["chosen"].keys() == ablation.runs.keys():
+        chosen = {name: run.but(**tuning["chosen"][name]) for name, run in ablation.runs.items()}
+        ablation = replace(ablation, runs=chosen)
+    if not _is_of(stored, ablation):
+        raise ValueError(_another(stored, ablation, out))
+
+
+def read_plan(out: Path) -> dict[str, Any]:
+    """plan.json, empty where there is none; a ValueError that says what is wrong with it."""
     if not (out / "plan.json").exists():
-        return []
-    stored = read_json(out / "plan.json")
-    if _is_of(stored, ablation):
-        return [seed for seed in stored.get("seeds", ()) if type(seed) is int and 0 <= seed < 2**32]
+        return {}
+    try:
+        return schema.read(out / "plan.json", schema.StoredPlan)
+    except ValueError as error:
+        told = str(error).rpartition(": ")[0] or str(error)
+        way_out = "delete this file alone and start the experiment again, which keeps its finished cells"
+        raise ValueError(f"{told}: {way_out}") from None
+
+
+def _another(stored: Mapping[str, Any], ablation: Ablation, out: Path) -> str:
+    """That a folder holds another grid, and in what it differs."""
     now = {key: json.loads(json.dumps(value)) for key, value in ablation.runs[ablation.baseline].resolved().items()}
     old = stored.get("common", {})
     changed = [f"{key}: {old[key]!r} -> {now[key]!r}" for key in sorted({*old} & {*now}) if old[key] != now[key]]
@@ -226,7 +286,7 @@ def _check_same(ablation: Ablation, out: Path) -> list[int]:
     changed += [
         f"corrected since: {why}" for name, why in corrections.items() if name not in stored.get("corrections", ())
     ]
-    raise ValueError(
+    return (
         f"{out} holds the results of another grid ({'; '.join(changed) or 'its variants or defaults differ'}): choose "
         "another folder with --out, or remove it"
     )
@@ -243,13 +303,24 @@ def _stored_costs(ablation: Ablation, out: Path, device: str, threads: int) -> d
     for name in ("plan.json", COSTS):
         try:
             stored = json.loads((out / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            same = (stored["device"], stored.get("threads", 1)) == (device, threads)
+            if same and _is_of(stored, ablation):
+                rows = stored.get("stages", {}) | stored["variants"]
+                return {name: Cost(float(v["step_seconds"]), float(v["peak_memory_mb"])) for name, v in rows.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged, or of an earlier version
             continue
-        same_threads = stored.get("threads", threads) == threads
-        if _is_of(stored, ablation) and stored["device"] == device and same_threads:
-            rows = stored.get("stages", {}) | stored["variants"]
-            return {name: Cost(v["step_seconds"], v["peak_memory_mb"]) for name, v in rows.items()}
     return None
+
+
+def _stored_measured(out: Path) -> Measured:
+    """What the stored plan, of the same grid, holds of the finished cells."""
+    stored = read_plan(out)
+    seconds = {
+        name: {"image_seconds": variant["image_seconds"]}
+        for name, variant in stored.get("variants", {}).items()
+        if variant.get("image_seconds")
+    }
+    return Measured(seconds, stored.get("notes", []))
 
 
 def keep_costs(plan: Plan, threads: int) -> None:

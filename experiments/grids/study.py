@@ -84,32 +84,43 @@ class Study:
         if needed:
             listed = " and ".join(f"--data.{name}" for name in needed)
             raise ValueError(f"--data {key_of(s.datamodule, DATAMODULES)} needs {listed}: --help says what that is")
-        base, reason = shared.run(s.datamodule, s.arguments)
+        if unknown := [name for name in s.arguments if name not in takes]:
+            raise ValueError(f"{s.datamodule.__name__} takes no {', '.join(unknown)}: it takes {', '.join(takes)}")
+        if s.epochs is not None and "max_epochs" in s.trainer:
+            raise ValueError("--epochs and --trainer.max_epochs are one setting: leave one of them out")
+        trainer = dict(s.trainer)
+        epochs = s.epochs or trainer.pop("max_epochs", None)
+        if epochs is not None and epochs < 1:
+            raise ValueError(f"--trainer.max_epochs must be at least 1, got {epochs}")
+        base, reason = shared.run(s.datamodule, s.arguments, epochs)
         before = base.resolved()
-        if s.epochs is not None:
+        if epochs is not None:
             self._refuse_varied("--epochs", "trainer.max_epochs")
             # The largest interval that is not longer than the default and ends with the last epoch.
-            every = max(n for n in range(1, before["trainer.check_val_every_n_epoch"] + 1) if s.epochs % n == 0)
-            base = base.but(trainer={"max_epochs": s.epochs, "check_val_every_n_epoch": every})
+            every = max(n for n in range(1, before["trainer.check_val_every_n_epoch"] + 1) if epochs % n == 0)
+            base = base.but(trainer={"max_epochs": epochs, "check_val_every_n_epoch": every})
+        elif "max_epochs" in s.trainer:  # null: as long as the steps say
+            base = base.but(trainer={"max_epochs": None})
         if s.scale is not None:
             self._refuse_varied("--scale", "data.scale", "data.size", "data.crop")
             base = base.but(data=_scaled(base, s.scale))
         if s.weights is not None:
             self._refuse_varied("--weights", "weights")
             base = _with_weights(base, s.weights)
-        given = {**s.hparams, **{f"trainer.{name}": value for name, value in s.trainer.items()}}
+        given = {**s.hparams, **{f"trainer.{name}": value for name, value in trainer.items()}}
         for name in given:
             self._refuse_varied(f"--base.{name}" if setting(name) != name else f"--{name}", name)
         for name in s.arguments:
             self._refuse_varied(f"--data.{name}", f"data.{name}")
-        base = base.but(**given)
+        base, tuned = base.but(**given), {setting(name) for name in {**self.tune, **s.tune}}
         after, validations = base.resolved(), "trainer.check_val_every_n_epoch"
-        changed = [f"data.{name} {value}" for name, value in s.arguments.items() if name != "root"]
+        of_data = [f"data.{name}" for name in s.arguments if name != "root"]
+        changed = [f"{key} {after.get(key)}" for key in of_data]
         changed += [
             f"{key.removeprefix('hparams.')} {value}"
             + (f" (the study has {before[key]})" if before.get(key) is not None else "")
             for key, value in after.items()
-            if before.get(key) != value and (key != validations or s.epochs is None)
+            if before.get(key) != value and not (key == validations and epochs) and key not in {*of_data, *tuned}
         ]
         return self._described(base, s, reason, changed)
 
@@ -119,7 +130,7 @@ class Study:
         if varied or by:
             raise ValueError(
                 f"{flag} is for studies whose variants share {(varied or by)[0]}; the variants of {self.name} have "
-                "their own"
+                "their own: leave the flag out, or change the variants"
             )
 
     def _described(self, base: Run, s: Settings, reason: str, changed: Sequence[str]) -> Ablation:
@@ -141,7 +152,8 @@ class Study:
         notes = [f"{'Full size' if s.full_size else 'CPU scale'}: {size}.", reason]
         notes.append(f"Set by flags: {', '.join(changed)}." if changed else "")
         tune = {**self.tune, **s.tune}
-        check_tuned(self.name, base, tune, [*factors, *(how.by for how in self.matched.values() if how.by)])
+        by = [how.by for how in self.matched.values() if how.by]
+        check_tuned(self.name, base, tune, [*factors, *by], matched=bool(self.matched))
         return Ablation(
             name=self.experiment(s),
             question=self.question,

@@ -101,7 +101,7 @@ def parse_study(
         scale=args.scale,
         full_size=args.full_size,
         weights=args.weights,
-        tune=_tuned(args.tune, module),
+        tune=_tuned(study.name, args.tune, module),
     )
     return study, settings, args
 
@@ -111,6 +111,8 @@ def _spelt_out(words: Sequence[str], data: str, has_root: bool) -> list[str]:
     short = [word for word in words if word == "--root" or word.startswith("--root=")]
     if short and not has_root:
         refuse(f"--root is for data in a folder, got --data {data}: leave it out, or choose --data folder")
+    if short and any(word.split("=")[0] == "--data.root" for word in words):
+        refuse("--root and --data.root are one flag: leave one of them out")
     return [f"--data.{word[2:]}" if word in short else word for word in words]
 
 
@@ -123,18 +125,20 @@ def _part(given: Any, part: str) -> dict[str, Any]:
     return values.as_dict() if isinstance(values, jsonargparse.Namespace) else {}
 
 
-def _tuned(words: Sequence[Sequence[str]], module: Callable[..., None]) -> dict[str, list[Any]]:
+def _tuned(study: str, words: Sequence[Sequence[str]], module: Callable[..., None]) -> dict[str, list[Any]]:
     """--tune lr 1e-3 1e-2: the values as the flag --base.lr reads them."""
     tuned: dict[str, list[Any]] = {}
-    parser = ClassParser(verb="", usage="", description="", chosen="")
-    parser.add_class(module, "base", skip=OF_DATA)
+    parser = ClassParser(verb=study, usage="", description="", chosen="with the --data you want")
+    parser.add_class(module, "tune", skip=OF_DATA)
     known = [action.dest for action in parser._actions]
     for name, *values in words:
-        if f"base.{name}" not in known:
-            near = difflib.get_close_matches(f"base.{name}", known, n=1)
-            hint = f"; did you mean {near[0].removeprefix('base.')}?" if near else ""
+        if f"tune.{name}" not in known:
+            near = difflib.get_close_matches(f"tune.{name}", known, n=1)
+            hint = f"; did you mean {near[0].removeprefix('tune.')}?" if near else ""
             refuse(f"--tune takes a hyperparameter of the module, as --base has them, got {name!r}{hint}")
         if len(values) < 2:
             refuse(f"--tune takes a hyperparameter and at least two values, got {' '.join([name, *values])!r}")
-        tuned[name] = [_part(parser.parse_args([f"--base.{name}", v], defaults=False), "base")[name] for v in values]
+        if name in tuned:
+            refuse(f"--tune {name} stands there twice: give all values behind one")
+        tuned[name] = [_part(parser.parse_args([f"--tune.{name}", v], defaults=False), "tune")[name] for v in values]
     return tuned

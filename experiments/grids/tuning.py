@@ -4,6 +4,7 @@ A baseline with its best learning rate beats a variant with the baseline's. Tria
 table has, and no trial sees the test split.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,31 @@ from typing import Any
 
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell
+from experiments.grids.fairness import size
 from experiments.runs.run import Run, setting
 from experiments.shell.ending import NON_FINITE
-from experiments.shell.files import read_json, write_json
+from experiments.shell.files import read_json, slug, write_json
 
 SEED = 2**32 - 1  # the last one, which no range of seeds reaches
 FOLDER = "tuning"
 DIVERGED = "diverged.json"  # of a trial that ended with NaN or infinity, which it will do again
 
 
-def check_tuned(study: str, base: Run, tune: Mapping[str, Sequence[Any]], varied: Sequence[str]) -> None:
-    """Raises ValueError for what no trial may change: what a variant has of its own, the data, and the training's
-    length."""
+def check_tuned(
+    study: str, base: Run, tune: Mapping[str, Sequence[Any]], varied: Sequence[str], *, matched: bool = False
+) -> None:
+    """Raises ValueError for what no trial may change: what a variant has of its own, the data, the training's length,
+    and, where arms are `matched`, their size. So it does for a training that is not validated."""
+    every, epochs = (base.trainer.get(key) for key in ("check_val_every_n_epoch", "max_epochs"))
+    if tune and ((every or 1) > (epochs or 1) or base.trainer.get("limit_val_batches") == 0):
+        raise ValueError(
+            f"{study}: a trial must end with a validation, and with trainer.check_val_every_n_epoch {every} and "
+            f"limit_val_batches {base.trainer.get('limit_val_batches')} {epochs} epochs have none: set --epochs, which "
+            "adapts them"
+        )
     for name, values in tune.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise TypeError(f"{study}: tune takes a list of values of {name}, got {values!r}")
         if name in ("module", "datamodule") or setting(name) == name:
             raise ValueError(
                 f"{study}: tune takes hyperparameters of the module, got {name!r}: with other data or another length, "
@@ -38,13 +51,25 @@ def check_tuned(study: str, base: Run, tune: Mapping[str, Sequence[Any]], varied
             raise ValueError(f"{study}: tune names {name!r}, which the variants differ in: leave it out of one of them")
         if len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
             raise ValueError(f"{study}: tune needs at least two values of {name}, all different, got {list(values)}")
+        sizes = {size(base.but(**{name: value}), "parameters") for value in values} if matched else {0}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"{study}: tune names {name!r}, which changes a network's size, and arms of this study are matched in "
+                "size: leave it out"
+            )
 
 
 def words(values: Mapping[str, Any]) -> str:
     """ "lr 0.001, width 8"."""
-    return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _folder(values: Mapping[str, Any]) -> str:
+    """The words as the name of a folder; of those that make none, a part with their digest."""
+    named = words(values)
+    if len(named.encode()) <= 100 and named.isprintable() and not {os.sep, "/", "\\"} & {*named}:
+        return named
+    return f"{slug(named)[:60]}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
 
 
 def tried(ablation: Ablation) -> list[dict[str, Any]]:
@@ -58,7 +83,7 @@ def trials(ablation: Ablation, out: Path) -> dict[str, list[PlannedCell]]:
     for variant, run in ablation.runs.items():
         cells = []
         for values in tried(ablation):
-            folder = out / FOLDER / variant / words(values).replace(os.sep, "-") / f"seed{SEED}"
+            folder = out / FOLDER / variant / _folder(values) / f"seed{SEED}"
             of_values = run.but(seed=SEED, **values)
             epochs = of_values.trainer.get("max_epochs") or 1
             cells.append(PlannedCell(f"{variant} with {words(values)}", of_values, folder, epochs, tests=False))
@@ -137,4 +162,10 @@ def _score(cell: PlannedCell) -> float:
             f"{cell.folder} holds scores of the test split, which a trial must not touch: remove the folder, and start "
             "the experiment again"
         )
-    return float(result["val"]["miou"])
+    score = result["val"]["miou"]
+    if type(score) not in (int, float) or not 0 <= score <= 1:
+        raise ValueError(
+            f"{cell.folder / 'result.json'} is damaged: val.miou must be a number from 0 to 1, got {score!r}. Delete "
+            f"{cell.folder}, and start the experiment again"
+        )
+    return float(score)

@@ -16,7 +16,8 @@ ROOTS = ("--root", "--data.root")
 # Flags that the script sets itself, and those of a logger, which is nobody's to repeat: the numbers do not depend on
 # it.
 OWN = ("--seeds", "--only-seeds", "--out", "--logger", "--private", "--log-checkpoints", "--log-gradients")
-PLACE = re.compile(r"(?:^|[^\w.\-])[~/]+[\w.]")  # an absolute path, or one from a home folder, anywhere in a word
+# An absolute path, or one from a home folder, anywhere in a word; a file of weights by a path of any kind.
+PLACE = re.compile(r"(?:^|[^\w.\-])[~/]+[\w.]|^[^\s=]*/[^\s=]*\.(?:ckpt|pth|pt|bin|safetensors)$")
 TRAINER = re.compile(r"experiments\.(train|ablate_[A-Za-z0-9_]+)")  # the modules that train what a report shows
 
 
@@ -51,10 +52,16 @@ def read_command(command: str, data: str) -> list[Word]:
         name, equals, value = text.partition("=") if text.startswith("--") else (flag, "", text)
         is_flag = text.startswith("--") and not equals
         if not is_flag and (name in ROOTS or PLACE.search(value)):
-            words.append(Word(name + equals if equals else "", _variable(name, data)))
+            variable = _variable(name, data)
+            before = [word for word in words if re.fullmatch(rf"{variable}(_\d+)?", word.variable)]
+            several = before and name not in ROOTS  # each of several paths has a variable of its own
+            words.append(
+                Word(name + equals if equals else "", f"{variable}_{len(before) + 1}" if several else variable)
+            )
         else:
             words.append(Word(text))
-        flag = text if is_flag else ""
+        if text.startswith("--"):
+            flag = text if is_flag else ""
     return words
 
 

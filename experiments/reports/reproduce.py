@@ -124,7 +124,7 @@ def reproduce_script(experiments: Sequence[Experiment], folders: Mapping[str, st
     places = {
         word.variable: f"the folder of the data set {plan['data']}"
         if word.variable.endswith("_ROOT")
-        else f"what {word.variable.removesuffix('_PATH').lower()} named on the machine of the training"
+        else f"what {word.variable.partition('_PATH')[0].lower()} named on the machine of the training"
         for plan, of_one in made
         for call in of_one
         for word in call.words

@@ -135,7 +135,7 @@ class SafePoints(Checkpoint):
         checkpoint["run"] = self.run_hash
         if names := not_finite(checkpoint["state_dict"]):
             raise NonFiniteError(
-                f"not finite after step {trainer.global_step}: {names}; lower the learning rate (--model.lr) or clip "
+                f"not finite after step {trainer.global_step}: {names}; lower the learning rate (lr) or clip "
                 "the gradients (--trainer.gradient_clip_val); these weights are not saved"
             )
 
@@ -146,7 +146,7 @@ class SafePoints(Checkpoint):
         names = trainer.datamodule.dataset("train").names  # type: ignore[attr-defined]
         self.wrong = (
             f"the training loss is {float(step[0])} in epoch {trainer.current_epoch}, step {step[2]}, on "
-            f"{', '.join(names[i] for i in step[1].tolist())}: lower the learning rate (--model.lr) or clip the "
+            f"{', '.join(names[i] for i in step[1].tolist())}: lower the learning rate (lr) or clip the "
             "gradients (--trainer.gradient_clip_val); these weights are not saved"
         )
 

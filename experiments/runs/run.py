@@ -47,6 +47,8 @@ class Run:
             object.__setattr__(self, part, plain(getattr(self, part), part))
             if part != "seed" and not isinstance(getattr(self, part), dict):
                 raise ValueError(f"{part} must be keyword arguments by name, got {getattr(self, part)!r}")
+        if not isinstance(self.step, Step | None):
+            raise TypeError(f"step must be a Step, got {self.step!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be a whole number of at least 0 and less than 2**32, got {self.seed!r}")
         for path, holds in self.parents.items():
@@ -67,6 +69,8 @@ class Run:
         `settings` are hyperparameters, and by names such as "data.crop" and "trainer.max_epochs" arguments of those
         parts; `module` and `datamodule` are other classes.
         """
+        if wrong := {"hparams", "parents", "fingerprint"} & settings.keys():
+            raise ValueError(f"but takes hyperparameters by their names, got {', '.join(sorted(wrong))}")
         classes = {name: settings.pop(name) for name in ("module", "datamodule") if name in settings}
         parts = {"hparams": {**self.hparams}, "data": {**self.data}, "trainer": {**self.trainer}}
         for name, value in settings.items():

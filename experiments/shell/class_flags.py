@@ -83,7 +83,7 @@ class ClassParser(jsonargparse.ArgumentParser):
         key = re.match(r'Parser key "([^"]+)":\s*', message)
         if key and "Not of type Name" in message:
             return f"--{key[1]}: expected a name of Lightning's, in letters: {message.split('Name: ')[1]}"
-        ours = "PositiveInt|NonNegativeInt|PositiveFloat|Devices"
+        ours = "PositiveInt|NonNegativeInt|PositiveFloat|Devices|Seed"
         given = re.search(rf"(?:[Vv]alue|type (?:{ours})): ([^\n]*?)(?: does not (?:conform|match) .*)?$", message)
         if key is None or given is None:
             return " ".join(message.split())
@@ -100,6 +100,7 @@ class ClassParser(jsonargparse.ArgumentParser):
         names = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
         names |= {"PositiveInt": "a whole number of at least 1", "NonNegativeInt": "a whole number of at least 0"}
         names |= {"PositiveFloat": "a number above 0", "Devices": "auto or a whole number of at least 1"}
+        names |= {"Seed": "a whole number of at least 0 and less than 2**32"}
         kinds += [words for name, words in names.items() if re.search(rf"\b{name}\b", message.split("Given")[0])]
         if kinds and kinds == choices:
             near = difflib.get_close_matches(given[1], choices, n=1)

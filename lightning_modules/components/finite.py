@@ -10,7 +10,7 @@ from lightning_modules.components.errors import NonFiniteError
 
 LISTED = 5  # classes that an error names
 WAY_OUT = (
-    "nothing of it is scored. Train with a lower learning rate (--model.lr) or clipped gradients "
+    "nothing of it is scored. Train with a lower learning rate (lr) or clipped gradients "
     "(--trainer.gradient_clip_val), or in --trainer.precision 32-true if it was another"
 )
 
