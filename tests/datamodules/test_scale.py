@@ -51,7 +51,7 @@ def test_large_images_are_scaled_down_and_trained_for_about_300_steps() -> None:
     assert scale.data == {"scale": 0.48, "crop": (96, 96), "zoom": (0.75, 1.5), "batch_size": 4}
     assert (scale.epochs, scale.validate_every, scale.batches) == (30, 10, None)  # 10 steps an epoch
     assert scale.class_weights is None
-    assert "40 training images, 32 of them looked at: median size 300 x 400 pixels" in scale.reason
+    assert "40 training images, 32 looked at: median size 300 x 400 pixels" in scale.reason
     assert "30 epochs make 300 steps" in scale.reason
 
 

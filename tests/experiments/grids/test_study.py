@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from datamodules.base import Loading, SegmentationDataModule, SegmentationDatase
 from datamodules.shapes import Shapes
 from experiments import Match, Study, cpu_scale, crossed, full_size
 from experiments.grids import command, tuning
-from experiments.grids.ablation import Ablation
+from experiments.grids.ablation import Ablation, Measured
 from experiments.grids.cells import PlannedCell
 from experiments.grids.command import run_grid
+from experiments.grids.cost import Cost
 from experiments.grids.fairness import check_fair
 from experiments.grids.plan import COSTS
 from experiments.grids.settings import Flag
@@ -116,12 +118,15 @@ def test_overrides_are_part_of_the_hash_and_named() -> None:
         (["--data", "folder"], "--data.root is required"),
         (["--root", "x"], "--root is for data in a folder, got --data brain"),
         (["--base.lrr", "3"], "unrecognized arguments: --base.lrr 3; did you mean --base.lr?"),
-        (["--seeds", "x"], "--seeds expects a whole number of at least 0, got 'x'"),
+        (["--seeds", "x"], "--seeds expects a whole number of at least 0 and less than 2.*, got 'x'"),
         (["--devices", "y"], "--devices expects auto or a whole number of at least 1, got 'y'"),
         (["--save-every", "0"], "--save-every expects a number above 0, got '0'"),
         (["--tune", "lr", "3"], "--tune takes a hyperparameter and at least two values, got 'lr 3'"),
         (["--tune", "norn", "3", "4"], "got 'norn'; did you mean norm?"),
-        (["--tune", "norm", "batch", "foo"], "--base.norm must be one of none, batch, group, got 'foo'"),
+        (["--tune", "norm", "batch", "foo"], "--tune.norm must be one of none, batch, group, got 'foo'"),
+        (["--tune", "lr", "1", "2", "--tune", "lr", "3", "4"], "--tune lr stands there twice"),
+        (["--data", "folder", "--root", "a", "--data.root", "b"], "--root and --data.root are one flag"),
+        (["--seeds", "4294967296"], "--seeds expects a whole number of at least 0 and less than 2"),
     ],
 )
 def test_wrong_flags_are_refused_with_the_right_one(
@@ -140,6 +145,9 @@ def test_wrong_flags_are_refused_with_the_right_one(
         (["--scale", "0.1"], "leaves a crop of 6 x 6 pixels"),
         (["--tune", "width", "2", "4"], "tune names 'width', which the variants differ in"),
         (["--tune", "lr", "1e-3", "1e-3"], "at least two values of lr, all different"),
+        (["--trainer.max_epochs", "3", "--epochs", "2"], "--epochs and --trainer.max_epochs are one setting"),
+        (["--trainer.max_epochs", "0"], "--trainer.max_epochs must be at least 1, got 0"),
+        (["--trainer.limit_val_batches", "0", "--tune", "lr", "1", "2"], "a trial must end with a validation"),
     ],
 )
 def test_flags_that_the_study_cannot_take_are_refused(words: list[str], message: str) -> None:
@@ -172,6 +180,44 @@ def test_a_matched_arm_keeps_what_was_chosen_for_it() -> None:
     )
     with pytest.raises(ValueError, match=r"--base\.width is for studies whose variants share width"):
         study.ablation("shapes", hparams={"width": 4})
+
+
+def test_what_changes_a_size_is_not_tuned_where_arms_are_matched() -> None:
+    study = Study(
+        name="x",
+        question="?",
+        baseline="concat",
+        variants=crossed(skips=("concat", "none")),
+        matched={"none": Match(of="parameters", like="concat", tolerance=1.0)},
+        base=cpu_scale(UNetModule, depth=1, width=8, match_parameters=True),
+    )
+    study.ablation("shapes", tune={"lr": (1e-3, 1e-2)})
+    with pytest.raises(ValueError, match="'width', which changes a network's size, and arms of this study are matched"):
+        study.ablation("shapes", tune={"width": (4, 8)})
+
+
+def test_the_plan_states_the_epochs_that_are_trained(camvid_root: Path) -> None:
+    folder = ("--data", "folder", "--root", str(camvid_root))
+    for flag in ("--epochs", "--trainer.max_epochs"):
+        grid = asked(*folder, flag, "7")
+        assert "7 epochs, as asked for, make" in grid.scale_note
+        assert grid.runs["width 2"].trainer["max_epochs"] == 7
+        assert 7 % grid.runs["width 2"].trainer["check_val_every_n_epoch"] == 0
+    with pytest.raises(ValueError, match=r"--data\.batch_size must be at most the \d+ training images, got 64"):
+        asked(*folder, "--data.batch_size", "64")
+    grid = asked(
+        "--data", "shapes", "--data.size", "64", "--scale", "0.5", "--base.lr", "5e-3", "--tune", "lr", "1", "2"
+    )
+    assert "Set by flags: data.size 32, data.crop (32, 32)." in grid.scale_note
+
+
+def test_levels_that_read_alike_and_names_of_files_are_refused() -> None:
+    with pytest.raises(ValueError, match="levels that read differently"):
+        crossed(a=(1, "1"))
+    with pytest.raises(ValueError, match="a variant cannot be called 'tuning'"):
+        Study(**{**vars(STUDY), "baseline": "tuning", "variants": {"tuning": {}, "b": {"width": 8}}}).ablation("shapes")
+    with pytest.raises(ValueError, match="ShapesDataModule takes no siez: it takes size, length"):
+        STUDY.runs("shapes", siez=3)
 
 
 def test_a_flag_of_the_study_makes_another_study_of_it() -> None:
@@ -217,8 +263,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return trained
 
 
-def run(out: Path, *words: str) -> dict[str, Any]:
-    study, settings, args = parse_study(STUDY, None, [*TINY, *words, "--out", str(out)])
+def run(out: Path, *words: str, study: Study = STUDY) -> dict[str, Any]:
+    study, settings, args = parse_study(study, None, [*TINY, *words, "--out", str(out)])
     assert run_grid(lambda: study.asked(settings), study.experiment(settings), args) == 0
     plan: dict[str, Any] = json.loads((out / "plan.json").read_text()) if (out / "plan.json").exists() else {}
     return plan
@@ -237,7 +283,44 @@ def test_seeds_add_up_and_a_dry_run_keeps_its_measurements(
     assert "seeds 0 of" in capsys.readouterr().out
     assert in_process == ["width 2 0", "width 4 0", "width 2 1", "width 4 1"]
     assert run(out, "--seeds", "1", "--only-seeds")["seeds"] == [1]
+    assert run(out, "--seeds", "1")["seeds"] == [0, 1]  # what was left out once is not lost
+
+    # Times are of a number of threads: with another one they are measured again.
+    monkeypatch.setattr(
+        "experiments.grids.plan.measure", lambda *a, **k: {name: Cost(9.0, 1.0) for name in STUDY.variants}
+    )
+    run(out, "--threads", "2", "--dry-run")
+    assert json.loads((out / COSTS).read_text())["variants"]["width 2"]["step_seconds"] == 9.0
+    (out / COSTS).unlink()
     assert run(out, "--seeds", "0", "1", "--only-seeds")["seeds"] == [0, 1]
+
+
+def test_what_was_measured_stays_where_it_cannot_be_measured_again(
+    tmp_path: Path, in_process: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = {"image_seconds": {"network": 0.5, "crf": 0.25}}
+    found = iter([Measured({"width 2": seconds}, ["A note."])])
+
+    def finish(cells: Any, say: Any) -> Measured:
+        for measured in found:
+            return measured
+        raise FileNotFoundError("last.ckpt is not there")
+
+    study = replace(STUDY, finish=finish)
+    for _ in range(2):
+        plan = run(tmp_path / "grid", "--seeds", "0", study=study)
+        assert plan["notes"] == ["A note."]
+        assert plan["variants"]["width 2"].items() >= seconds.items()
+        assert "image_seconds" not in plan["variants"]["width 4"]
+    assert "not measured: last.ckpt is not there" in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_found_is_not_taken_for_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = replace(STUDY, base=cpu_scale(FCNModule), variants={"width 2": {}, "b": {"stride": 16}})
+    words = ["--data", "shapes", "--weights", str(tmp_path / "none.pth"), "--dry-run", "--out", str(tmp_path / "out")]
+    study, settings, args = parse_study(study, None, words)
+    assert run_grid(lambda: study.asked(settings), "x", args) == 2
+    assert "none.pth" in capsys.readouterr().err
 
 
 def test_a_refused_call_leaves_no_folder(tmp_path: Path) -> None:
@@ -268,6 +351,12 @@ def test_every_variant_gets_the_same_trials_and_its_best(tmp_path: Path, in_proc
     assert run(out, *tune)["tuning"] == plan["tuning"]
     assert in_process == []
 
+    # Refused before a trial: other values, and another length.
+    for words in (("--tune", "lr", "1e-3", "5e-2"), (*tune, "--data.length", "6")):
+        study, settings, args = parse_study(STUDY, None, [*TINY, *words, "--out", str(out)])
+        assert run_grid(lambda study=study, settings=settings: study.asked(settings), "x", args) == 2  # type: ignore[misc]
+    assert in_process == [] and not [*out.rglob("*.old*")]
+
     touched = out / "tuning" / "width 2" / "lr 0.01" / f"seed{tuning.SEED}"
     shutil.copy(out / "width 2" / "seed0" / "per_image.npz", touched)
     study, settings, args = parse_study(STUDY, None, [*TINY, *tune, "--out", str(out)])
@@ -275,6 +364,29 @@ def test_every_variant_gets_the_same_trials_and_its_best(tmp_path: Path, in_proc
         tuning.tuned(study.asked(settings), tuning.trials(study.asked(settings), out))
     args.seeds = [tuning.SEED]
     assert run_grid(lambda: study.asked(settings), "x", args) == 2  # the seed of the trials is used for nothing else
+
+
+def test_an_untuned_grid_is_not_tuned_in_its_folder(tmp_path: Path, in_process: list[str]) -> None:
+    out = tmp_path / "grid"
+    run(out, "--seeds", "0")
+    in_process.clear()
+    study, settings, args = parse_study(STUDY, None, [*TINY, "--tune", "lr", "1e-3", "1e-2", "--out", str(out)])
+    assert run_grid(lambda: study.asked(settings), "x", args) == 2
+    assert in_process == []
+
+    plan = json.loads((out / "plan.json").read_text())
+    for damaged in ({"seeds": None}, {"seeds": [0, 0]}, {"variants": None}, {"device": 3}):
+        (out / "plan.json").write_text(json.dumps(plan | damaged))
+        study, settings, args = parse_study(STUDY, None, [*TINY, "--seeds", "0", "--out", str(out)])
+        assert run_grid(lambda study=study, settings=settings: study.asked(settings), "x", args) == 2  # type: ignore[misc]
+
+
+def test_trials_have_folders_of_their_own(tmp_path: Path) -> None:
+    values = {"lr": (0.001, 0.0010000001), "weights": ("a/b", "a-b", "x" * 300)}
+    grid = replace(asked(*TINY), tune=values)
+    folders = [cell.folder for cell in tuning.trials(grid, tmp_path)["width 2"]]
+    assert len({*folders}) == 6
+    assert all(len(part.encode()) <= 120 for folder in folders for part in folder.relative_to(tmp_path).parts)
 
 
 def test_a_trial_that_diverged_is_not_taken_and_not_tried_again(tmp_path: Path) -> None:
@@ -287,6 +399,12 @@ def test_a_trial_that_diverged_is_not_taken_and_not_tried_again(tmp_path: Path) 
         bad.process = type("Process", (), {"returncode": 65})()  # type: ignore[assignment]
         assert tuning.mark_diverged([bad]) == []
     assert tuning.to_do(planned) == []
+    good = planned["width 4"][0].folder / "result.json"
+    whole = good.read_text()
+    good.write_text(whole.replace("0.25", "null"))
+    with pytest.raises(ValueError, match=r"result\.json is damaged: val\.miou must be a number from 0 to 1, got None"):
+        tuning.tuned(grid, planned)
+    good.write_text(whole)
     tuned = tuning.tuned(grid, planned)
     assert {run.hparams["lr"] for run in tuned.runs.values()} == {1e-3}
     assert tuned.tuning["trials"]["width 2"][1] == {"values": {"lr": 1e30}, "miou": None}

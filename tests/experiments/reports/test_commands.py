@@ -44,3 +44,11 @@ def test_variables_are_never_names_that_programs_know() -> None:
     for flag in ("--ld-library", "--git-exec", "--pythonhome", "--bash-env"):
         (variable,) = [word.variable for word in read_command(f"x {flag} /y", "camvid") if word.variable]
         assert variable.startswith("DATA_")
+
+
+def test_each_of_several_paths_has_a_variable_of_its_own() -> None:
+    words = read_command(
+        "python -m experiments.ablate_x --tune weights /a/b.pth ../c/d.ckpt none --root /data", "folder"
+    )
+    assert [word.variable for word in words if word.variable] == ["TUNE_PATH", "TUNE_PATH_2", "FOLDER_ROOT"]
+    assert words[-3].text == "none"
