@@ -228,10 +228,9 @@ def _tuning(plan: Mapping[str, Any]) -> list[str]:
         ends = {min(numbers), max(numbers)} if len(numbers) == len(values) else set()
         at_end = [variant for variant, of_one in tuning["chosen"].items() if of_one[name] in ends]
         if at_end:
-            verb = "lies" if len(at_end) == 1 else "lie"
+            whose = "every variant" if len(at_end) == len(tuning["chosen"]) else " and of ".join(at_end)
             sentences.append(
-                f"The best {name} of {' and of '.join(at_end)} {verb} at the end of what was tried: there may be a "
-                "better one beyond."
+                f"The best {name} of {whose} lies at the end of what was tried: there may be a better one beyond."
             )
     return sentences
 

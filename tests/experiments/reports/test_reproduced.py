@@ -19,25 +19,17 @@ STUDY = '''"""A study of one variant.
 Answer: none
 """
 
-from datamodules.shapes import LENGTH, ShapesDataModule
-from experiments.grids.study import Study
-from experiments.runs.run import Run
+from datamodules.shapes import LENGTH
+from experiments import Study, cpu_scale
 from lightning_modules.unet import UNetModule
 
-DATA = {"size": 24, "length": LENGTH, "batch_size": 2}
-BASE = Run(
-    module=UNetModule,
-    datamodule=ShapesDataModule,
-    hparams={"width": 2, "depth": 1},
-    data=DATA,
-    trainer={"max_epochs": 1},
-)
-STUDY = Study(name="mine", question="?", baseline="one", variants={"one": {}}, bases={"shapes": BASE}, full_size={})
+BASE = cpu_scale(UNetModule, width=2, depth=1, data={"size": 24, "length": LENGTH, "batch_size": 2})
+STUDY = Study(name="mine", question="?", baseline="one", variants={"one": {}}, base=BASE)
 
 if __name__ == "__main__":
     STUDY.command_line(__doc__)
 '''
-FLAGS = ("--data", "shapes", "--seeds", "0", "--jobs", "1")
+FLAGS = ("--data", "shapes", "--seeds", "0", "--jobs", "1", "--epochs", "1")
 # As venv, makes itself the interpreter of the new environment, whose packages are those of this one.
 PYTHON = """#!/bin/sh
 case "$2" in
