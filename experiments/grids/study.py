@@ -143,9 +143,10 @@ class Study:
             factors[name] = [level for i, level in enumerate(levels) if level not in levels[:i]]
         r = base.resolved()
         shown = {key: f"{key.removeprefix('hparams.')} {r[key]}" for key in r if key.endswith("width") and r[key]}
-        shown |= {"data.crop": f"crop {r['data.crop']}"} if "data.crop" in r else {}
+        shown |= {"data.crop": f"crop {r['data.crop']}"} if r.get("data.crop") else {}
         shown |= {"data.batch_size": f"batch {r['data.batch_size']}"} if "data.batch_size" in r else {}
-        shown |= {"trainer.max_epochs": f"{r['trainer.max_epochs']} epochs"} if "trainer.max_epochs" in r else {}
+        epochs = r.get("trainer.max_epochs")
+        shown |= {"trainer.max_epochs": f"{epochs} epoch{'s' * (epochs > 1)}"} if epochs else {}
         size = ", ".join(text for key, text in shown.items() if key not in map(setting, factors))
         after = shared.trainer.get("max_epochs")
         size += f", then {after} more of every variant" if stages and after else ""
