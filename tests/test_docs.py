@@ -107,6 +107,21 @@ def test_the_readme_is_short_and_its_numbers_are_those_of_the_record() -> None:
             assert number in record, (variant, number)
 
 
+def test_the_intervals_of_the_answers_are_those_that_the_records_begin_with() -> None:
+    """Those for other seeds and other images; the tables further down have those of one kind, too."""
+    page = TEXTS[ROOT / "docs/ablations.md"].split("## Answers")[1]
+    pattern, checked = r"[\[(](-?[\d.]+)(?:, | to )(-?[\d.]+)[\])]", 0
+    for row in re.findall(r"^\| \[`ablate.*$", page, re.MULTILINE):
+        records = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in re.findall(r"\((\S+\.md)\)", row)]
+        begun = "".join(text.split("<!-- begin words")[0] for text in records)
+        known = [(float(low), float(high)) for low, high in re.findall(pattern, begun)]
+        known += [(-high, -low) for low, high in known]  # of the effect the other way round
+        for low, high in re.findall(pattern, row):
+            assert any((float(low), float(high)) == pytest.approx(one, abs=0.051) for one in known), (row, low, high)
+            checked += 1
+    assert checked >= 10
+
+
 def test_architectures_are_those_of_the_catalogue() -> None:
     page = TEXTS[ROOT / "docs" / "architectures.md"]
     for text in (README, page):
