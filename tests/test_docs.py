@@ -1,5 +1,6 @@
 """Commands, Python, links, numbers and diffs of the documentation hold; and what reads them sees what does not."""
 
+import inspect
 import re
 import runpy
 import shutil
@@ -82,8 +83,10 @@ def test_every_diff_applies(path: Path) -> None:
 def test_every_flag_that_is_named_exists(reader: Reader) -> None:
     for name in ARCHITECTURES:
         assert reader.parse("train", ["--model", name]) == ""
-    for name in DATAMODULES:
-        assert reader.parse("train", ["--data", name, *["--data.root", "DIR"] * (name in ("camvid", "folder"))]) == ""
+    for name, datamodule in DATAMODULES.items():
+        root = inspect.signature(datamodule).parameters.get("root")
+        needed = ["--data.root", "DIR"] * (root is not None and root.default is root.empty)
+        assert reader.parse("train", ["--data", name, *needed]) == ""
     for words in (words for text in TEXTS.values() for words in commands(text)):
         reader.wrong(words)  # for the flags that its parser knows
     told = {(path.name, code) for path, text in TEXTS.items() for code in spans(text) if code.startswith("--")}
@@ -102,6 +105,21 @@ def test_the_readme_is_short_and_its_numbers_are_those_of_the_record() -> None:
         assert f"| {variant} |" in record
         for number in re.findall(r"\[[^]]+\]|[+-]?[\d.]+(?: ± [\d.]+|\\\*)?", cells):
             assert number in record, (variant, number)
+
+
+def test_the_intervals_of_the_answers_are_those_that_the_records_begin_with() -> None:
+    """Those for other seeds and other images; the tables further down have those of one kind, too."""
+    page = TEXTS[ROOT / "docs/ablations.md"].split("## Answers")[1]
+    pattern, checked = r"[\[(](-?[\d.]+)(?:, | to )(-?[\d.]+)[\])]", 0
+    for row in re.findall(r"^\| \[`ablate.*$", page, re.MULTILINE):
+        records = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in re.findall(r"\((\S+\.md)\)", row)]
+        begun = "".join(text.split("<!-- begin words")[0] for text in records)
+        known = [(float(low), float(high)) for low, high in re.findall(pattern, begun)]
+        known += [(-high, -low) for low, high in known]  # of the effect the other way round
+        for low, high in re.findall(pattern, row):
+            assert any((float(low), float(high)) == pytest.approx(one, abs=0.051) for one in known), (row, low, high)
+            checked += 1
+    assert checked >= 10
 
 
 def test_architectures_are_those_of_the_catalogue() -> None:

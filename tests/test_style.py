@@ -44,6 +44,12 @@ def test_no_sentence_of_a_docstring_is_too_long(path: Path) -> None:
                 assert len(sentence.split()) <= MOST_WORDS, f"{path}, line {getattr(node, 'lineno', 1)}: {sentence}"
 
 
+def test_nothing_is_imported_from_a_conftest() -> None:
+    """Several have that name, and which one is found depends on the tests that are chosen."""
+    pattern = re.compile(r"^\s*(from|import) conftest\b", re.MULTILINE)
+    assert [str(path) for path in sources("tests") if pattern.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_sentences_are_told_apart() -> None:
     text = "A sentence. Another: `one` more. They are\n- an item\n- another\n\n    python -m code. None.\n\n"
     text += "Args:\n    x: of it"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import WandbServer
 from handmade import write_experiment
+from wandb_server import WandbServer
 
 from experiments.dashboard import Content, content, main, report, specification, workspace
 from experiments.reports.formats import rows_to_markdown

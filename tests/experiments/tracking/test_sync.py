@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import WandbServer
+from wandb_server import WandbServer
 
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import Run
