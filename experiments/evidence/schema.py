@@ -310,7 +310,8 @@ def read_patch(path: Path, sha256: str) -> bytes:
         raise unreadable(path, error, way_out) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise DamagedError(f"{path} must have the SHA-256 {sha256}, got {found}: {way_out}")
+        named = f"the SHA-256 that {path.with_name('environment.json')} names, {sha256}"
+        raise DamagedError(f"{path} must have {named}, got {found}: {way_out}")
     if not content.startswith(b"diff --git ") or b"\0" in content:
         raise DamagedError(f"{path} must be a patch as text, got {got(content[:40])}: {way_out}")
     return content

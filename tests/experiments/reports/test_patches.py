@@ -169,7 +169,7 @@ def test_what_no_patch_could_carry_is_said(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "cannot be read (no such file)"),
-        (NEW + b"\n", "must have the SHA-256"),
+        (NEW + b"\n", "must have the SHA-256 that "),
         (b"#!/bin/sh\n", "must be a patch as text, got b'#!/bin/sh"),
         (NEW + b"\0", "must be a patch as text"),
         (b"diff --git " + b"x" * 2**22, "expected up to 4,194,304 bytes"),
