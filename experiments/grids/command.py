@@ -16,8 +16,8 @@ from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell, clock, run_cells
 from experiments.grids.cost import Cost
 from experiments.grids.fairness import RECIPE
-from experiments.grids.plan import COSTS, Plan, check_tuned_plan, keep_costs, make_plan, show_plan
-from experiments.grids.plan_table import show_stored, show_without_data
+from experiments.grids.plan import COSTS, Plan, check_tuned_plan, keep_costs, make_plan, read_plan, show_plan
+from experiments.grids.plan_table import show_without_data
 from experiments.runs.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
 from experiments.runs.run import identified
 from experiments.shell.command import command
@@ -81,14 +81,16 @@ def run_grid(make: Callable[[], Ablation], name: str, args: argparse.Namespace) 
 
     def work(console: Console, jobs: int) -> list[PlannedCell]:
         with locked(out):
+            grid = None
             try:
-                ablation = make()
+                grid = _Grid(make(), out, args, console, jobs)
+                plan, failed = grid.planned()
             except FileNotFoundError as error:
-                if not args.dry_run:
+                if not args.dry_run or (grid and grid.has_data()):
                     raise
-                show_stored(out, args.seeds, str(error), console)
+                show_without_data(grid.ablation if grid else None, read_plan(out), out, args.seeds, str(error), console)
                 return []
-            return _Grid(ablation, out, args, console, jobs).run()
+            return grid.carry_out(plan) if plan else failed
 
     return run_command(args, lambda: out, work)
 
@@ -101,49 +103,38 @@ class _Grid:
     console: Console
     jobs: int
 
-    def run(self) -> list[PlannedCell]:
-        """Plans, tunes, trains and reports; returns the cells that failed."""
-        from experiments.reports.write import write_report  # imports pyplot, which the cells need not
-
-        args, ablation = self.args, self.ablation
+    def planned(self) -> tuple[Plan | None, list[PlannedCell]]:
+        """The plan, shown, with what the trials have found; none where some failed, which come with it, or where a dry
+        run has shown what they would be."""
+        args, ablation, costs = self.args, self.ablation, None
         batch = ablation.runs[ablation.baseline].resolved().get("data.batch_size", 0)
         if args.devices != "auto" and batch % int(args.devices):
             raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
-        if ablation.tune and tuning.SEED in args.seeds:
-            raise ValueError(f"--seeds must leave {tuning.SEED} out: it is the seed of the trials")
-        costs = None
         if ablation.tune:
-            try:
-                ablation, costs, failed = self.tune()
-            except FileNotFoundError as error:
-                if not args.dry_run or self._has_data():
-                    raise
-                show_without_data(ablation, self.out, args.seeds, str(error), self.console)
-                return []
+            if tuning.SEED in args.seeds:
+                raise ValueError(f"--seeds must leave {tuning.SEED} out: it is the seed of the trials")
+            ablation, costs, failed = self.tune()
             if failed or not ablation.tuning:
-                return failed
-        try:
-            plan = self.plan(ablation, costs)
-        except FileNotFoundError as error:
-            if not args.dry_run or self._has_data():
-                raise
-            show_without_data(ablation, self.out, args.seeds, str(error), self.console)
-            return []
-        show_plan(plan, self.console)
-        tell_difference(self.console)
-        if args.dry_run:
-            keep_costs(plan, args.threads)
+                return None, failed
+        return self.plan(ablation, costs), []
+
+    def carry_out(self, plan: Plan) -> list[PlannedCell]:
+        """Trains and reports, or keeps what a dry run has measured; returns the cells that failed."""
+        from experiments.reports.write import write_report  # imports pyplot, which the cells need not
+
+        if self.args.dry_run:
+            keep_costs(plan, self.args.threads)
             return []
         write_json(self.out / "plan.json", plan.content())
         (self.out / COSTS).unlink(missing_ok=True)
-        failed = self.cells(plan.cells, plan.seconds, Logging.of(args))
+        failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args))
         if len(failed) < len(plan.cells):
             plan.finish(lambda line: self.console.print(line, style="dim"))
             write_json(self.out / "plan.json", plan.content())
             write_report(self.out)
         return failed
 
-    def _has_data(self) -> bool:
+    def has_data(self) -> bool:
         """Whether the data are there, so that it is another file which is not found."""
         base = self.ablation.runs[self.ablation.baseline]
         try:
@@ -157,9 +148,12 @@ class _Grid:
             self.console.print(line, style="dim")
 
         args = self.args
-        return make_plan(
+        plan = make_plan(
             ablation, self.out, args.seeds, self.jobs, args.threads, say, only_seeds=args.only_seeds, costs=costs
         )
+        show_plan(plan, self.console)
+        tell_difference(self.console)
+        return plan
 
     def tune(self) -> tuple[Ablation, dict[str, Cost] | None, list[PlannedCell]]:
         """The grid with what the trials have found, the costs that were measured for them, and the trials that failed.
@@ -172,15 +166,11 @@ class _Grid:
         costs = None
         if waiting := tuning.to_do(planned):
             plan = self.plan(ablation)
-            show_plan(plan, self.console)
-            tell_difference(self.console)
             of_variant = {variant: plan.seconds(plan.cell_of(variant)) for variant in planned}
             of_cell = {id(cell): of_variant[variant] for variant, cells in planned.items() for cell in cells}
             count, names = sum(map(len, planned.values())), " and ".join(ablation.tune)
-            values, left = (
-                "; ".join(map(tuning.words, tuning.tried(ablation))),
-                sum(of_cell[id(cell)] for cell in waiting),
-            )
+            values = "; ".join(map(tuning.words, tuning.tried(ablation)))
+            left = sum(of_cell[id(cell)] for cell in waiting)
             self.console.print(
                 f"Before that {count} trials, {count - len(waiting)} already done: each variant with {values}, with "
                 f"seed {tuning.SEED} on validation images, about {clock(left / self.jobs)}. Each takes its best "

@@ -13,7 +13,6 @@ from experiments.grids.ablation import Ablation
 from experiments.grids.cells import clock
 from experiments.grids.fairness import differences
 from experiments.runs.run import setting
-from experiments.shell.files import read_json
 from experiments.shell.found import wanted
 
 START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
@@ -81,24 +80,28 @@ def _shown(value: Any) -> str:
     return str(of) if of else str(value)
 
 
-def show_stored(out: Path, seeds: Sequence[int], reason: str, console: Console) -> bool:
-    """Where the data are not, a dry run can show the plan that was stored with them; False where there is none."""
-    if not (out / "plan.json").exists():
+def show_without_data(
+    ablation: Ablation | None,
+    stored: Mapping[str, Any],
+    out: Path,
+    seeds: Sequence[int],
+    reason: str,
+    console: Console,
+) -> None:
+    """What a dry run can tell where the data are not: the plan that was stored with them, or what the flags say.
+
+    `ablation` is None where its settings follow from the data.
+    """
+    if stored:
+        show_content(stored, seeds, console)
+        console.print(
+            f"This is the plan stored in {out}; whether the data are still those is not known: {reason}",
+            soft_wrap=True,
+            markup=False,
+        )
+        return
+    if ablation is None:
         console.print(f"Not known without the data: {reason}", soft_wrap=True, markup=False)
-        return False
-    show_content(read_json(out / "plan.json"), seeds, console)
-    console.print(
-        f"This is the plan stored in {out}; whether the data are still those is not known: {reason}",
-        soft_wrap=True,
-        markup=False,
-    )
-    return True
-
-
-def show_without_data(ablation: Ablation, out: Path, seeds: Sequence[int], reason: str, console: Console) -> None:
-    """What a dry run can tell where the data are not: the plan that was stored with them, or what the flags say."""
-    if (out / "plan.json").exists():
-        show_stored(out, seeds, reason, console)
         return
     differing = dict.fromkeys(key for changed in differences(ablation).values() for key in changed)
     differing.pop("step.of", None)

@@ -74,3 +74,17 @@ def test_a_refused_call_leaves_no_folder(tmp_path: Path) -> None:
     study, settings, args = parse_study(STUDY, None, ["--tune", "width", "2", "4", "--out", str(tmp_path / "a" / "b")])
     assert run_grid(lambda: study.asked(settings), "x", args) == 2
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_dry_run_without_the_data_says_so_and_names_a_damaged_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["--data", "folder", "--root", str(tmp_path / "gone"), "--dry-run", "--out", str(out)]
+    study, settings, args = parse_study(STUDY, None, words)
+    assert run_grid(lambda: study.asked(settings), "x", args) == 0
+    assert "Not known without the data: the data folder" in capsys.readouterr().out
+    out.mkdir()
+    (out / "plan.json").write_text('{"variants": null}')
+    assert run_grid(lambda: study.asked(settings), "x", args) == 2
+    assert "delete this file alone and start the experiment again" in capsys.readouterr().err
