@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -244,6 +244,14 @@ class SegmentationDataModule(LightningDataModule):
         Raises as `verify` does.
         """
         return None
+
+    def groups(self, names: Sequence[str]) -> list[str]:
+        """The group of each of these test images, in their order; by default every image is its own.
+
+        Images whose errors go together are a group: slices of a patient or a volume, frames of a drive. It is what is
+        drawn as a whole when other images are asked about, and stored with the scores.
+        """
+        return list(names)
 
     def dataset(self, split: str) -> SegmentationDataset:
         """The raw images of "train", "val" or "test"."""

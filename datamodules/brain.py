@@ -4,6 +4,7 @@ Template: Fonov et al., Unbiased average age-appropriate atlases for pediatric s
 https://doi.org/10.1016/j.neuroimage.2010.07.033 (ICBM 152, 2009). It ships inside the nilearn wheel.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -85,6 +86,12 @@ class BrainDataModule(SegmentationDataModule):
         super().__init__(**loading)
         self.class_names = ["background", "CSF", "grey matter", "white matter"]
         self.palette = [(0, 0, 0), (0, 114, 178), (230, 159, 0), (240, 228, 66)]  # told apart by colour-blind eyes
+
+    def groups(self, names: Sequence[str]) -> list[str]:
+        """The block of neighbouring slices: two of them in the test split, "z048-z055" and "z102-z109"."""
+        blocks = [block for of_split in BLOCKS.values() for block in of_split]
+        home = {f"z{z:03}": f"z{block[0]:03}-z{block[-1]:03}" for block in blocks for z in block}
+        return [home[name] for name in names]
 
     def load(self, split: str) -> SegmentationDataset:
         return Brain(split, self.loading.scale)

@@ -1,10 +1,12 @@
 """Reads the files of a folder data set: names, images and masks. Every error names the file and the way out."""
 
+import csv
+import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image, ImageOps
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+GROUPS = "groups.csv"
+MAX_GROUP = 255  # letters of a group's name
 MAX_PIXELS = 64_000_000  # more is rather a bomb: 20 KB of PNG can unpack to a gigabyte
 
 
@@ -28,14 +32,18 @@ def readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines that are not blank, without the byte order mark that Windows puts in front."""
+def read_text(path: Path, name: str) -> str:
+    """The text, without the byte order mark that Windows puts in front; `name` is what an error calls the file."""
     try:
-        with readable(str(path)):
-            text = path.read_text(encoding="utf-8-sig")
+        with readable(name):
+            return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a UTF-8 text file; save it as UTF-8") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        raise ValueError(f"{name} is not a UTF-8 text file; save it as UTF-8") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines that are not blank."""
+    return [line.strip() for line in read_text(path, str(path)).splitlines() if line.strip()]
 
 
 def read_classes(path: Path, ignore_index: int) -> list[str]:
@@ -68,6 +76,68 @@ def read_classes(path: Path, ignore_index: int) -> list[str]:
 def read_split(root: Path, split: str) -> list[str]:
     """The names in splits/<split>.txt, one a line, without extension."""
     return [unicodedata.normalize("NFC", line) for line in read_lines(root / "splits" / f"{split}.txt")]
+
+
+def has_groups(root: Path) -> bool:
+    """Whether there is a groups.csv, readable or not."""
+    return os.path.lexists(root / GROUPS)
+
+
+def read_groups(root: Path, test: Sequence[str], images: Container[str] | None) -> tuple[dict[str, str], list[str]]:
+    """The groups in groups.csv by the name of the image, and a line for each problem of the file.
+
+    It must name the images of the `test` split, and may name other `images`; None where those are not known.
+    """
+    if not (root / GROUPS).is_file():  # a pipe would be waited for
+        return {}, [f"{GROUPS} is not a regular file; put one with the lines image,group in its place"]
+    try:
+        reader = csv.reader(StringIO(read_text(root / GROUPS, GROUPS)), strict=True)
+    except ValueError as error:
+        return {}, [str(error)]
+    groups: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    problems = []
+    try:
+        header = next(reader, [])
+        if [word.strip() for word in header] != ["image", "group"]:
+            got = ",".join(header)[:80]
+            return {}, [f"{GROUPS} line 1: expected the header image,group, got {got!r}; separate by commas"]
+        for row in reader:
+            words = [unicodedata.normalize("NFC", word.strip()) for word in row]
+            if any(words):
+                if problem := _group_problem(words, lines, images):
+                    problems.append(f"{GROUPS} line {reader.line_num}: {problem}")
+                lines.setdefault(words[0], reader.line_num)
+                groups[words[0]] = words[-1]
+    except csv.Error as error:
+        problems.append(f"{GROUPS} line {reader.line_num}: expected image,group, got what is no CSV ({error}); mend it")
+    else:
+        if missing := [name for name in test if name not in groups]:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            problems.append(
+                f"{GROUPS} names {len(groups)} images, but of splits/test.txt not {', '.join(missing[:5])}{more}; add "
+                "them, each with its own name as the group where it stands alone"
+            )
+    return groups, problems
+
+
+def _group_problem(words: list[str], lines: dict[str, int], images: Container[str] | None) -> str:
+    """What is wrong with a line of groups.csv, below `lines` of the images before; empty where nothing is."""
+    if len(words) != 2:
+        return f"expected image,group, got {len(words)} values, {','.join(words)[:80]!r}; quote a name with a comma"
+    image, group = words
+    if image in lines:
+        return f"{image[:80]!r} has a group in line {lines[image]} already; leave one"
+    if images is not None and image not in images:
+        stem = Path(image).stem
+        hint = f"did you mean {stem}? (names have no extension)" if stem in images else "correct or remove the line"
+        return f"images/ has no {image[:80]!r}; {hint}"
+    if not group or len(group) > MAX_GROUP or any(unicodedata.category(char) == "Cc" for char in group):
+        return (
+            f"expected a group of 1 to {MAX_GROUP} letters for {image[:80]!r}, got {group[:80]!r}; an image that "
+            "stands alone has its own name as its group"
+        )
+    return ""
 
 
 def files_by_name(folder: Path) -> dict[str, list[Path]]:

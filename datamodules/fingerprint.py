@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from datamodules.files import SPLITS, files_by_name, read_bytes, read_lines, read_split
+from datamodules.files import GROUPS, SPLITS, files_by_name, read_bytes, read_lines, read_split
 
 VERSION = 1  # of the checks in datamodules/verify.py and of this record: what others have kept is not taken over
 FRESH = 2 * 10**9  # ns; a file changed so shortly before may change again without another time: nothing is kept of it
@@ -35,7 +35,8 @@ class Record:
 def fingerprint(root: Path) -> str:
     """16 hexadecimal digits of the folder's SHA-256: equal contents and splits give equal ones, on any machine.
 
-    Counted are the classes, the names in each split in their order, and of these the bytes of image and mask. Raises as
+    Counted are the classes, the names in each split in their order, and of these the bytes of image and mask; not
+    groups.csv, which changes no weight and no score. Raises as
     `datamodules.verify.check_layout` and `datamodules.files` do.
     """
     splits = {split: read_split(root, split) for split in SPLITS}
@@ -89,7 +90,7 @@ def file_states(root: Path) -> dict[str, list[int]]:
     for folder in ("images", "masks", "splits", "."):
         with os.scandir(root / folder) as entries:
             for entry in entries:
-                if folder != "." or entry.name == "classes.txt":
+                if folder != "." or entry.name in ("classes.txt", GROUPS):
                     try:
                         state = entry.stat()
                     except OSError:  # a broken link, which is a problem of its own

@@ -1,7 +1,7 @@
 """FolderDataModule: your own folder of images and masks, in the layout that its docstring and --help state."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
-from datamodules.files import decode, files_by_name, read_bytes, read_classes, read_image, read_mask, read_split
+from datamodules.files import (
+    decode,
+    files_by_name,
+    has_groups,
+    read_bytes,
+    read_classes,
+    read_groups,
+    read_image,
+    read_mask,
+    read_split,
+)
 from datamodules.fingerprint import fingerprint
 from datamodules.transforms import resize, scaled_size
 from datamodules.verify import check_folder, check_layout
@@ -67,6 +77,7 @@ class FolderDataModule(SegmentationDataModule):
     - root/masks/ holds an 8-bit index PNG with the name of each image, 255 where unlabelled.
     - root/classes.txt holds lines "index name", or "name" in the order of the labels.
     - root/splits/ holds train.txt, val.txt and test.txt: names without extension, one a line.
+    - root/groups.csv, where test images belong together, holds below "image,group" lines such as "a,patient 7".
 
     FileNotFoundError where part of it is missing, ValueError for a bad classes.txt. A data set that is published in
     this layout is a subclass that states its `classes`.
@@ -97,6 +108,19 @@ class FolderDataModule(SegmentationDataModule):
                 f"{type(self).__name__.removesuffix('DataModule')}, {', '.join(self.classes)}, in this order, "
                 f"got {', '.join(self.class_names)}; for other classes use FolderDataModule"
             )
+
+    def groups(self, names: Sequence[str]) -> list[str]:
+        """Those of groups.csv, and without it `default_groups`. ValueError as of `verify`, if it was changed since."""
+        if not has_groups(self.root):
+            return self.default_groups(names)
+        groups, problems = read_groups(self.root, names, None)
+        if problems:
+            raise ValueError(f"in {self.root}: {problems[0]}")
+        return [groups[name] for name in names]
+
+    def default_groups(self, names: Sequence[str]) -> list[str]:
+        """The groups where no groups.csv states them."""
+        return super().groups(names)
 
     def load(self, split: str) -> SegmentationDataset:
         return Folder(self.root, read_split(self.root, split), self.loading.scale)

@@ -16,7 +16,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.files import SPLITS, decode, files_by_name, read_bytes, read_split, readable, short
+from datamodules.files import (
+    SPLITS,
+    decode,
+    files_by_name,
+    has_groups,
+    read_bytes,
+    read_groups,
+    read_split,
+    readable,
+    short,
+)
 from datamodules.fingerprint import file_states, keep_record, make_record, stored_record
 
 SHOWN = 20  # problems spelt out in one message
@@ -71,6 +81,7 @@ def check_folder(root: Path, num_classes: int, ignore_index: int) -> None:
         *_split_problems(splits, images),
         *_label_problems({label for check in checks.values() for label in check.labels}, num_classes, ignore_index),
         *_leaks(splits, checks),
+        *(read_groups(root, splits.get("test", []), images)[1] if has_groups(root) else []),
         *(_pairing_problems(images, masks) if images is not None and masks is not None else []),
         *(problem for check in checks.values() for problem in check.problems),
     ]

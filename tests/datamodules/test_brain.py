@@ -9,6 +9,13 @@ def test_splits_are_apart() -> None:
     assert [sum(len(b) for b in BLOCKS[split]) for split in SPLITS] == [82, 8, 16]
 
 
+def test_a_group_is_a_block_of_neighbouring_slices() -> None:
+    datamodule = BrainDataModule(scale=0.1)
+    groups = datamodule.groups(datamodule.dataset("test").names)
+    assert groups == ["z048-z055"] * 8 + ["z102-z109"] * 8
+    assert datamodule.groups(["z108", "z050"]) == ["z102-z109", "z048-z055"]
+
+
 def test_every_slice_shows_every_tissue_upright() -> None:
     datamodule = BrainDataModule()
     for split in SPLITS:

@@ -172,6 +172,13 @@ def test_what_is_on_disk_has_a_name_in_the_hash(datamodule: SegmentationDataModu
         assert name == datamodule.identify({"root": str(datamodule.root)}) and len(name) == 16
 
 
+def test_every_test_image_has_a_group(datamodule: SegmentationDataModule) -> None:
+    names = datamodule.dataset("test").names
+    groups = datamodule.groups(names)
+    assert len(groups) == len(names) and all(isinstance(group, str) and group for group in groups)
+    assert datamodule.groups(names[::-1]) == groups[::-1]  # each follows from the name of its image
+
+
 def test_batch_size_must_suit_the_devices() -> None:
     datamodule = ShapesDataModule(batch_size=4)
     datamodule.trainer = Trainer(accelerator="cpu", strategy="ddp_fork", devices=3, logger=False)

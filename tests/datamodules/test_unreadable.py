@@ -30,7 +30,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, place: Path, number: int) -> Non
         monkeypatch.setattr(module, name, failing(getattr(module, name)))
 
 
-UNREADABLE = ["images/train_1.jpg", "masks/train_1.png", "splits/val.txt", "images", "masks"]
+UNREADABLE = ["images/train_1.jpg", "masks/train_1.png", "splits/val.txt", "images", "masks", "groups.csv"]
 
 
 KINDS = ["EACCES", "EPERM", "EIO", "ESTALE", "ELOOP", "EISDIR", "ENAMETOOLONG", "EMFILE", "ETIMEDOUT"]
@@ -43,6 +43,7 @@ def test_what_cannot_be_read_is_listed_among_the_rest(
     root = make_folder()
     with (root / "splits/train.txt").open("a") as file:
         file.write("train_0\n")
+    (root / "groups.csv").write_text("image,group\ntest_0,a\n")
     datamodule = FolderDataModule(str(root))
     unreadable(monkeypatch, root / name, number := getattr(errno, kind))
     with pytest.raises(ValueError, match=r"2 problems in ") as error:
