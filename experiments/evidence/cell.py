@@ -40,6 +40,7 @@ class Cell:
     image_miou: NDArray[np.float64]  # (n,), of each image alone, in [0, 1]; NaN for one without a labelled pixel
     confusion: NDArray[np.int64]  # (C, C), the sum over the images, rows are the truth
     arrays: Mapping[str, NDArray[Any]]  # what else is stored, by the names of `PER_IMAGE`: its sum, or a row an image
+    groups: list[str] | None = None  # of each image, see `SegmentationDataModule.groups`; None where not stored
 
     @property
     def trimap(self) -> NDArray[np.int64] | None:
@@ -109,6 +110,7 @@ def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> 
         raise DamagedError(
             f"{path}: names must differ, got {twice!r} twice: delete {folder} and run the experiment again"
         )
+    groups = [schema.printable(group) for group in arrays.texts("groups")] if "groups" in arrays else None
     try:
         counts, image_miou, confusion = sum_up(arrays.blocks("confusion"), len(names), len(class_names))
     except OverflowError as error:
@@ -126,6 +128,7 @@ def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> 
         image_miou=image_miou,
         confusion=confusion,
         arrays={name: _read(arrays, name) for name in PER_IMAGE if name in arrays and name != "confusion"},
+        groups=groups,
     )
 
 

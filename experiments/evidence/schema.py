@@ -255,7 +255,7 @@ class Environment(_Stored):
 
 def per_image() -> dict[str, Array]:
     """Of per_image.npz; letters in a shape are sizes that are the same wherever they stand: n images, C classes."""
-    arrays = {"names": Array("U", ("n",))}
+    arrays = {"names": Array("U", ("n",)), "groups": Array("U", ("n",), optional=True)}
     for name, score in PER_IMAGE.items():
         high = MOST_PIXELS if score.high is None else score.high
         arrays[name] = Array(score.kinds, ("n", *score.shape), high=high, nan=score.nan, optional=score.detailed)

@@ -119,7 +119,8 @@ class MetricsFile(Callback):
 class PerImage(Callback):
     """per_image.npz: scores of each test image, once each and in order, whatever the number of devices.
 
-    Of n images: names (n,), and what `PER_IMAGE` in `components.scores.table` describes, (n, *shape) each.
+    Of n images: names (n,), groups (n,) as the data module has them, and what `PER_IMAGE` in `components.scores.table`
+    describes, (n, *shape) each.
     """
 
     def __init__(self, out: Path) -> None:
@@ -150,9 +151,11 @@ class PerImage(Callback):
             return
         order = every["index"].argsort()
         order = order[every["index"][order] >= 0]  # without the padding of distributed evaluation
-        names = trainer.datamodule.dataset("test").names  # type: ignore[attr-defined]
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        of_split = datamodule.dataset("test").names
+        names = [of_split[i] for i in every["index"][order].tolist()]
         arrays = {name: value[order].cpu().numpy() for name, value in every.items() if name != "index"}
-        save_npz(self.path, names=np.array([names[i] for i in every["index"][order].tolist()]), **arrays)
+        save_npz(self.path, names=np.array(names), groups=np.array(datamodule.groups(names)), **arrays)
 
 
 class Predictions(Callback):

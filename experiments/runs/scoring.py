@@ -69,7 +69,7 @@ def carry_out(run: Run, out: Path, *, command: str | None = None) -> dict[str, A
         device = torch.cuda.get_device_name(modules[0].device) if modules[0].device.type == "cuda" else "CPU"
         write_environment(out, command, device=f"1 x {device}")
         module, found = step.work()(Task(run, out, modules, datamodule), **step.options)
-        confusion = _score(module, datamodule.dataset("test"), out, checkpoints[0].parents[1])
+        confusion = _score(module, datamodule, out, checkpoints[0].parents[1])
         write_atomic(out / "metrics.csv", "epoch,train/loss,val/miou\n")  # nothing is trained
         parent = read_json(checkpoints[0].parents[1] / "result.json")
         result = {
@@ -84,10 +84,11 @@ def carry_out(run: Run, out: Path, *, command: str | None = None) -> dict[str, A
     return result
 
 
-def _score(module: SegmentationModule, dataset: SegmentationDataset, out: Path, parent: Path) -> np.ndarray:
+def _score(module: SegmentationModule, datamodule: SegmentationDataModule, out: Path, parent: Path) -> np.ndarray:
     """Writes the scores, the predictions and the samples; returns the confusion matrix (C, C) of the split."""
+    dataset = datamodule.dataset("test")
     arrays, labels, logits = evaluate(module, dataset, torch.get_num_threads())
-    save_npz(out / "per_image.npz", **arrays)
+    save_npz(out / "per_image.npz", groups=np.array(datamodule.groups(dataset.names)), **arrays)
     maps = enumerate(torch.from_numpy(label_map) for label_map in labels)
     pictures = {position: encode_labels(label_map, module.palette) for position, label_map in maps}
     save_predictions(out / "predictions.zip", pictures)
@@ -101,7 +102,8 @@ def _score(module: SegmentationModule, dataset: SegmentationDataset, out: Path, 
 def evaluate(
     module: SegmentationModule, dataset: SegmentationDataset, jobs: int
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray], Tensor]:
-    """What per_image.npz holds, the labels (H, W) of each image, and the logits (C, H, W) of the first sample.
+    """What per_image.npz holds but for the groups, the labels (H, W) of each image, and the logits (C, H, W) of the
+    first sample.
 
     Raises NonFiniteError, naming the image, for a logit at a labelled pixel that is NaN or infinite.
     """

@@ -129,7 +129,7 @@ def test_the_smallest_grid_continues_where_it_was_interrupted(
     of_seed: dict[str, Any] = {name: of_one[0] for name, of_one in experiment.cells.items()}
     for name, cell in of_seed.items():
         assert cell.trimap is not None and cell.trimap.sum() > 0, name
-        assert cell.image_names == of_seed["none"].image_names
+        assert cell.image_names == cell.groups == of_seed["none"].image_names
         assert cell.confusion.sum() == of_seed["none"].confusion.sum()
         assert experiment.plan["variants"][name]["image_seconds"]["network"] > 0
     for crf in ("dense", "conv"):

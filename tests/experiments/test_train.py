@@ -189,14 +189,15 @@ def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
     assert {"train/loss", "train/lr", *(f"val/{name}" for name in logged)} <= set(rows.columns)
     per_image = np.load(out / "per_image.npz")
     assert per_image["names"].tolist() == [f"test{i:04}" for i in range(7)]
+    assert per_image["groups"].tolist() == per_image["names"].tolist()
     assert per_image["confusion"].sum(axis=(1, 2)).tolist() == [32 * 31] * 7  # the first row of each mask is ignored
     assert result["test"]["miou"] == pytest.approx(float(scores(per_image["confusion"].sum(0))["miou"]))
     assert per_image["trimap"].shape == (7, 20, 3, 3)
     assert per_image["trimap"].dtype == np.int64
     assert per_image["segments"].shape == (7, 3, 4)
     assert per_image["calibration"].shape == (7, 15, 3)
-    expected_keys = {"names", "confusion", "trimap", "boundary_f1", "checkerboard", "calibration", "segments"}
-    assert set(per_image) == expected_keys
+    scored = {"confusion", "trimap", "boundary_f1", "checkerboard", "calibration", "segments"}
+    assert set(per_image) == {"names", "groups", *scored}
     samples = np.load(out / "samples.npz")
     mious = dict(zip(per_image["names"].tolist(), scores(per_image["confusion"])["miou"], strict=True))
     kinds = dict(zip(samples["names"].tolist(), samples["kinds"].tolist(), strict=True))

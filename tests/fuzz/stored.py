@@ -144,6 +144,7 @@ def _write_cell(folder: Path, rng: np.random.Generator) -> None:
     save_npz(
         folder / "per_image.npz",
         names=names,
+        groups=np.array([f"drive {i // 2}" for i in range(IMAGES)]),
         confusion=rng.integers(0, 4, (IMAGES, CLASSES, CLASSES)),
         boundary_f1=rng.random((IMAGES, CLASSES)),
         checkerboard=rng.random(IMAGES),

@@ -122,7 +122,7 @@ def test_pictures_are_fixed_ones_then_the_worst_then_the_best_with_every_predict
 def test_cells_of_earlier_versions_say_what_they_have_not_stored(folder: Path) -> None:
     for level in LEVELS:
         cell = folder / level / "seed0"
-        for name, without in (("per_image", ("calibration", "segments", "trimap")), ("samples", ("kinds",))):
+        for name, without in (("per_image", ("calibration", "segments", "trimap", "groups")), ("samples", ("kinds",))):
             with np.load(cell / f"{name}.npz") as stored:
                 arrays = {key: stored[key] for key in stored if key not in without}
             (cell / f"{name}.npz").unlink()
@@ -130,6 +130,7 @@ def test_cells_of_earlier_versions_say_what_they_have_not_stored(folder: Path) -
         (cell / "predictions.zip").unlink()
     experiment = load_experiment(folder)
     cell = experiment.cells["nearest"][0]
+    assert cell.groups is None
     assert cell.calibration is None and cell.segments is None and cell.prediction("test0003") is None
     assert not math.isnan(cell.scores["wrong"])
     assert all(math.isnan(cell.scores[name]) for name in errors() if name != "wrong")
@@ -178,6 +179,7 @@ def test_scores_are_those_of_the_whole_matrices_to_the_bit(folder: Path, monkeyp
     assert np.array_equal(cell.segments, segments.sum(axis=0)) and np.array_equal(
         cell.calibration, calibration.sum(axis=0)
     )
+    assert cell.groups == cell.image_names == [f"test{i:04}" for i in range(LENGTH)]
     assert np.array_equal(cell.image_miou, scores(confusion)["miou"], equal_nan=True)
     assert cell.scores["miou"] == scores(confusion.sum(axis=0))["miou"]
     assert np.array_equal(cell.counts.predicted, confusion.sum(axis=1))

@@ -181,6 +181,9 @@ def one(key: str, value: Any, dtype: Any = None) -> Callable[[Arrays], Any]:
         (put("names", np.array([b"a", b"b"])), "names must hold words"),
         (put("names", np.array(["a.png", "a.png"])), "names must differ, got 'a.png' twice"),
         (put("names", np.array(["a.png"])), "confusion must have the shape"),
+        (put("groups", np.array("drive")), "groups must have the shape"),
+        (put("groups", np.array([1, 2])), "groups must hold words"),
+        (put("groups", np.array(["drive"])), "groups must have the shape"),
         (put("confusion", lambda a: a.astype(np.float64)), "confusion must hold whole numbers, got <f8"),
         (put("confusion", lambda a: a.astype(np.complex128)), "confusion must hold whole numbers, got <c16"),
         (put("confusion", lambda a: a.astype(bool)), "confusion must hold whole numbers, got |b1"),
@@ -203,7 +206,7 @@ def one(key: str, value: Any, dtype: Any = None) -> Callable[[Arrays], Any]:
         (put("calibration", np.full((2, 15, 3), math.nan)), "calibration[0, 0, 0] must be"),
         (put("segments", np.full((2, 3, 4), -1)), "segments[0, 0, 0] must be"),
     ],
-    ids=range(27),
+    ids=range(30),
 )
 def test_an_array_of_the_scores_is_named(folder: Path, changed: Callable[[Arrays], Any], said: str) -> None:
     rewrite(folder / VARIANT / "seed0" / "per_image.npz", changed)
@@ -249,16 +252,26 @@ def test_names_that_are_no_text_are_refused(folder: Path) -> None:
     for name in ("per_image.npz", "samples.npz"):
         path = folder / VARIANT / "seed0" / name
         before = path.read_bytes()
-        rewrite(path, put("names", lambda a: (a.view(np.uint32) | 0x80000000).view(a.dtype)))
-        refused(folder, name, "cannot be read")
-        path.write_bytes(before)
+        for key in ("names", "groups") if name == "per_image.npz" else ("names",):
+            rewrite(path, lambda a, key=key: a.update({key: (a["names"].view(np.uint32) | 0x80000000).view("<U5")}))
+            refused(folder, name, "cannot be read")
+            path.write_bytes(before)
+
+
+def test_groups_may_be_equal_or_not_stored(folder: Path) -> None:
+    path = folder / VARIANT / "seed0" / "per_image.npz"
+    assert load_experiment(folder).cells[VARIANT][0].groups is None  # as in cells of earlier versions
+    rewrite(path, put("groups", np.array(["drive", "drive"])))
+    assert load_experiment(folder).cells[VARIANT][0].groups == ["drive", "drive"]
 
 
 def test_names_cannot_steer_a_terminal(folder: Path) -> None:
+    rewrite(folder / VARIANT / "seed0" / "per_image.npz", put("groups", np.array(["\x1b[2J\udcff", "drive"])))
     for path in folder.glob("*/seed0/*.npz"):
         rewrite(path, put("names", lambda a: np.array([f"\x1b[2J\udcff{name}" for name in a])))
     change(folder / "plan.json", ("question",), "\x1b]0;x\x07 \ud800?")
     experiment = load_experiment(folder)
+    assert experiment.cells[VARIANT][0].groups == ["\\x1b[2J\\udcff", "drive"]
     assert experiment.finished()[0].image_names[0] == "\\x1b[2J\\udcffa.png"
     assert experiment.pictures[0].name == "\\x1b[2J\\udcffa.png" and experiment.pictures[0].predictions
     assert experiment.plan["question"] == "\\x1b]0;x\\x07 \\ud800?"

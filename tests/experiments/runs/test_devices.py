@@ -34,7 +34,8 @@ def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path)
         assert done.returncode == 0, done.stderr
         stored.append((np.load(out / "per_image.npz"), json.loads((out / "result.json").read_text())))
     (one, first), (two, second) = stored
-    assert one["names"].tolist() == two["names"].tolist()
+    for key in ("names", "groups"):
+        assert one[key].tolist() == two[key].tolist() == [f"test{i:04}" for i in range(7)]
     assert np.array_equal(one["confusion"], two["confusion"])
     for key in ("trimap", "segments", "calibration"):
         assert np.array_equal(one[key], two[key])
