@@ -83,7 +83,7 @@ class FolderDataModule(SegmentationDataModule):
     this layout is a subclass that states its `classes`.
 
     Args:
-        root: folder with images/, masks/, splits/ and classes.txt
+        root: folder with images/, masks/, splits/, classes.txt and, where test images belong together, groups.csv
     """
 
     note = (

@@ -1,4 +1,6 @@
+import itertools
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.camvid import CLASSES, CamVidDataModule
+from datamodules.camvid import CLASSES, CamVidDataModule, stretches
 from datamodules.files import read_classes
 from datamodules.folder import FolderDataModule, generated_palette
 
@@ -128,19 +130,49 @@ def test_camvid_has_its_own_classes_and_colours(make_folder: Callable[..., Path]
         CamVidDataModule(str(root))
 
 
+def test_camvid_groups_are_stretches_of_a_drive() -> None:
+    # As in the test split: a frame a second, 30 numbers a second, in one drive of two notations.
+    names = [f"0001TP_{number:06}" for number in range(8550, 10381, 30)]
+    names += [f"Seq05VD_f{number:05}" for number in range(0, 5101, 30)]
+    groups = stretches(names)
+    assert list(dict.fromkeys(groups)) == ["0001TP 1/2", "0001TP 2/2", *(f"Seq05VD {i}/6" for i in range(1, 7))]
+    assert sorted(Counter(groups).values()) == [28, 28, 28, 29, 29, 29, 31, 31]
+    assert [group for group, _ in itertools.groupby(groups)] == list(dict.fromkeys(groups))  # without a gap
+    assert stretches(names[::-1]) == groups[::-1]
+
+
+def test_camvid_groups_are_as_long_whatever_the_frame_rate() -> None:
+    often, seldom = ([f"0016E5_{number:05}" for number in range(0, 1499, step)] for step in (2, 250))
+    assert [set(stretches(names)) for names in (often, seldom)] == [{"0016E5 1/1"}] * 2
+    assert stretches(["a_0", "a_749", "a_1499"]) == ["a 1/2", "a 1/2", "a 2/2"]
+
+
+def test_frames_of_an_unknown_name_are_their_own_groups() -> None:
+    assert stretches(["tree", "0001TP_008550", "a_b", "a_" + "9" * 5000])[::2] == ["tree", "a_b"]
+    assert stretches(["a_" + "9" * 5000]) == ["a_" + "9" * 5000]
+
+
+def test_groups_csv_wins_over_what_names_tell(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(list(CLASSES))
+    assert CamVidDataModule(str(root)).groups(["test_0"]) == ["test 1/1"]
+    (root / "groups.csv").write_text("image,group\ntest_0,the only drive\n")
+    assert CamVidDataModule(str(root)).groups(["test_0"]) == ["the only drive"]
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "sizes"),
+    ("name", "kind", "sizes", "groups"),
     [
-        ("camvid", CamVidDataModule, (367, 101, 233)),
-        ("isbi_em", FolderDataModule, (20, 4, 6)),
-        ("chest_xray", FolderDataModule, (73, 8, 19)),
+        ("camvid", CamVidDataModule, (367, 101, 233), 8),
+        ("isbi_em", FolderDataModule, (20, 4, 6), 6),
+        ("chest_xray", FolderDataModule, (73, 8, 19), 19),
     ],
 )
-def test_real_data(name: str, kind: type[FolderDataModule], sizes: tuple[int, ...]) -> None:
+def test_real_data(name: str, kind: type[FolderDataModule], sizes: tuple[int, ...], groups: int) -> None:
     if not (DATA / name).is_dir():
         pytest.skip(f"no {name} in {DATA}; the folder of data sets is set by SEGLAB_DATA")
     datamodule = kind(str(DATA / name), batch_size=2)
     datamodule.verify()
     assert tuple(len(datamodule.dataset(split)) for split in ("train", "val", "test")) == sizes
+    assert len(set(datamodule.groups(datamodule.dataset("test").names))) == groups
     batch = next(iter(datamodule.train_dataloader()))
     assert batch["image"].shape[2:] == batch["mask"].shape[1:] == datamodule.transform.crop
