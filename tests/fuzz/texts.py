@@ -1,9 +1,9 @@
-"""classes.txt and the files of splits, broken as editors, other systems and strangers break them."""
+"""classes.txt, groups.csv and the files of splits, broken as editors, other systems and strangers break them."""
 
 import random
 from pathlib import Path
 
-from datamodules.files import read_classes, read_split
+from datamodules.files import read_classes, read_groups, read_split
 from datamodules.verify import check_layout
 from tests.fuzz.mutate import mutated, refused
 
@@ -34,19 +34,29 @@ def one(rng: random.Random, folder: Path) -> str:
         name = rng.choice(NAMES)
         index = rng.choice(NUMBERS) if rng.random() < 0.1 else str(number)
         lines.append(rng.choice([name, f"{index} {name}", f"{index}:{name}", f"{index},{name}", f"{index}\t{name}"]))
+    kind = rng.choice(["classes.txt", "splits/", "groups.csv"])
+    if kind == "groups.csv" and rng.random() < 0.8:
+        lines.insert(0, rng.choice(["image,group", "image, group ", '"image","group"']))
     text = rng.choice(["\n", "\r\n", "\r", "\u2028", "\x0c"]).join(lines)
     data = text.encode(rng.choice(ENCODINGS), "replace")
     if rng.random() < 0.5:
         data = mutated(rng, data)
     for part in ("images", "masks", "splits"):
         (folder / part).mkdir()
-    split = rng.random() < 0.5
     for name in ("train", "val", "test"):
-        (folder / "splits" / f"{name}.txt").write_bytes(data if split else b"a\n")
-    (folder / "classes.txt").write_bytes(b"a\nb\n" if split else data)
+        (folder / "splits" / f"{name}.txt").write_bytes(data if kind == "splits/" else b"a\n")
+    (folder / "classes.txt").write_bytes(data if kind == "classes.txt" else b"a\nb\n")
+    (folder / "groups.csv").write_bytes(data)
     check_layout(folder)
+    if kind == "groups.csv":
+        groups, problems = read_groups(folder, ["sky"], rng.choice([None, NAMES]))
+        assert problems or groups["sky"]
+        return refused(ValueError(problems[-1]), kind) if problems else "read"
     try:
-        read_split(folder, rng.choice(["train", "val", "test"])) if split else read_classes(folder / "classes.txt", 255)
+        if kind == "splits/":
+            read_split(folder, rng.choice(["train", "val", "test"]))
+        else:
+            read_classes(folder / "classes.txt", 255)
     except ValueError as error:
-        return refused(error, "splits/" if split else "classes.txt")
+        return refused(error, kind)
     return "read"
