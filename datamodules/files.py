@@ -32,7 +32,7 @@ def readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def read_text(path: Path, name: str) -> str:
+def decoded(path: Path, name: str) -> str:
     """The text, without the byte order mark that Windows puts in front; `name` is what an error calls the file."""
     try:
         with readable(name):
@@ -43,7 +43,7 @@ def read_text(path: Path, name: str) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines that are not blank."""
-    return [line.strip() for line in read_text(path, str(path)).splitlines() if line.strip()]
+    return [line.strip() for line in decoded(path, str(path)).splitlines() if line.strip()]
 
 
 def read_classes(path: Path, ignore_index: int) -> list[str]:
@@ -91,7 +91,7 @@ def read_groups(root: Path, test: Sequence[str], images: Container[str] | None) 
     if not (root / GROUPS).is_file():  # a pipe would be waited for
         return {}, [f"{GROUPS} is not a regular file; put one with the lines image,group in its place"]
     try:
-        reader = csv.reader(StringIO(read_text(root / GROUPS, GROUPS)), strict=True)
+        reader = csv.reader(StringIO(decoded(root / GROUPS, GROUPS)), strict=True)
     except ValueError as error:
         return {}, [str(error)]
     groups: dict[str, str] = {}

@@ -1,68 +1,30 @@
-"""What 10,000 resamples of images cost, against a loop over the resamples; and what a report of large matrices takes.
+"""What the report of a large experiment takes: seconds, and the largest memory that it held at once.
 
-    python -m experiments.benchmark_statistics
-    python -m experiments.benchmark_statistics --report [--seeds 3] [--images 2000] [--classes 150] [--keep DIR]
+    python -m experiments.benchmark_statistics [--seeds 3] [--images 2000] [--classes 150] [--keep DIR]
 
-The second form writes an experiment of 8 variants with made-up matrices and reports it in a process of its own: seconds
-and the largest memory that the process held at once.
+Writes an experiment of 8 variants with made-up matrices, ten images a group, and reports it in a process of its own.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.evidence.intervals import RESAMPLES, compare, make_contrasts
 from experiments.shell.command import command
 from experiments.shell.files import write_atomic, write_json
 from experiments.shell.flags import Parser, positive
-from lightning_modules.components.scores.reductions import scores
 
-VARIANTS, SEEDS, IMAGES, CLASSES = "ab", 3, 500, 21
-ROUNDS, LOOPED = 5, 100  # resamples of the loop, whose time is scaled to RESAMPLES
 LEVELS, SKIPS = ("nearest", "bilinear", "transposed-2", "transposed-3"), ("concat", "none")
 PRESENT, PIXELS, SIDE = 12, 2**18, 128  # classes and pixels of an image; the side of those that are shown
-
-
-def resamples() -> None:
-    """Intervals and tests of two variants."""
-    generator = np.random.default_rng(0)
-    shape = (len(VARIANTS), SEEDS, IMAGES, CLASSES, CLASSES)
-    matrices = generator.poisson(generator.exponential(50, shape) * (1 + 20 * np.eye(CLASSES)))
-    cells = {variant: dict(enumerate(of_variant)) for variant, of_variant in zip(VARIANTS, matrices, strict=True)}
-
-    def loop() -> None:
-        for _ in range(LOOPED):
-            drawn = generator.integers(0, IMAGES, IMAGES)
-            scores(matrices[:, :, drawn].sum(axis=2))["miou"].mean(axis=1)
-
-    difference = {"difference": {"b": 1.0, "a": -1.0}}
-    interval = _median(lambda: make_contrasts(cells, difference))
-    everything = _median(lambda: compare(cells, "a"))
-    naive = _median(loop) * RESAMPLES / LOOPED
-    print(f"{RESAMPLES:,} resamples of {IMAGES} images x {CLASSES} classes, {SEEDS} seeds x {len(VARIANTS)} variants")
-    print(f"interval of the difference    {interval:7.2f} s")
-    print(f"all intervals and all tests   {everything:7.2f} s")
-    print(f"loop over resamples           {naive:7.2f} s, {naive / interval:.0f} times the interval")
-
-
-def _median(call: Callable[[], Any]) -> float:
-    """Seconds."""
-    seconds = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+GROUP = 10  # images
 
 
 def write_experiment(folder: Path, seeds: int, images: int, classes: int) -> None:
@@ -98,6 +60,7 @@ def _write_cell(folder: Path, generator: np.random.Generator, shift: float, imag
     rows = [generator.choice(classes, min(PRESENT, classes), replace=False) for _ in range(images)]
     names = np.array([f"{i:05}.png" for i in range(images)])
     counts = {"names": names, "checkerboard": generator.random(images)}
+    counts["groups"] = np.array([f"group {i // GROUP}" for i in range(images)])
     counts |= {"boundary_f1": generator.random((images, classes)), "calibration": generator.random((images, 15, 3))}
     counts["segments"] = generator.integers(0, 9, (images, classes, 4))
     with zipfile.ZipFile(folder / "per_image.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -154,15 +117,11 @@ def measure_report(folder: Path) -> tuple[float, float]:
 @command()
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--report", action="store_true", help="measure a report instead of the resamples")
     parser.add_argument("--seeds", type=positive, default=3, help="seeds of each of the 8 variants")
     parser.add_argument("--images", type=positive, default=2000, help="images of the test split")
     parser.add_argument("--classes", type=positive, default=150, help="number of the classes")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write the experiment here, and let it stay")
     args = parser.parse_args()
-    if not args.report:
-        resamples()
-        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary) / "large"
         if not (folder / "plan.json").exists():

@@ -3,33 +3,65 @@
     python -m experiments.report outputs/ablate_upsampling
     python -m experiments.report outputs/ablate_decoder outputs/ablate_decoder_camvid --out outputs/decoders
     python -m experiments.report outputs/ablate_decoder outputs/ablate_decoder_camvid --out outputs/decoders --record
+    python -m experiments.report outputs/ablate_upsampling --only nearest+concat bilinear+concat --margin 1.0
+    python -m experiments.report --list outputs
 
-Writes table.md, table.csv, table.tex, figures/*.png, figures/*.pdf, report.html, reproduce.sh, environment.json and, of
-code that was not committed, code-*.patch: of one experiment into its folder, of several into --out, with the figures in
-<experiment>/figures there. Folders of the
-same grid with other seeds are joined into one experiment. Others stand below one another, under a table of all of them.
---record also writes <experiment>.md, the form in which a finished experiment is committed. What a person wrote into it
-is kept.
+Writes table.md, table.csv, table.tex, cells.csv, figures/*.png, figures/*.pdf, report.html, reproduce.sh,
+environment.json and, of code that was not committed, code-*.patch: of one experiment into its folder, of several into
+--out, with the figures in <experiment>/figures there. Folders of the same grid with other seeds are joined into one
+experiment. Others stand below one another, under a table of all of them.
+
+--only compares some of the variants with the baseline, and writes into a folder of its own. --record also writes
+<experiment>.md, the form in which a finished experiment is committed. What a person wrote into it is kept. --list shows
+the question and the answer of every experiment below a folder, and writes nothing.
 """
 
+import argparse
+import math
 from pathlib import Path
 
 from rich.text import Text
 
+from experiments.reports.cells import MOST_ROWS
+from experiments.reports.listing import print_experiments
 from experiments.reports.record import RESULTS, write_record
 from experiments.reports.write import collect, write
 from experiments.shell.command import command, console
 from experiments.shell.ending import of_writing
+from experiments.shell.files import slug
 from experiments.shell.flags import Parser, refuse
+
+MOST_LETTERS = 100  # of the name of a folder
 
 
 @command()
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="folders of experiments, such as outputs/ablate_upsampling"
+        "folders", type=Path, nargs="*", metavar="DIR", help="folders of experiments, such as outputs/ablate_upsampling"
     )
-    parser.add_argument("--out", type=Path, help="folder of the report of several experiments (of one: its own folder)")
+    parser.add_argument(
+        *("--list",),
+        type=Path,
+        nargs="?",
+        const=Path("outputs"),
+        metavar="DIR",
+        help="show all experiments below DIR (default: outputs), the newest first, and write nothing",
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="VARIANT", help="compare these variants alone with the baseline, which stays"
+    )
+    parser.add_argument(
+        "--margin",
+        type=_points,
+        metavar="POINTS",
+        help="say which variants are within this many points of mIoU of the baseline",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the report (default: of one experiment its own, with --only DIR/only-VARIANTS)",
+    )
     parser.add_argument(
         *("--record",),
         type=Path,
@@ -41,19 +73,54 @@ def main() -> None:
     parser.add_argument(
         "--answer", metavar="TEXT_OR_FILE", help="with --record: your sentence that answers, instead of the drafted one"
     )
+    parser.add_argument(
+        "--cells", action="store_true", help=f"write cells.csv even if it has more than {MOST_ROWS:,} rows"
+    )
     args = parser.parse_args()
+    if args.list is not None:
+        others = [
+            *map(str, args.folders),
+            *(f"--{k}" for k, v in vars(args).items() if v and k not in ("list", "folders")),
+        ]
+        if others:
+            refuse(f"--list DIR stands alone: leave out {' '.join(others)}")
+        print_experiments(console(), args.list)
+        return
+    if not args.folders:
+        refuse("expected the folder of an experiment, such as outputs/ablate_upsampling; --list shows those there are")
     if args.out is None and len(args.folders) > 1:
         refuse(f"several experiments ({', '.join(map(str, args.folders))}) need --out DIR, the folder of their report")
     if args.answer is not None and args.record is None:
         refuse("--answer is the sentence of a record: add --record")
+    out = args.out or args.folders[0]
+    if args.only:
+        if args.record is not None:
+            refuse("--record writes what was planned: leave out --only, which was chosen after the run")
+        if args.out is None:
+            out = args.folders[0] / f"only-{slug('-'.join(args.only))}"
+            if len(out.name) > MOST_LETTERS:
+                refuse(f"--only {' '.join(args.only)} is too long for the name of a folder: name one with --out DIR")
+        elif any(args.out.absolute() == folder.absolute() for folder in args.folders):
+            refuse(f"--out {args.out} holds the report of all variants: name another folder for that of --only")
     try:
-        report = collect(args.folders, args.out or args.folders[0])
-        write(report)
+        report = collect(args.folders, out, only=args.only or (), margin=args.margin)
+        write(report, cells=args.cells)
         if args.record is not None:
             path = write_record(report.sections, report.summary, args.record, answer=args.answer)
             console().print(Text(f"record: {path}"), soft_wrap=True)
     except PermissionError as error:  # what is read names itself, so this one is of writing
-        raise of_writing(error, args.out or args.folders[0]) from error
+        raise of_writing(error, out) from error
+
+
+def _points(text: str) -> float:
+    """A margin: a number of percentage points above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 100:
+        raise argparse.ArgumentTypeError(f"expected a number of percentage points above 0, such as 1.0, got {text!r}")
+    return number
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from experiments.evidence import schema
 from experiments.evidence.arrays import DamagedError, Npz, read_picture
-from experiments.evidence.resampling import Counts
+from experiments.evidence.sums import Counts
 from experiments.shell.difference import PATCH
 from experiments.shell.files import PREDICTION
 from lightning_modules.components.scores.reductions import scores

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from experiments.evidence import schema
 from experiments.evidence.arrays import DamagedError
 from experiments.evidence.cell import Cell, read_cell
 from experiments.evidence.deviations import deviations, other_settings
-from experiments.evidence.factorial import Effect, factorial_effects, refuse_crossing
-from experiments.evidence.intervals import AgainstBaseline, Estimate, compare, estimate, paired_difference
-from experiments.evidence.resampling import Counts
+from experiments.evidence.estimate import Estimate, estimate, paired_difference
+from experiments.evidence.factorial import Effect, Levels, level_words, refuse_crossing, starred
+from experiments.evidence.family import Family, Row, judge, judge_networks
+from experiments.evidence.spread import Spread, spread
+from experiments.evidence.sums import Counts
 
 PICTURES = 6  # worst and best images shown, of each kind
+OTHER_IMAGES = "Not all cells were scored on the same test images: their differences are not only the variants'."
 LOG_TAIL = 2**16  # bytes at the end of a log, whose last line is shown
 
 
@@ -142,35 +145,80 @@ class Experiment:
         """Whether all cells were scored on the same test images; without it nothing can be paired by image."""
         return len({tuple(cell.image_names) for cell in self.finished()}) < 2
 
+    @property
+    def groups(self) -> list[str] | None:
+        """Of each test image, the images that it errs together with; None where a cell has not stored it."""
+        stored = [cell.groups for cell in self.finished()]
+        return stored[0] if self.same_images and stored and all(groups == stored[0] for groups in stored) else None
+
     @cached_property
-    def compared(self) -> AgainstBaseline | None:
-        """The mIoU of all variants against the baseline; None where not all were scored on the same images."""
+    def family(self) -> Family[str | Levels]:
+        """All starred contrasts of the mIoU, judged together: a variant's name is its comparison with the baseline,
+        levels are an effect of crossed factors."""
+        settings = self.plan.get("statistics", {})
+        judged = judge(
+            self.counts(),
+            self._weights(),
+            groups=self.groups,
+            class_names=self.plan["class_names"],
+            separate=settings.get("variances") == "separate",
+            stage=settings.get("stage"),
+            bound=1.0,
+        )
         if not self.same_images:
-            return None
-        return compare(self.counts(), self.plan["baseline"], class_names=self.plan["class_names"])
+            return replace(judged, reason="not scored on the same images")
+        some = self.groups is None and any(cell.groups for cell in self.finished())
+        return replace(judged, reason="cells differ in their groups of images") if some else judged
+
+    @cached_property
+    def networks(self) -> Family[str | Levels] | None:
+        """The same contrasts of the very networks that were trained; None without groups of images enough."""
+        return judge_networks(self.counts(), self._weights(), self.groups, self.plan["class_names"])
+
+    @cached_property
+    def spread(self) -> Spread | None:
+        """Of the mIoU over seeds."""
+        return spread(self.scores("miou"))
+
+    @property
+    def margin(self) -> float | None:
+        """Points of mIoU within which two variants count as equivalent, where the plan has one."""
+        margin: float | None = self.plan.get("statistics", {}).get("margin")
+        return margin
+
+    def scores(self, score: str) -> dict[tuple[str, int], float]:
+        """Of each finished cell, by variant and seed."""
+        return {(name, seed): cell.scores[score] for name, cells in self.cells.items() for seed, cell in cells.items()}
+
+    def _weights(self) -> dict[str | Levels, dict[str, float]]:
+        """Of the variants, in each contrast of the family."""
+        return starred(self.levels(), self.plan["baseline"])
+
+    @property
+    def comparisons(self) -> dict[str, Row]:
+        """Each variant minus the baseline, mIoU in [0, 1]."""
+        return {name: row for name, row in self.family.rows.items() if isinstance(name, str)}
 
     @property
     def no_effects(self) -> str:
         """Why several factors have no effects on the mIoU; empty where they have, and for a single factor."""
         if len(self.plan["factors"]) < 2:
             return ""
-        return refuse_crossing(self._levels()) or ("" if self.same_images else "not scored on the same test images")
+        return refuse_crossing(self.levels())
 
-    @cached_property
+    @property
     def effects(self) -> list[Effect]:
         """Effects of the factors on the mIoU; none for a single factor or a design that is not fully crossed."""
-        if len(self.plan["factors"]) < 2 or self.no_effects:
-            return []
-        levels = self._levels()
-        names = self.plan["class_names"]
-        return factorial_effects(self.counts(), levels, levels[self.plan["baseline"]], class_names=names)
+        of_baseline = self.levels()[self.plan["baseline"]]
+        return [
+            Effect(dict(key), {factor: of_baseline[factor] for factor, _ in key}, row)
+            for key, row in self.family.rows.items()
+            if not isinstance(key, str)
+        ]
 
-    def _levels(self) -> dict[str, dict[str, str]]:
+    def levels(self) -> dict[str, dict[str, str]]:
         """By variant, then factor."""
-        return {
-            name: {factor: str(level) for factor, level in variant["levels"].items()}
-            for name, variant in self.plan["variants"].items()
-        }
+        return level_words(self.plan)
 
     def counts(self) -> dict[str, dict[int, Counts]]:
         """What the statistics need of each finished cell, by variant and seed."""
@@ -210,7 +258,7 @@ def load_experiment(folder: Path) -> Experiment:
     for variant in plan["variants"]:
         for seed in plan["seeds"]:
             cell = folder / variant / f"seed{seed}"
-            state = _state(folder, cell, plan, variant)
+            state = state_of(folder, cell, plan, variant)
             if state:
                 missing.append(Missing(variant, seed, state))
             else:
@@ -228,7 +276,7 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _state(folder: Path, cell: Path, plan: dict[str, Any], variant: str) -> str:
+def state_of(folder: Path, cell: Path, plan: dict[str, Any], variant: str) -> str:
     """Why a cell has no result of this plan; empty for a finished one."""
     if (cell / "result.json").is_file():
         status = schema.read(cell / "result.json", schema.Result)["status"]
@@ -254,9 +302,7 @@ def _last_line(path: Path) -> str:
 def _deviations(folder: Path, plan: dict[str, Any], cells: dict[str, dict[int, Cell]]) -> list[str]:
     sentences = []
     if len({tuple(cell.image_names) for of_variant in cells.values() for cell in of_variant.values()}) > 1:
-        sentences.append(
-            "Not all cells were scored on the same test images: their differences are not only the variants'."
-        )
+        sentences.append(OTHER_IMAGES)
     planned = {folder / variant / f"seed{seed}" for variant in plan["variants"] for seed in plan["seeds"]}
     stored = {path.parent for path in folder.glob("*/seed*/result.json") if path.parent.name[4:].isdecimal()}
     not_compared = {*plan.get("not_compared", []), *plan.get("stages", {})}  # what the variants are made from

@@ -1,18 +1,17 @@
 """Effects of crossed factors: what each changes on average over the others, and what two change only together.
 
-Every effect is a weighted sum of variants, paired by seed, so its interval is of the kinds of
-`experiments.evidence.intervals`.
+Every effect is a weighted sum of variants, and is judged with the comparisons as one family.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, islice, product
 from typing import Any
 
 import numpy as np
 
-from experiments.evidence.intervals import RESAMPLES, Cells, Test, WeightedScore, adjust, make_contrasts
+from experiments.evidence.family import Row
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,7 @@ class Effect:
 
     levels: dict[str, str]  # factor -> level
     references: dict[str, str]
-    contrast: WeightedScore
-    test: Test  # over seeds and images; adjusted over all main effects, or over all interactions
+    row: Row
 
     @property
     def title(self) -> str:
@@ -53,41 +51,49 @@ def refuse_crossing(levels: Mapping[str, Mapping[str, str]]) -> str:
     return f"not fully crossed: there is no variant with {listed}" if absent else ""
 
 
-def factorial_effects(
-    cells: Cells,
-    levels: Mapping[str, Mapping[str, str]],
-    reference: Mapping[str, str],
-    score: str = "miou",
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    class_names: Sequence[str] = (),
-) -> list[Effect]:
+Levels = tuple[tuple[str, str], ...]  # (factor, level) of one factor or of two
+
+
+def effect_weights(
+    levels: Mapping[str, Mapping[str, str]], reference: Mapping[str, str]
+) -> dict[Levels, dict[str, float]]:
     """Main effect of every level against its factor's reference level, then every interaction of two factors.
 
-    `levels` gives each variant its levels. Over the seeds that all variants of an effect have. ValueError for a design
-    that is not fully crossed, where an average over the other factors would compare different things.
+    `levels` gives each variant its levels; the weights are of the variants. ValueError for a design that is not fully
+    crossed, where an average over the other factors would compare different things.
     """
     reason = refuse_crossing(levels)
     if reason:
         raise ValueError(reason)
     of_factors = _of_factors(levels)
-    weights = dict[tuple[tuple[str, str], ...], dict[str, float]]()
+    weights = dict[Levels, dict[str, float]]()
     for order in (1, 2):
         for factors in combinations(of_factors, order):
             for chosen in product(*([level for level in of_factors[f] if level != reference[f]] for f in factors)):
                 key = tuple(zip(factors, chosen, strict=True))
                 weights[key] = _weigh(levels, dict(key), reference)
-    options: dict[str, Any] = {"resamples": resamples, "seed": seed, "class_names": class_names}
-    contrasts = make_contrasts(cells, weights, score, **options)
-    effects = []
-    for order in (1, 2):
-        family = [key for key in weights if len(key) == order]
-        tests = adjust([contrasts[key].test("both") for key in family])
-        for key, test in zip(family, tests, strict=True):
-            references = {factor: reference[factor] for factor, _ in key}
-            effects.append(Effect(dict(key), references, contrasts[key], test))
-    return effects
+    return weights
+
+
+def starred(levels: Mapping[str, Mapping[str, str]], baseline: str) -> dict[str | Levels, dict[str, float]]:
+    """The contrasts that a report judges: each variant minus the baseline, and the effects of crossed factors.
+
+    `levels` gives each variant its levels.
+    """
+    weights: dict[str | Levels, dict[str, float]] = {
+        name: {name: 1.0, baseline: -1.0} for name in levels if name != baseline
+    }
+    if len(levels[baseline]) > 1 and not refuse_crossing(levels):
+        weights.update(effect_weights(levels, levels[baseline]).items())
+    return weights
+
+
+def level_words(plan: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The levels of a plan by variant, then factor."""
+    return {
+        name: {factor: str(level) for factor, level in variant["levels"].items()}
+        for name, variant in plan["variants"].items()
+    }
 
 
 def _of_factors(levels: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:

@@ -39,6 +39,9 @@ def _joined(first: Experiment, second: Experiment) -> Experiment:
     for key, between in (("command", "\n"), ("commit", ", "), ("device", ", ")):
         values = [*first.plan[key].split(between), *second.plan[key].split(between)]
         plan[key] = between.join(dict.fromkeys(values))
+    plan |= _decided(first, second)
+    if not all("seeds_planned" in part.plan for part in (first, second)):
+        plan.pop("seeds_planned", None)  # of an earlier version: how many were planned is not known
     plan["notes"] = first.plan.get("notes") or second.plan.get("notes", [])
     plan["variants"] = {name: _measured(v, second.plan["variants"][name]) for name, v in plan["variants"].items()}
     cells = {}
@@ -56,6 +59,36 @@ def _joined(first: Experiment, second: Experiment) -> Experiment:
         kept.append("The joined folders were scored on different test images: nothing is paired by image.")
     kept.append(f"Of the joined folders, step times and memory were measured in {first.folder.name}.")
     return replace(whole, deviations=list(dict.fromkeys([*kept, *deviations(plan, cells)])))
+
+
+def _decided(first: Experiment, second: Experiment) -> dict[str, Any]:
+    """What was fixed before training, of both."""
+    ours, theirs = (part.plan.get("statistics", {}) for part in (first, second))
+    for key, default in (("variances", "pooled"), ("until", None)):
+        values = [stored.get(key, default) for stored in (ours, theirs)]
+        if values[0] != values[1]:
+            raise ValueError(
+                f"{first.folder} and {second.folder} hold seeds of one grid that were planned with other statistics "
+                f"({key}: {values[0]} against {values[1]}): expected the same, as no report can judge by both. Report "
+                "the folders one at a time"
+            )
+    statistics = {**theirs, **ours, "margin": ours.get("margin") or theirs.get("margin")}
+    if ours.get("margin") != theirs.get("margin") or theirs.get("margin_after"):
+        statistics["margin_after"] = True
+    if ours.get("until"):
+        statistics["stage"] = [*dict.fromkeys([*ours["stage"], *theirs["stage"]])]
+        needed = [stored["needed"] for stored in (ours, theirs) if "needed" in stored]
+        if needed:
+            statistics["needed"] = max(needed) if {*ours["stage"]} == {*theirs["stage"]} else sum(needed)
+    planned, looks = (
+        ([*part.plan.get("seeds_planned", [])] for part in (first, second)),
+        [look for part in (first, second) for look in part.plan.get("looks", [])],
+    )
+    return {
+        **({"statistics": statistics} if ours or theirs else {}),
+        "seeds_planned": [*dict.fromkeys(seed for seeds in planned for seed in seeds)],
+        "looks": [look for place, look in enumerate(looks) if look not in looks[:place]],
+    }
 
 
 def _measured(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -1,102 +1,151 @@
-"""How many seeds or images an aim takes, from the deviations that an experiment has shown.
+"""How large a difference must be to be seen, and how many seeds an interval takes, by the spread of single networks.
 
-The deviations are themselves known from few seeds, so every number comes with what it could as well be.
+All of single differences over seeds, of complete blocks (see `blocks`): what other images would add is not in them.
+Differences, half-widths and standard deviations are in one unit, whichever.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from scipy.stats import chi2
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.optimize import brentq
+from scipy.special import stdtrit
+from scipy.stats import nct
 
-from experiments.evidence.effect_size import CONFIDENCE, noncentral_t
-from experiments.evidence.intervals import NEEDED_SEEDS, Spread, WeightedScore
-from experiments.evidence.resampling import MIN_IMAGES
+from experiments.evidence.blocks import LEVEL, Blocks, least_p, level_of
+from experiments.evidence.experiment import Experiment
+from experiments.evidence.factorial import level_words, starred
+from experiments.evidence.family import MIN_SEEDS
+from experiments.evidence.refused import said
 
-LIMIT = 2**20  # seeds or images, beyond which no number is given
+MOST_SEEDS = 10_000  # beyond which nobody trains
+LEVEL_SEEDS = 30  # with more of them the level of a design is not drawn anew
+MARK = "spread:"
+
+
+class Pilot(BaseModel):
+    """The residual standard deviation of single networks over seeds that an experiment has shown."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    experiment: str
+    data: str
+    sd: float = Field(ge=0, le=100)  # points of mIoU
+    df: int = Field(ge=1, le=10**6)
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Pilot | None":
+        """By all finished cells; None where they are too few to measure it."""
+        if (spread := experiment.spread) is None:
+            return None
+        plan = experiment.plan
+        return cls(experiment=plan["experiment"], data=plan["data"], sd=100 * spread.sd, df=spread.df)
+
+
+def spread_line(experiment: str, data: str, sd: float, df: int) -> str:
+    """A pilot as a record holds it: a comment of HTML in one line. `sd` in points."""
+    text = json.dumps({"experiment": experiment, "data": data, "sd": float(f"{sd:.3g}"), "df": df})
+    text = text.replace("--", "-\\u002d")  # two hyphens would end the comment
+    return f"<!-- {MARK} {text} -->"
+
+
+def pilots(record: str) -> Iterator[Pilot]:
+    """Those of the lines of a record. Raises ValueError for one that is damaged."""
+    for found in re.finditer(rf"^<!-- {MARK} (.*) -->$", record, re.MULTILINE):
+        try:
+            yield Pilot.model_validate_json(found[1])
+        except ValidationError as error:
+            raise ValueError(f"the line <!-- {MARK} --> {said(error.errors()[0])}") from None
 
 
 @dataclass(frozen=True)
-class Needed:
-    """The smallest number of seeds or images for an aim; low and high by how well the deviation is known (95 %).
+class Contrasts:
+    """Of which the stars of a report are, as a plan knows them: weights of the variants by name."""
 
-    None is more than LIMIT.
+    variants: tuple[str, ...]
+    weights: Mapping[Any, Mapping[str, float]]
+    variances: str = "pooled"  # or "separate"
+
+    @classmethod
+    def of(cls, plan: Mapping[str, Any]) -> "Contrasts":
+        """Of what plan.json holds, or will hold."""
+        variances = plan.get("statistics", {}).get("variances", "pooled")
+        return cls((*plan["variants"],), starred(level_words(plan), plan["baseline"]), variances)
+
+    def df(self, seeds: int) -> int:
+        """Of the variance by which a difference is judged."""
+        return (seeds - 1) * (1 if self.variances == "separate" else len(self.variants) - 1)
+
+    def level(self, seeds: int, df: float) -> float:
+        """The p of its own below which a row has a star, as `family.judge_scores` finds it.
+
+        With complete blocks it depends on the number of seeds by the rounding of its draws alone.
+        """
+        if self.variances == "separate":
+            return LEVEL / len(self.weights)
+        place = {name: number for number, name in enumerate(self.variants)}
+        contrasts = np.zeros((len(self.weights), len(place)))
+        for row, of_row in enumerate(self.weights.values()):
+            for name, weight in of_row.items():
+                contrasts[row, place[name]] = weight
+        cells = [(variant, seed) for variant in range(len(place)) for seed in range(min(seeds, LEVEL_SEEDS))]
+        return level_of(least_p(Blocks(cells, contrasts), 1.0, int(df)))
+
+
+def chance_of_star(difference: float, sd: float, df: float, seeds: int, level: float) -> float:
+    """The probability that a true difference of two variants gets a star, of either sign.
+
+    `level` is the p below which a row has its star, `df` the degrees of freedom of `sd`. By the noncentral t.
     """
-
-    of: str
-    known: int  # seeds or images that the deviation was measured from
-    n: int | None
-    low: int | None
-    high: int | None
-    reason: str = ""  # why there is no number
-
-    def __str__(self) -> str:
-        if self.reason:
-            return self.reason
-        n, low, high = (
-            f"more than {LIMIT:,}" if value is None else f"{value:,}" for value in (self.n, self.low, self.high)
-        )
-        return f"{n} {self.of} ({low} to {high}, by what {self.known} {self.of} tell of their deviation)"
+    if seeds < MIN_SEEDS:
+        return 0.0
+    if sd == 0:
+        return float(difference != 0)
+    critical, centre = _quantile(df, level), abs(difference) / (sd * math.sqrt(2 / seeds))
+    return 1 - _noncentral_t(critical, df, centre) + _noncentral_t(-critical, df, centre)
 
 
-def needed_for_width(contrast: WeightedScore, half_width: float, *, kind: str = "seeds", of: str = "") -> Needed:
-    """Seeds or images (`of`) until the interval of this kind is the mean plus and minus `half_width` or less.
-
-    By default seeds; for kind "images", images. The others stay as many as they are. What the seeds add to kind "both"
-    stays too, though a part of it would fall with more images: that number of images is rather too large.
-    """
-    return _needed(contrast, kind, of, lambda spread: spread.half_width() <= half_width)
-
-
-def needed_to_detect(
-    contrast: WeightedScore,
-    difference: float,
-    *,
-    kind: str = "seeds",
-    of: str = "",
-    comparisons: int = 1,
-    power: float = 0.8,
-) -> Needed:
-    """Seeds or images until a true `difference` is found significant with this probability, by the t test of this kind.
-
-    At 5 % over the number of `comparisons`, what Holm asks of the smallest p. By the noncentral t distribution.
-    """
-
-    def found(spread: Spread) -> bool:
-        if spread.error == 0:
-            return True
-        critical = spread.half_width((1 - CONFIDENCE) / comparisons) / spread.error
-        return 1 - noncentral_t(critical, spread.df, abs(difference) / spread.error) >= power
-
-    return _needed(contrast, kind, of, found)
+def smallest_seen(chance: float, sd: float, df: float, seeds: int, level: float) -> float:
+    """The true difference that gets a star with this probability, which must be above the level of the family."""
+    if sd == 0:
+        return 0.0
+    error = sd * math.sqrt(2 / seeds)
+    high = _quantile(df, level)
+    while chance_of_star(high * error, sd, df, seeds, level) < chance:
+        high *= 2
+    return float(brentq(lambda t: chance_of_star(t * error, sd, df, seeds, level) - chance, 0, high)) * error
 
 
-def _needed(contrast: WeightedScore, kind: str, of: str, enough: Callable[[Spread], bool]) -> Needed:
-    of = of or ("images" if kind == "images" else "seeds")
-    if kind != "both" and of != kind:
-        raise ValueError(f"an interval of kind {kind} does not depend on the number of {of}: of must be {kind}")
-    counted = len(contrast.values) if of == "seeds" else contrast.images
-    reason = contrast.refuse(kind)
-    if reason:
-        return Needed(of, counted, None, None, None, reason)
-    now, first = contrast.spread(kind), NEEDED_SEEDS[kind] if of == "seeds" else MIN_IMAGES
+def half_width(sd: float, df: float, seeds: int, level: float) -> float:
+    """Of the simultaneous interval of a difference of two variants."""
+    return _quantile(df, level) * sd * math.sqrt(2 / seeds)
 
-    def smallest(scale: float) -> int | None:
-        """With the variance that falls with their number scaled."""
 
-        def reached(n: int) -> bool:
-            if of == "seeds":
-                return enough(replace(now, over_seeds=scale * now.over_seeds * now.seeds / n, seeds=n))
-            return enough(replace(now, over_images=scale * now.over_images * now.images / n, images=n))
+def seeds_for(wanted: float, sd: float, df: float, level: float) -> int:
+    """The seeds until that half-width is the wanted one or less; `df` stays as it is, as it does in Stein's test."""
+    return max(MIN_SEEDS, math.ceil((half_width(sd, df, 2, level) / wanted) ** 2 * 2 * (1 - 1e-12)))
 
-        high = first
-        while high < LIMIT and not reached(high):
-            high *= 2
-        return first + bisect_left(range(first, high), True, key=reached) if reached(high) else None
 
-    ends = [(counted - 1) / float(chi2.isf(tail, counted - 1)) for tail in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)]
-    n, low, high = smallest(1.0), smallest(ends[0]), smallest(ends[1])
-    if n is None and kind == "both":
-        other = f"{contrast.images} images" if of == "seeds" else f"{len(contrast.values)} seeds"
-        reason = f"no number of {of} is enough: it takes more than the {other} as well"
-    return Needed(of, counted, n, low, high, reason)
+def about(number: int) -> str:
+    """A number of seeds as well as it can be known: "7", "about 25", "about 300"."""
+    if number > MOST_SEEDS:
+        return f"more than {MOST_SEEDS:,}"
+    if number <= 10:
+        return str(number)
+    step = 5 if number < 100 else 10 ** (len(str(number)) - 1)
+    return f"about {step * round(number / step):,}"
+
+
+def _quantile(df: float, level: float) -> float:
+    return float(-stdtrit(df, level / 2))
+
+
+def _noncentral_t(value: float, df: float, centre: float) -> float:
+    """P(T <= value) of the noncentral t distribution; scipy's is NaN in places far from the centre."""
+    probability = float(nct.cdf(value, df, centre))
+    return (1.0 if centre < value else 0.0) if math.isnan(probability) else probability

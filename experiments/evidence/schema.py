@@ -70,6 +70,7 @@ def _times(seconds: dict[str, float]) -> dict[str, float]:
 
 Count = Annotated[int, Field(ge=0, le=2**53)]  # beyond, a float64 misses numbers
 Measure = Annotated[float, Field(ge=0, le=1e15)]
+Points = Annotated[float, Field(gt=0, le=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Folder = Annotated[str, AfterValidator(folder_name)]
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
@@ -155,6 +156,17 @@ class Tuning(_Stored):
         return self
 
 
+class Statistics(_Stored):
+    """How a report judges, fixed before training."""
+
+    variances: Annotated[str, Field(pattern="^(pooled|separate)$")] = "pooled"
+    margin: Points | None = None
+    margin_after: bool = False  # given when cells were finished
+    until: Points | None = None  # half-width
+    stage: Annotated[list[Seed], Field(min_length=3), AfterValidator(_unique)] | None = None  # seeds of stage one
+    needed: Count | None = None  # seeds, by the variance of stage one
+
+
 class StoredPlan(_Stored):
     """plan.json"""
 
@@ -182,6 +194,9 @@ class StoredPlan(_Stored):
     differences: dict[str, dict[str, Pair]] = Field(default_factory=dict)
     matched: dict[str, Match] = Field(default_factory=dict)
     tuning: Tuning | None = None
+    statistics: Statistics = Field(default_factory=Statistics)
+    seeds_planned: Annotated[list[Seed], AfterValidator(_unique)] | None = None  # of the first plan
+    looks: list[list[Seed]] = Field(default_factory=list)  # seeds that were reported before more were added
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "StoredPlan":
@@ -203,6 +218,8 @@ class StoredPlan(_Stored):
                 refuse(f"{field} must have an entry for each variant and no other, got {got(list(of_field))}")
         if self.tuning is not None and self.tuning.chosen.keys() != names:
             refuse(f"tuning must have the trials of each variant, got {got(list(self.tuning.chosen))}")
+        if not {*(self.statistics.stage or ())} <= {*self.seeds}:
+            refuse(f"statistics.stage must be seeds of the plan, got {got(self.statistics.stage)}")
         if not self.matched.keys() <= names:
             refuse(f"matched must name variants, got {got(list(self.matched))}")
         return self

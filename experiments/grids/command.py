@@ -15,9 +15,11 @@ from experiments.grids import tuning
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell, clock, run_cells
 from experiments.grids.cost import Cost
+from experiments.grids.decided import Asked, add_statistics
 from experiments.grids.fairness import RECIPE
 from experiments.grids.plan import COSTS, Plan, check_tuned_plan, keep_costs, make_plan, read_plan, show_plan
 from experiments.grids.plan_table import show_without_data
+from experiments.grids.until import stage_two
 from experiments.runs.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
 from experiments.runs.run import identified
 from experiments.shell.command import command
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a hyperparameter and its values, lr 1e-3 1e-2: each variant takes its best on validation, by one seed of "
         "its own",
     )
+    add_statistics(parser)
     parser.add_argument("--out", type=Path, help="folder of the results (default: outputs/<experiment>)")
     parser.add_argument("--jobs", type=positive, help="cells at a time (default: one a GPU, or one a CPU core)")
     parser.add_argument(
@@ -88,7 +91,8 @@ def run_grid(make: Callable[[], Ablation], name: str, args: argparse.Namespace) 
             except FileNotFoundError as error:
                 if not args.dry_run or (grid and grid.has_data()):
                     raise
-                show_without_data(grid.ablation if grid else None, read_plan(out), out, args.seeds, str(error), console)
+                ablation = grid.ablation if grid else None
+                show_without_data(ablation, read_plan(out), out, args.seeds, args.pilot, str(error), console)
                 return []
             return grid.carry_out(plan) if plan else failed
 
@@ -128,11 +132,20 @@ class _Grid:
         write_json(self.out / "plan.json", plan.content())
         (self.out / COSTS).unlink(missing_ok=True)
         failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args))
+        if plan.decided["statistics"]["until"] is not None:
+            longer = stage_two(plan, self.args.max_cells, self.say)
+            is_longer, plan = len(longer.seeds) > len(plan.seeds), longer
+            if is_longer:
+                write_json(self.out / "plan.json", plan.content())
+                failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args))
         if len(failed) < len(plan.cells):
             plan.finish(lambda line: self.console.print(line, style="dim"))
             write_json(self.out / "plan.json", plan.content())
             write_report(self.out)
         return failed
+
+    def say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False)
 
     def has_data(self) -> bool:
         """Whether the data are there, so that it is another file which is not found."""
@@ -149,9 +162,17 @@ class _Grid:
 
         args = self.args
         plan = make_plan(
-            ablation, self.out, args.seeds, self.jobs, args.threads, say, only_seeds=args.only_seeds, costs=costs
+            ablation,
+            self.out,
+            args.seeds,
+            self.jobs,
+            args.threads,
+            say,
+            only_seeds=args.only_seeds,
+            costs=costs,
+            asked=Asked.of(args),
         )
-        show_plan(plan, self.console)
+        show_plan(plan, self.console, args.pilot)
         tell_difference(self.console)
         return plan
 

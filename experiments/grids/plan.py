@@ -13,7 +13,9 @@ from experiments.evidence import schema
 from experiments.grids.ablation import Ablation, Measured
 from experiments.grids.cells import PlannedCell, clock
 from experiments.grids.cost import Cost, gmac, measure
+from experiments.grids.decided import Asked, decide
 from experiments.grids.fairness import Budget, check_fair, check_matched, differences
+from experiments.grids.foresight import foresight
 from experiments.grids.graph import build_planned, linked, planned_cells
 from experiments.grids.plan_table import cell_seconds, show_content
 from experiments.runs.run import Run, identified, setting
@@ -30,6 +32,7 @@ class Plan:
     """What will be run and what it costs."""
 
     ablation: Ablation
+    unlinked: Ablation  # whose runs do not name their parents' weights yet
     out: Path
     seeds: Sequence[int]
     cells: list[PlannedCell]
@@ -45,6 +48,13 @@ class Plan:
     environment: dict[str, Any] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
     threads: int = 1  # that the costs were measured with
+    decided: dict[str, Any] = field(default_factory=dict)  # fields of plan.json that are fixed before training
+
+    def of_seeds(self, seeds: Sequence[int], decided: dict[str, Any]) -> "Plan":
+        """The same grid with other seeds."""
+        return replace(
+            self, seeds=seeds, decided=decided, cells=planned_cells(self.unlinked, self.out, seeds, self.budgets)
+        )
 
     def seconds(self, cell: PlannedCell) -> float:
         """An estimate, from the measured step; of what a step takes beside its test, nothing is known."""
@@ -106,6 +116,7 @@ class Plan:
             "stages": {name: self._size(name) | {"budget": self.budgets[name]} for name in a.stages},
             "parents": {name: list(a.parents_of(name)) for name in a.parents},
             "seeds": list(self.seeds),
+            **self.decided,
             "data": a.data,
             "data_note": a.data_note,
             "scale_note": a.scale_note,
@@ -141,6 +152,7 @@ def make_plan(
     *,
     only_seeds: bool = False,
     costs: dict[str, Cost] | None = None,
+    asked: Asked | None = None,
 ) -> Plan:
     """Builds every variant, verifies the data once and measures the cost, before any cell is trained.
 
@@ -182,14 +194,18 @@ def make_plan(
         stored = _check_same(ablation, out)
     else:
         stored = read_plan(out).get("seeds", [])
-    if not only_seeds and (kept := [seed for seed in stored if seed not in seeds]):
-        say(f"seeds {' '.join(map(str, kept))} of {out} stay in plan and report (--only-seeds leaves them out)")
-        seeds = [*kept, *seeds]
+    if not only_seeds:
+        if kept := [seed for seed in stored if seed not in seeds]:
+            say(f"seeds {' '.join(map(str, kept))} of {out} stay in plan and report (--only-seeds leaves them out)")
+        seeds = [*stored, *(seed for seed in seeds if seed not in stored)]
+    trained = any(path for name in ablation.runs for path in (out / name).glob("seed*/result.json"))
+    decided = decide(asked or Asked(), read_plan(out), seeds, out, trained=trained, only_seeds=only_seeds)
     cells = planned_cells(unlinked, out, seeds, budgets)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     costs = costs or _stored_costs(ablation, out, device, threads) or _measured(ablation, threads, say)
     return Plan(
         ablation,
+        unlinked,
         out,
         seeds,
         cells,
@@ -205,6 +221,7 @@ def make_plan(
         {"command": command_line(), "commit": git_commit()},
         _stored_measured(out),
         threads,
+        decided,
     )
 
 
@@ -235,7 +252,7 @@ def _check_same(ablation: Ablation, out: Path) -> list[int]:
             for path in (out / name).glob("seed*/result.json")
             if path.parent.name[4:].isdecimal() and _is_result(path, run)
         }
-        seeds += sorted(done.difference(seeds))
+        seeds = [*sorted(done.difference(seeds)), *seeds]
     return seeds
 
 
@@ -331,8 +348,9 @@ def keep_costs(plan: Plan, threads: int) -> None:
     write_json(plan.out / COSTS, content)
 
 
-def show_plan(plan: Plan, console: Console) -> None:
-    """The variants with what they differ in, what they cost, the budget, and how long the cells take."""
+def show_plan(plan: Plan, console: Console, pilot: Path | None = None) -> None:
+    """The variants with what they differ in, what they cost, the budget, how long the cells take, and what they can
+    show."""
     show_content(plan.content(), plan.seeds, console)
     if plan.ablation.scale_note:
         console.print(plan.ablation.scale_note, soft_wrap=True, markup=False)
@@ -343,3 +361,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         f"with {plan.jobs} at a time on {plan.device}. Results: {plan.out}",
         soft_wrap=True,
     )
+    statistics = plan.decided["statistics"]
+    if done < len(plan.cells) or (statistics["until"] is not None and "needed" not in statistics):
+        for line in foresight(plan.content(), plan.seeds, plan.out, pilot):
+            console.print(line, soft_wrap=True, markup=False)

@@ -12,6 +12,7 @@ from experiments.evidence.deviations import PARENTS, planned, statements
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import clock
 from experiments.grids.fairness import differences
+from experiments.grids.foresight import foresight
 from experiments.runs.run import setting
 from experiments.shell.found import wanted
 
@@ -85,6 +86,7 @@ def show_without_data(
     stored: Mapping[str, Any],
     out: Path,
     seeds: Sequence[int],
+    pilot: Path | None,
     reason: str,
     console: Console,
 ) -> None:
@@ -94,6 +96,8 @@ def show_without_data(
     """
     if stored:
         show_content(stored, seeds, console)
+        for line in foresight(stored, seeds, out, pilot):
+            console.print(line, soft_wrap=True, markup=False)
         console.print(
             f"This is the plan stored in {out}; whether the data are still those is not known: {reason}",
             soft_wrap=True,

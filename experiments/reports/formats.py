@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from experiments.evidence.estimate import Estimate, estimate
 from experiments.evidence.experiment import Experiment
-from experiments.evidence.intervals import KINDS, Estimate, estimate
 from experiments.reports.page import Section
-from experiments.reports.tables import Table, marked_test
+from experiments.reports.tables import Table
+from experiments.shell.files import slug
 from lightning_modules.components.scores.table import PERCENT, SCORES, errors
 
 
@@ -29,9 +30,9 @@ def _lines(experiment: Experiment) -> Iterable[dict[str, Any]]:
     units = {score: printed.unit for score, printed in (SCORES | errors()).items()}
     units |= {f"iou/{name}": PERCENT for name in plan["class_names"]}
     for name, variant in plan["variants"].items():
-        line: dict[str, Any] = {"experiment": _defused(plan["experiment"]), "data": _defused(plan["data"])}
-        line |= {"variant": _defused(name), "baseline": int(name == plan["baseline"])}
-        line |= {f"level_{factor}": _defused(str(level)) for factor, level in variant["levels"].items()}
+        line: dict[str, Any] = {"experiment": defused(plan["experiment"]), "data": defused(plan["data"])}
+        line |= {"variant": defused(name), "baseline": int(name == plan["baseline"])}
+        line |= {f"level_{factor}": defused(str(level)) for factor, level in variant["levels"].items()}
         line |= {"seeds": len(experiment.cells[name]), "seeds_planned": len(plan["seeds"])}
         for score, (unit, factor) in units.items():
             column = f"{score}_{'percent' if unit == PERCENT[0] else unit}"
@@ -46,22 +47,20 @@ def _lines(experiment: Experiment) -> Iterable[dict[str, Any]]:
 
 
 def _parts(column: str, estimate: Estimate) -> dict[str, float]:
-    return {f"{column}_{part}": getattr(estimate, part) for part in ("mean", "std", "low", "high")}
+    return {f"{column}_{part}": getattr(estimate, part) for part in ("mean", "std")}
 
 
 def _evidence(experiment: Experiment, variant: str, column: str, factor: float) -> dict[str, Any]:
-    """Intervals of the difference by what they allow for, the marked test and the effect size; empty where refused."""
-    difference = experiment.compared.differences.get(variant) if experiment.compared else None
-    line: dict[str, Any] = {}
-    for kind in KINDS:
-        interval = difference.contrast.estimate(kind).times(factor) if difference else None
-        line |= {f"{column}_{part}_{kind}": getattr(interval, part) if interval else None for part in ("low", "high")}
-    test = difference.tests[marked_test(experiment)] if difference else None
-    line |= {f"{column}_p_adjusted": test.adjusted if test else None, f"{column}_test": test.name if test else None}
-    parts = {"effect_size": "d", "effect_size_low": "low", "effect_size_high": "high"}
-    return line | {
-        f"{column}_{part}": getattr(difference.effect, name) if difference else None for part, name in parts.items()
-    }
+    """What the difference in mIoU is judged by: `low` and `high` hold together with those of all rows."""
+    row, family = experiment.comparisons.get(variant), experiment.family
+    parts = ("estimate", "low", "high", "own_low", "own_high")
+    of_row = row.times(factor) if row else None
+    line: dict[str, Any] = {f"{column}_{part}": getattr(of_row, part) if of_row else None for part in parts}
+    for part in ("p", "adjusted", "df", "chance"):
+        line[f"{column}_{part}"] = getattr(row, part) if row else None
+    line[f"{column}_star"] = int(row.star) if row and not row.reason else None
+    kind = "seeds" if family.images_only else "seeds and images"
+    return line | {f"{column}_interval": kind if row and not row.reason else None}
 
 
 def _plain(value: Any) -> str:
@@ -70,18 +69,26 @@ def _plain(value: Any) -> str:
     return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
-def _defused(text: str) -> str:
+def defused(text: str) -> str:
     """A spreadsheet runs a cell that begins with one of these as a formula; the apostrophe makes it text."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def to_markdown(sections: Sequence[Section], summary: Table | None = None) -> str:
-    """The report as a file of its own: a heading of the first order an experiment, below it those of the second."""
-    parts = ["# Experiments reported together", table_to_markdown(summary)] if summary else []
+    """The report as a file of its own: of each experiment the answer, its figure and table, then all else."""
+    parts = []
+    if summary:
+        parts += [f"**{escape_markdown(section.answer[0])}**" for section in sections]
+        parts += ["# Experiments reported together", table_to_markdown(summary)]
     for section in sections:
         experiment, plan = section.experiment, section.experiment.plan
+        first, *others = section.answer
+        parts += [f"**{escape_markdown(first)}**", *map(escape_markdown, (*others, *section.warnings))]
+        if "seeds" in section.figures:
+            folder = f"{slug(plan['experiment'])}/" if summary else ""
+            parts.append(f"![seeds and differences]({folder}figures/seeds.png)")
+        parts.append(rows_to_markdown(section.tables[0]))
         parts += [f"# {escape_markdown(plan['experiment'])}", escape_markdown(plan["question"])]
-        parts += [f"**{escape_markdown(line)}**" for line in section.warnings]
         parts.append(tables_to_markdown(section))
         if experiment.missing:
             parts += ["## Cells without a result", missing_to_markdown(experiment)]
@@ -91,13 +98,10 @@ def to_markdown(sections: Sequence[Section], summary: Table | None = None) -> st
 
 
 def tables_to_markdown(section: Section, level: int = 2) -> str:
-    """The tables that have rows; the notes follow that of the cost."""
-    parts = []
-    for table in section.tables:
-        if table.rows:
-            parts.append(table_to_markdown(table, level))
-            if table.key == "cost":
-                parts.append("\n".join(f"- {escape_markdown(note)}" for note in section.notes))
+    """The tables behind the first that have rows, and the notes."""
+    parts = [table_to_markdown(table, level) for table in section.tables[1:] if table.rows]
+    parts.append(f"{'#' * level} What each number is")
+    parts.append("\n".join(f"- {escape_markdown(note)}" for note in section.notes))
     return "\n\n".join(parts)
 
 

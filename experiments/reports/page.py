@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from experiments.reports.tables import Table
 from lightning_modules.components.scores.table import PERCENT
 
 TEMPLATES = Path(__file__).parent / "templates"
+SHOWN_WARNINGS = 3  # that are not folded
 MOST_SIDE = 640  # pixels of a picture in the image browser
 # Of all tiles of the image browsers together. A mask takes 0.02 to 0.1 bytes a pixel, noise 0.3: 5 MB, 18 MB at worst.
 MOST_PIXELS = 48_000_000
@@ -30,18 +32,27 @@ JPEG_QUALITY = 90
 DIGITS = 6  # significant ones of a number in a plot
 # Of plotly, by those of matplotlib.
 MARKERS = {"s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x"}
+FIRST, NARROW = "seeds", "seeds-narrow"  # the figure that stands with the answer, and its form for a phone
 DRAWN = ("curves", "confusion")  # figures that a plot shows in another way
 BROWSED = ("samples", "extremes")  # figures that the image browser shows in another way
+PARTS = {  # of the tables behind the first: title, and their keys
+    "details": ("Evidence and effects of the factors", ("factorial", "factors", "evidence", "spread", "networks")),
+    "costs": ("All scores, costs and budgets", ("scores", "cost", "speed", "fairness", "tuning")),
+    "kinds": ("Errors", ("errors", "confusions", "trimap")),
+    "each": ("Each class and each seed", ("classes", "seeds")),
+}
 
 
 @dataclass(frozen=True)
 class Section:
     """One experiment on the page.
 
-    `figures` maps a name to the PNG and the caption; `warnings` are what a reader must know before the first number.
+    `answer` are the sentences that answer, the first by itself; `figures` maps a name to the PNG and the caption;
+    `warnings` are what a reader must know before the first number.
     """
 
     experiment: Experiment
+    answer: Sequence[str]
     tables: Sequence[Table]
     notes: Sequence[str]
     warnings: Sequence[str]
@@ -62,6 +73,7 @@ def render(sections: Sequence[Section], summary: Table | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["sentence"] = _sentence
     scripts = [_plotly(), (TEMPLATES / "page.js").read_text(encoding="utf-8")]
     pictures = [section.experiment.pictures for section in sections]
     side = _side([picture for of_one in pictures for picture in of_one])
@@ -72,6 +84,13 @@ def render(sections: Sequence[Section], summary: Table | None = None) -> str:
         scripts=[Markup(script) for script in scripts],
         hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in scripts)),
     )
+
+
+def _sentence(text: str, most: int = 280) -> tuple[str, str]:
+    """The first sentence, and the others; where it has more letters than that, its beginning, and all of the text."""
+    first, stop, rest = text.partition(". ")
+    first, rest = (f"{first}.", rest) if stop else (text, "")
+    return (first, rest) if len(first) <= most else (f"{textwrap.shorten(first, most, placeholder='')[:most]} …", text)
 
 
 def _plotly() -> str:
@@ -89,14 +108,23 @@ def _view(section: Section, pictures: Sequence[Picture], side: int) -> dict[str,
     experiment, plan = section.experiment, section.experiment.plan
     encoded = {name: (base64.b64encode(png).decode(), text) for name, (png, text) in section.figures.items()}
     behind = [*DRAWN, *(BROWSED if pictures else ())]
+    tables = [table for table in section.tables[1:] if table.rows]
+    parts = [(name, title, [t for t in tables if t.key in keys]) for name, (title, keys) in PARTS.items()]
+    named = {key for _, keys in PARTS.values() for key in keys}
+    parts.append(("others", "Other tables", [t for t in tables if t.key not in named]))
     done = len(experiment.finished())
     shrunk = any(max(picture.mask.shape) > side for picture in pictures)
     return {
         "plan": plan,
-        "tables": [table for table in section.tables if table.rows],
-        "notes": [note for note in section.notes if note not in (plan["scale_note"], plan["data_note"])],
+        "answer": section.answer,
+        "table": section.tables[0],
+        "parts": [part for part in parts if part[2]],
+        "notes": section.notes,
         "warnings": section.warnings,
-        "figures": {name: figure for name, figure in encoded.items() if name not in behind},
+        "shown_warnings": SHOWN_WARNINGS,
+        "main": encoded.get(FIRST),
+        "narrow": encoded.get(NARROW),
+        "figures": {name: figure for name, figure in encoded.items() if name not in (FIRST, NARROW, *behind)},
         "behind": {name: figure for name, figure in encoded.items() if name in behind},
         "missing": experiment.missing,
         "cells": f"{done} of {done + len(experiment.missing)}",

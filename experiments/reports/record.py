@@ -5,37 +5,31 @@ Written again, it keeps what a person wrote between its marks, and refuses to re
 """
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.evidence.deviations import processor_of
-from experiments.evidence.effect_size import CONFIDENCE
 from experiments.evidence.experiment import Experiment
-from experiments.evidence.factorial import Effect
-from experiments.evidence.intervals import KINDS, Estimate, Test
+from experiments.evidence.power import spread_line
 from experiments.reports.commands import calls
 from experiments.reports.formats import (
     code_to_markdown,
     escape_markdown,
     missing_to_markdown,
-    table_to_markdown,
+    rows_to_markdown,
     tables_to_markdown,
 )
 from experiments.reports.page import Section
-from experiments.reports.tables import Table, marked_test
-from experiments.reports.tables.evidence import footnote
-from experiments.reports.tables.summary import known_difference, known_test
-from experiments.reports.tables.text import interval_of, mean_std, signed
+from experiments.reports.tables import Table
 from experiments.shell.files import slug, write_atomic
 from experiments.shell.places import below
 from lightning_modules.components.scores.table import PERCENT
 
 RESULTS = Path(__file__).parents[1] / "results"
-FIGURES = ("scores", "seeds", "pareto")  # none with images of a data set, whose licence may forbid to pass them on
+SHOWN = "seeds"  # beside the answer
+FIGURES = ("scores", SHOWN, "pareto")  # none with images of a data set, whose licence may forbid to pass them on
 HINTS = {
     "answer": "a person's answer; experiments.report --record --answer replaces it",
     "words": "your own words: what they add, limits, what failed; kept when this file is written again",
@@ -140,35 +134,49 @@ def _read_answer(answer: str) -> str:
 
 
 def _text(sections: Sequence[Section], summary: Table | None, kept: dict[str, str]) -> str:
+    """The sentence, table, figure and limits; the rest is folded."""
     questions = dict.fromkeys(section.experiment.plan["question"] for section in sections)
     parts = [f"# {escape_markdown(' '.join(questions))}"]
     if "answer" in kept:
         parts.append("\n".join([_begin("answer"), kept["answer"], _end("answer")]))
     else:
-        parts += [paragraph for section in sections for paragraph in draft(section.experiment)]
-    parts.append("\n".join([_begin("words"), kept.get("words", ""), _end("words")]))
+        parts += [f"**{escape_markdown(section.answer[0])}**" for section in sections]
     for section in sections:
-        for name in FIGURES:
-            if name in section.figures:
-                title = f"{section.experiment.plan['experiment']}: {name}"
-                parts += [
-                    f"![{escape_markdown(title)}]({_figure(section, name)})",
-                    escape_markdown(section.figures[name][1]),
-                ]
+        parts += [escape_markdown(line) for line in section.warnings]
+        parts.append(rows_to_markdown(section.tables[0]))
+        if SHOWN in section.figures:
+            parts.append(_picture(section, SHOWN))
+        plan = section.experiment.plan
+        parts += [escape_markdown(line) for line in (*section.answer[1:], plan["scale_note"]) if line]
+        if (spread := section.experiment.spread) is not None:
+            parts.append(spread_line(plan["experiment"], plan["data"], PERCENT[1] * spread.sd, spread.df))
+    words = "\n".join([_begin("words"), kept.get("words", ""), _end("words")])
+    parts.append(_folded("More of what was seen", words) if kept.get("words") else words)
     if summary:
-        parts.append(table_to_markdown(summary))
-    return "\n\n".join([*parts, *map(_section, sections)])
+        parts.append(_folded(summary.title, rows_to_markdown(summary)))
+    return "\n\n".join([*(part for part in parts if part), *map(_section, sections)])
+
+
+def _picture(section: Section, name: str) -> str:
+    title = f"{section.experiment.plan['experiment']}: {name}"
+    return f"![{escape_markdown(title)}]({_figure(section, name)})"
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{escape_markdown(title)}</summary>\n\n{text}\n\n</details>"
 
 
 def _section(section: Section) -> str:
     experiment = section.experiment
     plan = experiment.plan
-    parts = [f"## {escape_markdown(plan['experiment'])}: {escape_markdown(plan['data'])}", _made(experiment)]
+    parts = [_made(experiment)]
     lost = missing_to_markdown(experiment)
     parts += ["Failed or missing:", lost] if lost else ["Failed or missing: no cell."]
-    deviations = "\n".join(f"- {escape_markdown(line)}" for line in section.warnings)
-    parts += ["Deviations:", deviations] if deviations else ["Deviations: none."]
-    return "\n\n".join([*parts, tables_to_markdown(section, level=3)])
+    for name in FIGURES:
+        if name in section.figures and name != SHOWN:
+            parts += [_picture(section, name), escape_markdown(section.figures[name][1])]
+    title = f"{plan['experiment']} on {plan['data']}: every table, how it was made, what failed"
+    return _folded(title, "\n\n".join([*parts, tables_to_markdown(section, level=3)]))
 
 
 def _made(experiment: Experiment) -> str:
@@ -199,157 +207,3 @@ def _made(experiment: Experiment) -> str:
 def _versions(environment: Mapping[str, Any]) -> str:
     python = {"python": environment["python"]} if environment.get("python") else {}
     return ", ".join(f"{name} {version}" for name, version in {**python, **environment.get("versions", {})}.items())
-
-
-class Found(NamedTuple):
-    """A difference or an effect."""
-
-    name: str
-    estimate: Estimate  # in points
-    test: Test | None  # the one whose star is printed; None where nothing could be tested
-
-    @property
-    def shown(self) -> str:
-        interval = "no interval" if math.isnan(self.estimate.low) else interval_of(self.estimate, 2)
-        star = self.test.mark if self.test else ""
-        return f"{self.name} ({signed(self.estimate.mean, 2)} points, {interval}{star})"
-
-
-@dataclass(frozen=True)
-class Told:
-    """What can be told of several: those with a star, those without though their interval leaves out 0, those of which
-    nothing shows, and those that were not tested, each in words."""
-
-    starred: list[str]
-    undecided: list[str]
-    rest: list[str]
-    untested: list[str]
-    lost_by_correction: bool = True  # whether each of the undecided had its star before Holm's correction
-
-    def more(self, name: str = "") -> list[str]:
-        """Sentences on the undecided and the untested, which are effects of this name."""
-        sentences = []
-        if self.undecided:
-            alone = len(self.undecided) == 1
-            why = " after the correction for the number of comparisons" if self.lost_by_correction else ""
-            sentences.append(
-                f"For {_listed(self.undecided)} the interval{'' if alone else 's'} leave{'s' if alone else ''} out 0, "
-                f"but no star holds for {'it' if alone else 'them'}{why}."
-            )
-        many = "s" * (len(self.untested) > 1)
-        title = f"{name.capitalize()}{many} not tested" if name else "Not tested"
-        return [*sentences, *([f"{title}: {_listed(self.untested)}."] if self.untested else [])]
-
-
-def _told(differences: Sequence[Found]) -> Told:
-    told, corrected = Told([], [], [], []), True
-    for difference in differences:
-        if difference.test is None or difference.test.reason:
-            told.untested.append(difference.shown)
-        elif difference.test.mark:
-            told.starred.append(difference.shown)
-        else:
-            leaves_out = difference.estimate.low > 0 or difference.estimate.high < 0
-            (told.undecided if leaves_out else told.rest).append(difference.shown)
-            corrected = corrected and not (leaves_out and difference.test.p >= 1 - CONFIDENCE)
-    return replace(told, lost_by_correction=corrected)
-
-
-def draft(experiment: Experiment) -> list[str]:
-    """The answer that the statistics of an experiment give, as Markdown.
-
-    A paragraph each: what differs from the baseline and what does not show; effects of crossed factors; what these
-    numbers are.
-    """
-    plan = experiment.plan
-    baseline, where = plan["baseline"], f"On {plan['data']}" if plan["data"] else "Here"
-    others = [name for name in plan["variants"] if name != baseline and experiment.difference(name, baseline, "miou").n]
-    if not others:
-        reason = (
-            "no variant has a finished seed of the baseline" if len(plan["variants"]) > 1 else "there is one variant"
-        )
-        sentence = f"{where}, nothing can be compared{' yet' * (len(plan['variants']) > 1)}: {reason}."
-        return [f"**{escape_markdown(sentence)}**"]
-    level = mean_std(experiment.estimate(baseline, "miou").times(PERCENT[1]), 2)
-    against = f"{baseline} ({level} % mIoU)"
-    told = _told([Found(name, known_difference(experiment, name), known_test(experiment, name)) for name in others])
-    if told.starred:
-        sentences = [f"{where}, {_listed(told.starred)} differ{'s' * (len(told.starred) == 1)} from {against}."]
-        sentences += [f"No difference shows for {_listed(told.rest)}."] if told.rest else []
-    elif told.rest:
-        sentences = [f"{where}, no difference to {against} shows: {_listed(told.rest)}."]
-    else:
-        sentences = [f"{where}, no difference to {against} is {'certain' if told.undecided else 'known'}."]
-    effects = " ".join(_effects(experiment.effects))
-    sentences += [*told.more(), *_of_networks(experiment)]
-    paragraphs = [f"**{escape_markdown(text)}**" for text in (" ".join(sentences), effects) if text]
-    return [*paragraphs, escape_markdown(_legend(experiment, others))]
-
-
-def _of_networks(experiment: Experiment) -> list[str]:
-    """What the sentences before it are not about, where the test is of the trained networks alone: the sign of such a
-    difference can turn with the next seed."""
-    differences = experiment.compared.differences.values() if experiment.compared else ()
-    if marked_test(experiment) == "both" or all(difference.tests["swap"].reason for difference in differences):
-        return []
-    most = max(len(difference.contrast.values) for difference in differences)
-    few = "1 seed is" if most == 1 else f"{most} seeds are"
-    return [f"All of this is of these trained networks alone: {few} too few to tell what other seeds would give."]
-
-
-def _effects(effects: Sequence[Effect]) -> list[str]:
-    """Main effects, then interactions, each with those that have a star first."""
-    sentences = []
-    for order, name in ((1, "main effect"), (2, "interaction")):
-        of_order = [effect for effect in effects if len(effect.levels) == order and len(effect.contrast.values)]
-        told = _told([Found(_title(effect), _estimate(effect), effect.test) for effect in of_order])
-        if told.starred:
-            averaged = ", averaged over the levels of the other factors" if order == 1 else ""
-            sentences.append(f"{name.capitalize()}{'s' * (len(told.starred) > 1)}{averaged}: {_listed(told.starred)}.")
-        if told.rest:
-            sentences.append(f"No {'other ' * bool(told.starred)}{name} shows: {_listed(told.rest)}.")
-        sentences += told.more(name)
-        lost = [_title(effect) for effect in effects if len(effect.levels) == order and not len(effect.contrast.values)]
-        sentences += [f"Without a seed that all its variants have finished: {_listed(lost)}."] if lost else []
-    return sentences
-
-
-def _title(effect: Effect) -> str:
-    return " x ".join(f"{factor} {effect.references[factor]} to {level}" for factor, level in effect.levels.items())
-
-
-def _estimate(effect: Effect) -> Estimate:
-    """With the interval of the effect's test, which is over seeds and images."""
-    return effect.contrast.estimate("both").times(PERCENT[1])
-
-
-def _legend(experiment: Experiment, others: Sequence[str]) -> str:
-    """What the numbers of the drafted answer are."""
-    estimates = [known_difference(experiment, name) for name in others]
-    meanings = list(dict.fromkeys(estimate.meaning for estimate in estimates if not math.isnan(estimate.low)))
-    if meanings and not experiment.compared:
-        meanings = ["95 % interval over seeds (Student's t), which does not allow for the images being other ones"]
-    brackets = [f"in brackets the {' or the '.join(meanings)}"] if meanings else []
-    tested = (
-        footnote(experiment)
-        if experiment.compared
-        else "The cells were not scored on the same images: nothing is tested."
-    )
-    of_effects = ""
-    if any(not effect.test.reason for effect in experiment.effects):
-        of_effects = (
-            f" Intervals and stars of effects: for {KINDS['both']}, Holm's correction over all of the same kind."
-        )
-    elif experiment.effects:
-        reasons = dict.fromkeys(effect.test.reason for effect in experiment.effects)
-        of_effects = f" Effects of the factors are not tested: {'; '.join(reasons)}."
-    first = [
-        "mIoU: mean ± standard deviation over seeds",
-        "differences in percentage points, paired by seed",
-        *brackets,
-    ]
-    return f"{'; '.join(first)}. {tested}{of_effects}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

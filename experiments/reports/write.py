@@ -9,18 +9,25 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from experiments.evidence.deviations import patch_name, unequal
+from experiments.evidence.deviations import patch_name, planned_seeds, unequal
 from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.evidence.join import join
+from experiments.evidence.spread import diverged
+from experiments.evidence.subset import choose, with_margin
 from experiments.reports import formats
+from experiments.reports.answer import answer
+from experiments.reports.cells import MOST_ROWS, count_rows, write_cells
 from experiments.reports.commands import patches, read_code, show_command
 from experiments.reports.figures import missing_figures, write_figures
-from experiments.reports.page import Section, render
+from experiments.reports.page import SHOWN_WARNINGS, Section, render
 from experiments.reports.reproduce import report_environment, reproduce_script
 from experiments.reports.tables import Table, make_notes, make_summary, make_tables
+from experiments.reports.tables.evidence import SPREAD_P
+from experiments.reports.tables.text import p_value
 from experiments.shell.command import console
 from experiments.shell.files import slug, write_atomic, write_json
 from experiments.shell.places import below
+from lightning_modules.components.scores.table import PERCENT
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,19 @@ class Report:
 
 
 def write_report(folder: Path) -> Path:
-    """Writes the report of the experiment in `folder`, prints its main tables, and returns the path of report.html.
+    """Writes the report of the experiment in `folder`, prints its answer, and returns the path of report.html.
 
     Raises FileNotFoundError where there is no experiment, ValueError where no cell is finished or a file is damaged.
     """
     return write(collect([folder], folder))
 
 
-def collect(folders: Sequence[Path], out: Path) -> Report:
+def collect(folders: Sequence[Path], out: Path, *, only: Sequence[str] = (), margin: float | None = None) -> Report:
     """Reads the experiments and draws their figures, into `out`.
 
-    Raises as `write_report`, and ValueError where folders hold different results of one cell.
+    `only` names the variants that are compared, beside the baseline; `margin`, in points, is that within which variants
+    are equivalent. Raises as `write_report`, and ValueError where folders hold different results of one cell, or none
+    of these variants.
     """
     experiments = join([_load(folder) for folder in folders])
     several = len(experiments) > 1
@@ -56,29 +65,43 @@ def collect(folders: Sequence[Path], out: Path) -> Report:
     kept, environment = patches(experiments), report_environment(experiments)
     script = reproduce_script(experiments, folders_of, read_code(environment["report"]))
     sections = []
-    for experiment in map(_without_places, experiments):
+    shown = choose(experiments, only) if only else experiments
+    for experiment in map(_without_places, shown if margin is None else [with_margin(one, margin) for one in shown]):
         place = below(out, folders_of[experiment.plan["experiment"]], "figures").parent if several else out
         notes = make_notes(experiment) + [
             f"Not drawn: {name}; {why}" for name, why in missing_figures(experiment).items()
         ]
         figures = write_figures(experiment, place)
-        sections.append(Section(experiment, make_tables(experiment), notes, warnings(experiment), figures))
+        sections.append(
+            Section(experiment, answer(experiment), make_tables(experiment), notes, warnings(experiment), figures)
+        )
     summary = make_summary([section.experiment for section in sections]) if several else None
     return Report(out, sections, summary, script, kept, environment)
 
 
-def write(report: Report) -> Path:
-    """Writes every form of the report, prints its main tables and returns the path of report.html."""
+def write(report: Report, *, cells: bool = False) -> Path:
+    """Writes every form of the report, prints its answer and returns the path of report.html.
+
+    `cells`: cells.csv, however large it is.
+    """
     page = report.out / "report.html"
     write_atomic(report.out / "table.md", formats.to_markdown(report.sections, report.summary))
     write_atomic(report.out / "table.csv", formats.to_csv(report.sections))
     write_atomic(report.out / "table.tex", formats.to_latex(report.sections, report.summary))
+    experiments = [section.experiment for section in report.sections]
+    rows, file = count_rows(experiments), report.out / "cells.csv"
+    if cells or rows <= MOST_ROWS:
+        write_cells(file, experiments)
+    else:
+        file.unlink(missing_ok=True)  # of an earlier report, it may hold other cells
     for sha256, patch in report.patches.items():
         write_atomic(report.out / patch_name(sha256), patch)
     write_atomic(report.out / "reproduce.sh", report.script)
     write_json(report.out / "environment.json", report.environment)
     write_atomic(page, render(report.sections, report.summary))
     _print(report, page)
+    if not file.exists():
+        console().print(Text(f"not written: cells.csv, of {rows:,} rows; --cells writes it"), soft_wrap=True)
     return page
 
 
@@ -113,7 +136,7 @@ def _folder_names(experiments: Iterable[Experiment]) -> dict[str, str]:
 
 def warnings(experiment: Experiment) -> list[str]:
     """What a reader must know before the first number."""
-    lines = []
+    lines = [told] if (told := experiment.plan.get("subset", "")) else []
     if experiment.missing:
         planned = len(experiment.missing) + len(experiment.finished())
         lines.append(
@@ -121,24 +144,34 @@ def warnings(experiment: Experiment) -> list[str]:
         )
     if not experiment.cells[experiment.plan["baseline"]]:
         lines.append("The baseline has no finished seed: there are no differences to it.")
-    return lines + unequal(experiment.plan) + experiment.deviations
+    lines += [
+        f"{variant} seed {seed} lies {PERCENT[1] * below:.0f} points of mIoU below the variant's next: it may have "
+        "diverged, and then the mean tells little."
+        for variant, seed, below in diverged(experiment.scores("miou"))
+    ]
+    lines += [told] if (told := planned_seeds(experiment.plan)) else []
+    lines += unequal(experiment.plan) + experiment.deviations
+    if (spread := experiment.spread) and spread.p < SPREAD_P and not experiment.family.separate:
+        lines.append(
+            f"Seeds lie further apart in some variants than in others (p {p_value(spread.p)}): stars and intervals, "
+            'which share one spread, may err in more than 5 % of such reports. The table "Spread" has each.'
+        )
+    return lines
 
 
 def _print(report: Report, page: Path) -> None:
     shown = console()
-    if report.summary:
-        _print_table(shown, report.summary)
     for section in report.sections:
-        if not report.summary:
-            for table in section.tables:
-                if table.on_terminal and table.rows:
-                    _print_table(shown, table)
         name = f"{section.experiment.plan['experiment']}: " if report.summary else ""
-        for line in section.warnings:
+        shown.print(Text(name + " ".join(section.answer), style="bold"))
+        for line in section.warnings[:SHOWN_WARNINGS]:
             shown.print(Text(name + line, style="yellow"))
+        if (more := len(section.warnings) - SHOWN_WARNINGS) > 0:
+            shown.print(Text(f"{name}{more} more warning{'s' * (more > 1)} in the report", style="yellow"))
         for lost in section.experiment.missing:
             shown.print(Text(f"  {name}{lost.variant}, seed {lost.seed}: {lost.state}"), soft_wrap=True)
-    files = "table.md, table.csv, table.tex, figures, reproduce.sh and environment.json beside it"
+    _print_table(shown, report.summary or report.sections[0].tables[0])
+    files = "all other tables and figures; table.md, table.csv, table.tex, figures and reproduce.sh lie beside it"
     shown.print(Text(f"report: {page} ({files})"), soft_wrap=True)
 
 

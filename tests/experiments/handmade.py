@@ -3,12 +3,14 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.evidence.experiment import load_experiment
+from experiments.reports.answer import answer
 from experiments.reports.formats import to_csv, to_latex, to_markdown
 from experiments.reports.page import Section
 from experiments.reports.tables import make_notes, make_tables
@@ -100,8 +102,7 @@ def save_npz(path: Path, **arrays: np.ndarray) -> None:
 
 def write_tables(folder: Path) -> None:
     """The tables alone, as write_report writes them: figures and page take seconds."""
-    experiment = load_experiment(folder)
-    one = Section(experiment, make_tables(experiment), make_notes(experiment), warnings(experiment), {})
+    one = section(folder, {})
     write_atomic(folder / "table.md", to_markdown([one]))
     write_atomic(folder / "table.csv", to_csv([one]))
     write_atomic(folder / "table.tex", to_latex([one]))
@@ -110,8 +111,11 @@ def write_tables(folder: Path) -> None:
 PLANTED = {"transposed-3+concat": 60, "nearest+concat": 60, "transposed-3+none": 40, "nearest+none": 32}  # percent
 
 
-def plant(folder: Path, seeds: int = 3, images: int = 12) -> None:
-    """An experiment whose mIoU are PLANTED to the digit, though every seed and every image moves them."""
+def plant(folder: Path, seeds: int = 3, images: int = 12, groups: int = 0) -> None:
+    """An experiment whose mIoU are PLANTED to the digit, though every seed and every image moves them.
+
+    `groups` of neighbouring images are stored; 0 for a version that stored none.
+    """
     write_experiment(folder, seeds)
     rng = np.random.default_rng(0)
     for number, (name, percent) in enumerate(PLANTED.items()):
@@ -130,7 +134,36 @@ def plant(folder: Path, seeds: int = 3, images: int = 12) -> None:
                 confusion=confusion,
                 boundary_f1=np.full((images, 3), 0.5),
                 checkerboard=np.full(images, 1e-4),
+                **({"groups": np.array([f"g{image * groups // images}" for image in range(images)])} if groups else {}),
             )
+
+
+def change_plan(folder: Path, **changes: Any) -> None:
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    write_atomic(folder / "plan.json", json.dumps(plan | changes))
+
+
+def keep(folder: Path, *variants: str) -> None:
+    """Of the plan's variants these alone."""
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    change_plan(folder, variants={name: plan["variants"][name] for name in variants})
+
+
+def one_factor(folder: Path) -> None:
+    """Every variant is a level of one factor."""
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    variants = {name: variant | {"levels": {"network": name}} for name, variant in plan["variants"].items()}
+    change_plan(folder, variants=variants, factors={"network": list(variants)})
+
+
+def move(folder: Path, variant: str, seed: int, per_mille: int) -> None:
+    """Adds to the mIoU of a planted cell."""
+    path = folder / variant / f"seed{seed}" / "per_image.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["confusion"][:, [0, 1], [0, 1]] += per_mille
+    arrays["confusion"][:, [0, 1], [1, 0]] -= per_mille // 2
+    save_npz(path, **arrays)
 
 
 def rows(folder: Path) -> dict[str, dict[str, str]]:
@@ -138,7 +171,10 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
         return {row["variant"]: row for row in csv.DictReader(file)}
 
 
-def section(folder: Path) -> Section:
+FIGURES = {name: (PNG, f"caption of {name}") for name in ("scores", "samples", "extremes", "logits", "seeds")}
+
+
+def section(folder: Path, figures: Mapping[str, tuple[bytes, str]] = FIGURES) -> Section:
     experiment = load_experiment(folder)
-    figures = {name: (PNG, f"caption of {name}") for name in ("scores", "samples", "extremes", "logits", "seeds")}
-    return Section(experiment, make_tables(experiment), make_notes(experiment), warnings(experiment), figures)
+    tables, notes = make_tables(experiment), make_notes(experiment)
+    return Section(experiment, answer(experiment), tables, notes, warnings(experiment), figures)

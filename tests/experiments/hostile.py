@@ -27,7 +27,7 @@ SIDES = (24, 40)  # height and width of the images
 PALETTE = [[0, 0, 0], [230, 159, 0], [86, 180, 233], [0, 158, 115]]
 RIGHT = {BASE: (80, 84), IMG: (90, 90), "constructor": (60, 64), LONG: (70, 72)}  # pixels of 100 of each class, by seed
 SCORES = Table(
-    "scores",
+    "answer",
     "Scores of <i>all</i>",
     ["variant", "mIoU (%)", "difference", "p", "images"],
     [
@@ -111,9 +111,10 @@ def make_section(folder: Path) -> Section:
     buffer = io.BytesIO()
     Image.new("L", (1, 1)).save(buffer, "png")
     one = (buffer.getvalue(), f"A <b>caption</b>. {LONG}")
-    figures = {name: one for name in ("scores", "curves", "confusion", "samples")}
+    figures = {name: one for name in ("seeds", "seeds-narrow", "scores", "curves", "confusion", "samples")}
     classes = Table(
         "classes", f"By class, against {LONG}", ["variant", *CLASSES], [[BASE, "1", "2", "3", "4"]], notes=[LONG]
     )
     notes, warnings = [f"A <b>note</b>. {LONG}"], [f"A <b>warning</b>. {LONG}"]
-    return Section(load_experiment(folder), [SCORES, classes], notes, warnings, figures)
+    answer = ["The <b>answer</b>, of " + IMG + ".", "More of it."]
+    return Section(load_experiment(folder), answer, [SCORES, classes], notes, warnings, figures)

@@ -78,6 +78,9 @@ def test_there_is_a_set_with_each_of_its_parts() -> None:
             assert (cell / "checkpoints" / "last.ckpt").is_file()
 
 
+JUDGED = ("## Test scores", "## Evidence", "## Effects", "## How many seeds", "## One factor at a time")
+
+
 @each_set
 def test_a_set_names_no_place_of_a_machine(kept: Path) -> None:
     for path in [path for path in kept.rglob("*") if path.is_file()]:
@@ -193,6 +196,9 @@ def test_a_grid_that_is_started_again_trains_nothing_and_reports_every_table(
 
     now = (out / "table.md").read_text()
     titles, scores = re.findall(r"^#+ .*$", tables, re.MULTILINE), re.findall(r"\d+\.\d+ ± \d+\.\d+", tables)
-    assert len(titles) > 10 and len(scores) >= 8
-    assert [text for text in (*titles, *scores) if text not in now] == []
+    # Scores, differences and their intervals stand in other tables since stars are judged as one family.
+    kept_tables = [title for title in titles if not title.startswith(JUDGED)]
+    assert len(kept_tables) > 6 and len(scores) >= 8
+    assert [text for text in (*kept_tables, *scores) if text not in now] == []
+    assert "needs 3 seeds, got 2" in now and "2 seeds cannot tell what other seeds would give" in now
     assert (out / "report.html").stat().st_size > 10_000 and [*(out / "figures").glob("*.pdf")]

@@ -93,11 +93,12 @@ def latex(bench: Bench) -> tuple[Ended, str]:
 def formulas(bench: Bench) -> tuple[Ended, str]:
     folder, ended = _report()
     cells = 0
-    for row in csv.reader(io.StringIO((folder / "table.csv").read_text(encoding="utf-8"))):
-        for cell in row:
-            cells += 1
-            is_number = re.fullmatch(r"[-+]?[\d.e+-]+", cell)
-            check(is_number or cell[:1] not in tuple("=+-@\t\r"), f"a cell of table.csv begins so: {cell[:20]!r}")
+    for name in ("table.csv", "cells.csv"):
+        for row in csv.reader(io.StringIO((folder / name).read_text(encoding="utf-8"))):
+            for cell in row:
+                cells += 1
+                is_number = re.fullmatch(r"[-+]?[\d.e+-]+", cell)
+                check(is_number or cell[:1] not in tuple("=+-@\t\r"), f"a cell of {name} begins so: {cell[:20]!r}")
     return ended, f"none of {cells} cells begins as one"
 
 

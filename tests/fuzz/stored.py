@@ -21,12 +21,12 @@ import torch
 from experiments.evidence.deviations import statements
 from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.evidence.join import join
+from experiments.reports.answer import answer
 from experiments.reports.commands import Code
 from experiments.reports.figures import FIGURES
 from experiments.reports.figures.looks import drawing
 from experiments.reports.formats import to_csv, to_latex, to_markdown
 from experiments.reports.page import Section, _data, _json
-from experiments.reports.record import draft
 from experiments.reports.reproduce import _of_one, reproduce_script
 from experiments.reports.tables import make_notes, make_tables
 from experiments.reports.write import warnings
@@ -206,8 +206,8 @@ def _use(rng: random.Random, experiment: Experiment, folder: Path) -> None:
         cell.patch()
     part = rng.randrange(4)
     if part == 0:
-        section = Section(joined, make_tables(joined), make_notes(joined), warnings(joined), {})
-        for text in (to_csv([section]), to_markdown([section]), to_latex([section]), *draft(joined)):
+        section = Section(joined, answer(joined), make_tables(joined), make_notes(joined), warnings(joined), {})
+        for text in (to_csv([section]), to_markdown([section]), to_latex([section]), *answer(joined)):
             text.encode()
     elif part == 1:
         statements(joined.plan)

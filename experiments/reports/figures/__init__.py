@@ -28,6 +28,7 @@ def _always(experiment: Experiment) -> str:
 FIGURES: dict[str, tuple[Callable[[Experiment], Drawn], Callable[[Experiment], str]]] = {
     "scores": (scores.scores, _always),
     "seeds": (scores.seeds, _always),
+    "seeds-narrow": (scores.seeds_narrow, _always),
     "pareto": (cost.pareto, cost.refuse_pareto),
     "classes": (scores.classes, scores.refuse_differences),
     "curves": (curves.curves, _always),

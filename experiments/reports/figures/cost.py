@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from experiments.evidence.experiment import Experiment
-from experiments.evidence.intervals import KINDS, Estimate, WeightedScore
-from experiments.reports.figures.looks import WIDTH, Drawn, full_labels, limits, looks, shown_kind
+from experiments.reports.figures.looks import BASELINE, WIDTH, Drawn, full_labels, limits, log_scale, looks
 from lightning_modules.components.scores.table import PERCENT
 
 LOG_FROM = 8  # times the smallest cost, from where an axis of costs is logarithmic
@@ -25,39 +24,33 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 def pareto(experiment: Experiment) -> Drawn:
-    """mIoU against each cost that was measured, with its interval and the variants that no other beats in both."""
-    plan = experiment.plan
-    contrasts = _scores(experiment)
-    kind, factor = shown_kind(contrasts.values()), PERCENT[1]
-    estimates = {name: contrast.estimate(kind or "seeds").times(factor) for name, contrast in contrasts.items()}
+    """mIoU against each cost that was measured, with its seeds and the variants that no other beats in both."""
+    plan, factor = experiment.plan, PERCENT[1]
+    scores = {
+        name: factor * np.array([value for value in experiment.values(name, "miou").values() if not math.isnan(value)])
+        for name in experiment.cells
+    }
     costs, equal = _panels(experiment)
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axis, (title, of_variants) in zip(axes, costs.items(), strict=True):
         _scale_costs(axis, title, list(of_variants.values()))
-    ends = [
-        end
-        for contrast in estimates.values()
-        for end in (contrast.mean, contrast.low, contrast.high)
-        if not math.isnan(end)
-    ]
-    margin = 0.06 * (max(ends) - min(ends)) or 1.0
-    means = [contrast.mean for contrast in estimates.values()]
-    axes[0].set_ylim(*limits(means, (min(ends) - margin, max(ends) + margin), 0, factor))
+    every = np.concatenate(list(scores.values()))
+    margin = 0.06 * float(every.max() - every.min()) or 1.0
+    axes[0].set_ylim(*limits([], (float(every.min()) - margin, float(every.max()) + margin), 0, factor))
     axes[0].set_ylabel("mIoU (%)")
     figure.draw_without_rendering()  # settles where the axes lie: marks and names are placed in pixels
     for axis, of_variants in zip(axes, costs.values(), strict=True):
-        _draw_costs(axis, experiment, of_variants, estimates)
-    interval = f"95 % interval of the mean for {KINDS[kind]}" if kind else "no intervals: one seed, too few images"
+        _draw_costs(axis, experiment, of_variants, scores)
     same = f" Not drawn: {' and '.join(equal)}, the same for all variants." if equal else ""
     return figure, (
-        f"Test mIoU (mean over seeds) against cost; upright bar: {interval}. A filled mark lies on the Pareto front "
-        "(grey steps): no other variant is as good and as cheap at least, and better in one of the two. That is of the "
-        "means alone and no claim of significance: where bars overlap, other seeds or images may well put another "
-        "variant on the front. GMAC: 10^9 multiply-accumulates of the network's forward pass of one test image; "
-        f"training step: median time on {plan['device']}; prediction: median time of one test image, with what follows "
-        "the network. Times are of one machine. Variants of almost equal cost are drawn side by side. * is the "
-        f"baseline. A bar that meets the border goes on.{same}"
+        "Filled marks are the Pareto front (grey steps): no other variant is as good and as cheap at least, and better "
+        "in one of the two. That is of the means alone and no claim of significance. Test mIoU (mean over seeds) "
+        "against cost; upright bar: from the lowest to the highest seed, which is no interval; where bars overlap, "
+        "other seeds may well put another variant on the front. GMAC: 10^9 multiply-accumulates of the network's "
+        f"forward pass of one test image; training step: median time on {plan['device']}; prediction: median time of "
+        "one test image, with what follows the network. Times are of one machine. Variants of almost equal cost are "
+        f"drawn side by side.{same}"
     )
 
 
@@ -132,29 +125,27 @@ def place_names(
 
 
 def _draw_costs(
-    axis: Axes, experiment: Experiment, costs: Mapping[str, float], estimates: Mapping[str, Estimate]
+    axis: Axes, experiment: Experiment, costs: Mapping[str, float], scores: Mapping[str, NDArray[np.float64]]
 ) -> None:
     """Marks, bars, front and names of the variants whose cost is known."""
     look, labels = looks(experiment.plan), full_labels(experiment.plan)
-    best = on_front({name: (cost, estimates[name].mean) for name, cost in costs.items()})
+    means = {name: float(scores[name].mean()) for name in costs}
+    best = on_front({name: (cost, means[name]) for name, cost in costs.items()})
     drawn = dict(zip(costs, _side_by_side(axis, list(costs.values())), strict=True))
     for name, x in drawn.items():
-        estimate, colour = estimates[name], look[name].colour
-        if not math.isnan(estimate.low):
-            axis.plot([x, x], [estimate.low, estimate.high], color=colour, linewidth=1.3, alpha=0.8, zorder=2)
+        colour = look[name].colour
+        axis.plot([x, x], [scores[name].min(), scores[name].max()], color=colour, linewidth=1.3, alpha=0.8, zorder=2)
         marks: dict[str, Any] = {"markersize": 8, "markeredgewidth": 1.6, "zorder": 4}
         face = colour if name in best else "white"
-        axis.plot([x], [estimate.mean], look[name].marker, color=face, markeredgecolor=colour, **marks)
-    corners = sorted((drawn[name], estimates[name].mean) for name in best)
+        axis.plot([x], [means[name]], look[name].marker, color=face, markeredgecolor=colour, **marks)
+    corners = sorted((drawn[name], means[name]) for name in best)
     corners.append((axis.get_xlim()[1], corners[-1][1]))
     line: dict[str, Any] = {"color": "#777777", "linewidth": 1.0, "drawstyle": "steps-post", "zorder": 1}
     axis.plot([x for x, _ in corners], [y for _, y in corners], **line)
     steps = [((x, y), (end, y)) for (x, y), (end, _) in pairwise(corners)]
-    bars = [
-        ((drawn[n], estimates[n].low), (drawn[n], estimates[n].high)) for n in costs if not math.isnan(estimates[n].low)
-    ]
-    texts = [f"{labels[n]} *" if n == experiment.plan["baseline"] else labels[n] for n in costs]
-    places = [(drawn[name], estimates[name].mean) for name in costs]
+    bars = [((drawn[n], float(scores[n].min())), (drawn[n], float(scores[n].max()))) for n in costs]
+    texts = [f"{labels[n]} {BASELINE}" if n == experiment.plan["baseline"] else labels[n] for n in costs]
+    places = [(drawn[name], means[name]) for name in costs]
     place_names(axis, places, [*bars, *steps], texts, [look[name].colour for name in costs])
 
 
@@ -163,10 +154,7 @@ def _scale_costs(axis: Axes, title: str, costs: Sequence[float]) -> None:
     low, high = min(costs), max(costs)
     log = 0 < low < high / LOG_FROM
     if log:
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        log_scale(axis, "x")
         room = (high / low) ** 0.12
         axis.set_xlim(low / room, high * room)
     else:
@@ -186,18 +174,10 @@ def _side_by_side(axis: Axes, costs: Sequence[float]) -> list[float]:
     return [float(x) for x, _ in axis.transData.inverted().transform([(x, 0) for x in moved])]
 
 
-def _scores(experiment: Experiment) -> dict[str, WeightedScore]:
-    """The mIoU of every variant with a finished seed."""
-    names = [name for name, cells in experiment.cells.items() if cells]
-    if experiment.compared is not None:
-        return {name: experiment.compared.scores[name] for name in names}
-    return {name: WeightedScore(np.array(list(experiment.values(name, "miou").values()))) for name in names}
-
-
 def _panels(experiment: Experiment) -> tuple[dict[str, dict[str, float]], list[str]]:
     """The costs of the finished variants by the title of their axis, and the titles of those that are equal for all."""
     costs = {
-        title: {name: cost for name, cost in of_variants.items() if experiment.cells[name]}
+        title: {name: cost for name, cost in of_variants.items() if experiment.estimate(name, "miou").n}
         for title, of_variants in _costs(experiment.plan).items()
     }
     differ = {title: of_variants for title, of_variants in costs.items() if len(set(of_variants.values())) > 1}

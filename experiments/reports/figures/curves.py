@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence.experiment import Experiment
-from experiments.reports.figures.looks import WIDTH, Drawn, looks, short, variant_legend
+from experiments.reports.figures.looks import WIDTH, Drawn, log_scale, looks, short, variant_legend
 from lightning_modules.components.scores.reductions import WIDTH as TRIMAP_WIDTH
 from lightning_modules.components.scores.table import PERCENT
 
@@ -36,15 +36,13 @@ def curves(experiment: Experiment) -> Drawn:
         axis.set_xlabel("epochs trained")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("validation mIoU (%)")
-    right.set(ylabel="training loss (log scale)", yscale="log")
-    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    right.yaxis.set_minor_formatter(NullFormatter())
+    right.set_ylabel("training loss (log scale)")
+    log_scale(right, "y")
     variant_legend(figure, experiment.plan, look)
     return figure, (
-        "Training curves: mean over seeds (line) and smallest to largest seed (band; an upright line where there is "
-        "one epoch alone). A band as wide as the gap between two lines means that the seed matters as much as the "
-        "variant. Curves that still rise at the end would order the variants differently in longer training, perhaps."
+        "Curves that still rise at the end would order the variants differently in longer training, perhaps. Mean over "
+        "seeds (line) and smallest to largest seed (band; an upright line where there is one epoch alone). A band as "
+        "wide as the gap between two lines means that the seed matters as much as the variant."
     )
 
 
@@ -79,10 +77,10 @@ def trimap(experiment: Experiment) -> Drawn:
     right.set_ylabel(f"difference to {short(plan['baseline'])}\n(percentage points)")
     variant_legend(figure, plan, drawn)
     return figure, (
-        "mIoU of the pixels within 1 to 20 pixels of a true boundary alone (the trimap of Kohli et al. 2009). Line: "
+        "A gap at the left end that closes to the right is one of outlines; one all along, of everything. mIoU of the "
+        "pixels within 1 to 20 pixels of a true boundary alone (the trimap of Kohli et al., 2009). Line: "
         "mean over seeds; band: ± one sample standard deviation, of the scores on the left and of the differences "
-        "paired by seed on the right. What sharpens outlines gains most at the left end; what helps everywhere gains "
-        "all along."
+        "paired by seed on the right."
     )
 
 

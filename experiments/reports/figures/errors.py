@@ -92,10 +92,10 @@ def confusion(experiment: Experiment) -> Drawn:
         axis.set_yticks(range(len(shown)), labels, fontsize=size)
         axis.set(xlabel="predicted", ylabel="true")
     return figure, (
+        "Look for what is mixed up, not for small differences: no uncertainty is drawn. "
         f"Left: confusion matrix of the baseline, {baseline}: of the pixels of a true class (row), the share that was "
         "given each class (column), mean over seeds; the diagonal is the class's accuracy (the colours follow the "
-        f"square root, so that small shares show). A grey row is a class that is in no test image.{caption}{cut} No "
-        "uncertainty is drawn: look for what is mixed up, not for small differences."
+        f"square root, so that small shares show). A grey row is a class that is in no test image.{caption}{cut}"
     )
 
 
@@ -116,8 +116,8 @@ def errors(experiment: Experiment) -> Drawn:
     for axis in axes:
         axis.grid(axis="y", visible=False)
     caption = [
-        "Error anatomy, mean over seeds; lines: its 95 % interval over seeds (Student's t; one that meets the border "
-        "goes on); strokes: the seeds. Wrong pixels in percent of all labelled ones"
+        "Where predictions err: at borders or inside, in whole segments, and between which classes. Means over seeds; "
+        "strokes: the seeds, on a thin line. Wrong pixels in percent of all labelled ones"
         + (f", full colour: within {BOUNDARY} pixels of a true boundary; pale: inside." if split_known else ".")
     ]
     if not split_known:
@@ -170,8 +170,7 @@ def calibration(experiment: Experiment) -> Drawn:
         values = [100 * value for value in experiment.values(name, "ece").values()]
         below = height + np.linspace(0.24, 0.4, len(values))
         error.scatter(values, below, s=13, color=look[name].colour, alpha=0.6, linewidths=0, zorder=3)
-        if values:
-            draw_mean(error, height, experiment.estimate(name, "ece").times(100), look[name])
+        draw_mean(error, height, values, look[name])
     error.set_xlim(left=0)
     error.set_xlabel("expected calibration error (percentage points)")
     error.grid(axis="y", visible=False)
@@ -179,12 +178,13 @@ def calibration(experiment: Experiment) -> Drawn:
     variant_legend(figure, plan, [name for name in look if _pooled(experiment, name) is not None])
     bins = len(next(cell.calibration for cell in experiment.finished() if cell.calibration is not None))
     return figure, (
-        f"Calibration. Left: the test pixels in {bins} bins by confidence; accuracy against mean confidence of a bin, "
-        "all seeds and images together (a curve without an interval). On the diagonal the network is right as often as "
-        f"it says; below it is overconfident. Bins with fewer than {100 * RARE:g} % of a variant's pixels are left out "
+        "Below the diagonal a network is surer than it should be. Left: the test pixels in "
+        f"{bins} bins by confidence; accuracy against mean confidence of a bin, all seeds "
+        "and images together (a curve without an interval). On the diagonal the network is right as often as "
+        f"it says. Bins with fewer than {100 * RARE:g} % of a variant's pixels are left out "
         "of the curves. Below: the share of pixels in each bin. Right: expected calibration error (Guo et al. 2017), "
-        "the mean over pixels of |accuracy - confidence| of their bin: every seed (dots), the mean and its 95 % "
-        "interval over seeds (Student's t). Lower is better."
+        "the mean over pixels of |accuracy - confidence| of their bin: every seed (dots), the mean and a thin "
+        "line from the lowest to the highest seed. Lower is better."
     )
 
 
@@ -230,10 +230,9 @@ def _wrong_pixels(axis: Axes, experiment: Experiment, heights: Mapping[str, int]
         axis.barh(height, mean, alpha=0.35 if has_place else 0.7, **bar)
         if has_place:
             axis.barh(height, at_boundary, **bar)
-        interval = experiment.estimate(name, "wrong").times(100)
-        if not math.isnan(interval.low):
-            axis.plot([max(interval.low, 0), interval.high], [height, height], color="black", linewidth=1.1)
-        axis.plot(100 * np.array(list(wrong.values())), [height] * len(wrong), "|", color="black", markersize=6)
+        of_seeds = 100 * np.array(list(wrong.values()))
+        axis.plot([of_seeds.min(), of_seeds.max()], [height, height], color="black", linewidth=1.0)
+        axis.plot(of_seeds, [height] * len(wrong), "|", color="black", markersize=6)
     axis.set_xlabel("wrong pixels (% of labelled pixels)")
     patches = [
         Patch(color="#444444", label=f"within {BOUNDARY} px of a boundary"),
@@ -250,7 +249,7 @@ def _segments(axis: Axes, experiment: Experiment, heights: Mapping[str, int], lo
         for score, aside, hollow in (("missed", -0.18, False), ("hallucinated", 0.18, True)):
             values = [100 * value for value in experiment.values(name, score).values()]
             every += values
-            draw_mean(axis, height + aside, experiment.estimate(name, score).times(100), look[name], hollow=hollow)
+            draw_mean(axis, height + aside, values, look[name], hollow=hollow)
             axis.plot(values, [height + aside] * len(values), "|", color="black", markersize=6)
     axis.set_xlim(*limits(every, axis.get_xlim(), 0, 100))
     axis.set_xlabel("missed (% of true segments), hallucinated (% of predicted ones)")

@@ -15,10 +15,10 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_r
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from experiments.evidence.experiment import Experiment
-from experiments.evidence.intervals import Estimate, WeightedScore
 from experiments.shell.files import write_atomic
 
 # Okabe & Ito's palette, told apart by colour-blind readers; without its yellow, which is lost on white.
@@ -38,7 +38,9 @@ STYLE: Any = {
     "text.parse_math": False,  # a dollar in a class name is a dollar
 }
 DPI = 160
-WIDTH = 11.0  # inches, of every figure
+WIDTH = 11.0  # inches, of every figure that is not for a column
+COLUMN = 3.35  # inches, of one for a column of a paper, or a phone
+BASELINE = "(baseline)"  # behind its name; a star is for a difference
 IGNORED = (150, 150, 150)
 ABSENT = "#e6e6e6"  # where a matrix has no number
 FALL_AND_RISE = LinearSegmentedColormap.from_list("fall and rise", [COLOURS[1], "#ffffff", COLOURS[0]])
@@ -175,14 +177,16 @@ def lay_rows(plan: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def label_rows(axis: Axes, rows: Rows, experiment: Experiment) -> None:
-    """Names the rows at the left of `axis`: the baseline with a star, and how many seeds of a variant are missing."""
+def label_rows(axis: Axes, rows: Rows, experiment: Experiment, *, narrow: bool = False) -> None:
+    """Names the rows at the left of `axis`: which is the baseline, where there is room, and who lacks seeds."""
     look, plan = looks(experiment.plan), experiment.plan
     labels = []
     for name in rows.heights:
         done, planned = len(experiment.cells[name]), len(plan["seeds"])
-        few = "" if done == planned else f" ({done} of {planned})"
-        labels.append(f"{short(look[name].label)}{' *' if name == plan['baseline'] else ''}{few}")
+        parts = [short(look[name].label, 20 if narrow else 40)]
+        parts += [BASELINE] if name == plan["baseline"] and not narrow else []
+        parts += [] if done == planned else [f"({done} of {planned})"]
+        labels.append(" ".join(parts))
     axis.set_yticks(list(rows.heights.values()), labels)
     axis.set_ylim(rows.count - 0.4, -0.6)
     place = axis.get_yaxis_transform()
@@ -190,34 +194,36 @@ def label_rows(axis: Axes, rows: Rows, experiment: Experiment) -> None:
         axis.text(0.015, height + 0.15, short(title), transform=place, fontweight="bold", va="center")
 
 
-def shown_kind(contrasts: Iterable[WeightedScore]) -> str:
-    """What the intervals of a figure allow for, the same for all: seeds and images where any has it; "" for none."""
-    listed = list(contrasts)
-    return next(
-        (kind for kind in ("both", "images", "seeds") if any(not contrast.refuse(kind) for contrast in listed)), ""
-    )
-
-
-def draw_mean(axis: Axes, height: float, estimate: Estimate, look: Look, *, hollow: bool = False) -> None:
-    """The mean and its interval, where there is one, in a row."""
-    face = "white" if hollow else look.colour
-    edge = look.colour if hollow else "white"
-    if not math.isnan(estimate.low):
-        axis.plot([estimate.low, estimate.high], [height, height], color=look.colour, linewidth=1.6, zorder=2)
-    axis.plot([estimate.mean], [height], look.marker, color=face, markersize=7, markeredgecolor=edge, zorder=4)
+def draw_mean(axis: Axes, height: float, values: Sequence[float], look: Look, *, hollow: bool = False) -> None:
+    """The mean of the seeds' values in a row, on a thin line from the lowest to the highest."""
+    found = [value for value in values if not math.isnan(value)]
+    if not found:
+        return
+    face, edge = ("white", look.colour) if hollow else (look.colour, "white")
+    axis.plot([min(found), max(found)], [height, height], color=look.colour, linewidth=1.0, zorder=2)
+    axis.plot([np.mean(found)], [height], look.marker, color=face, markersize=7, markeredgecolor=edge, zorder=4)
 
 
 def limits(
     values: Iterable[float], wanted: tuple[float, float], lowest: float = -math.inf, highest: float = math.inf
 ) -> tuple[float, float]:
-    """The wanted limits, but no more than the range of the values to either side: an interval of two seeds can be a
-    hundred times as long, and would squeeze all dots into one. Nor do they go far beyond what a score can be."""
+    """The wanted limits, but no more than the range of the values to either side: a long interval would squeeze all
+    dots into one. Nor do they go far beyond what a score can be."""
     low, high = wanted
     numbers = [value for value in values if not math.isnan(value)]
     if len(set(numbers)) > 1:
         low, high = max(low, 2 * min(numbers) - max(numbers)), min(high, 2 * max(numbers) - min(numbers))
     margin = 0.02 * (high - low)
     return max(low, lowest - margin), min(high, highest + margin)
+
+
+def log_scale(axis: Axes, which: str) -> None:
+    """Makes the x or y axis logarithmic, its numbers written in full."""
+    axis.set(**{f"{which}scale": "log"})
+    scale = axis.xaxis if which == "x" else axis.yaxis
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    scale.set_minor_formatter(NullFormatter())
 
 
 def ink(colour: Any) -> str:

@@ -61,8 +61,8 @@ def samples(experiment: Experiment) -> Drawn:
         strips.append((short(picture.name, 120), lines))
     figure = _tiles(strips, width, *_class_legend(experiment, shown))
     return figure, (
-        "The same test images predicted by every variant: look at thin structures and at class borders, where the "
-        f"variants differ. mIoU: of this one image. {_one_seed(experiment)}"
+        "Look at thin structures and at class borders, where the variants differ. The same test images, predicted by "
+        f"every variant. mIoU: of this one image. {_one_seed(experiment)}"
     )
 
 
@@ -90,9 +90,9 @@ def extremes(experiment: Experiment) -> Drawn:
     best = f" and by {other}, of the other variants the one of highest mean mIoU" if other else ""
     which = " Last column: where both predictions are right or wrong, or one of them is." if pair else ""
     return _tiles(strips, width, labels, patches), (
-        "The test images with the lowest and with the highest mIoU of the image alone (mean over variants), predicted "
-        f"by the baseline, {baseline}{best}.{which} They show what kind of image fails, and are not typical of the "
-        f"test images. An image has a low mIoU also for a class of a few pixels that is missed. {_one_seed(experiment)}"
+        "What kind of image fails: these are not typical of the test images. The test images with the lowest and with "
+        f"the highest mIoU of the image alone (mean over variants), predicted by the baseline, {baseline}{best}.{which}"
+        f" An image has a low mIoU also for a class of a few pixels that is missed. {_one_seed(experiment)}"
     )
 
 
@@ -135,12 +135,13 @@ def logits(experiment: Experiment) -> Drawn:
         figure.colorbar(shown, ax=axes[:, 2 * column + 1].tolist(), fraction=0.05).ax.tick_params(labelsize=7)
     name = experiment.plan["class_names"][channel]
     return figure, (
+        "A checkerboard is a fine regular texture in the crop and a bright point inside the circles. "
         f"Logits of class '{name}' (less the mean over the classes) on the first test image: the middle {CROP} x "
         f"{CROP} pixels, each on its own grey scale, and the log10 power spectrum of the whole map. Shown are the "
         "variants with the most and the least checkerboard energy at initialisation among those that differ in the "
-        "main factor alone. A checkerboard is a fine regular texture in the crop and a bright point inside the "
-        "circles, at 1/2 cycle per pixel; coarser grids of earlier layers lie at 1/4, 1/8, ... A smooth map is bright "
-        "at 0 only. Energy: share of the spectral power inside the circles, above what lies around them, in millionths "
+        "main factor alone. The circles lie at 1/2 cycle per pixel; coarser grids of earlier layers "
+        "lie at 1/4, 1/8, ... A smooth map is bright at 0 only. Energy: "
+        "share of the spectral power inside the circles, above what lies around them, in millionths "
         "(ppm), all classes together."
     )
 

@@ -2,7 +2,13 @@
 
 from experiments.evidence.experiment import Experiment
 from experiments.reports.tables.errors import confusion_table, error_table
-from experiments.reports.tables.evidence import evidence_table, factorial_table, marked_test, needed_table
+from experiments.reports.tables.evidence import (
+    answer_table,
+    evidence_table,
+    factorial_table,
+    networks_table,
+    spread_table,
+)
 from experiments.reports.tables.fairness import fairness_table, tuning_table
 from experiments.reports.tables.notes import make_notes
 from experiments.reports.tables.scores import (
@@ -17,19 +23,11 @@ from experiments.reports.tables.scores import (
 from experiments.reports.tables.summary import make_summary
 from experiments.reports.tables.text import Table
 
-__all__ = ["Table", "make_notes", "make_summary", "make_tables", "marked_test"]
+__all__ = ["Table", "make_notes", "make_summary", "make_tables"]
 
 TABLES = (
-    *(
-        score_table,
-        evidence_table,
-        factorial_table,
-        needed_table,
-        cost_table,
-        fairness_table,
-        tuning_table,
-        comparison_table,
-    ),
+    *(answer_table, factorial_table, comparison_table, evidence_table, spread_table, networks_table),
+    *(score_table, cost_table, fairness_table, tuning_table),
     *(error_table, confusion_table, trimap_table, speed_table, class_table, seed_table),
 )
 

@@ -1,214 +1,190 @@
-"""Tables of how sure the differences are: intervals, tests, effects of crossed factors, and what more would take."""
+"""Tables of how sure the differences are: every row of the family, the spread of the arms, the networks at hand."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 
 from experiments.evidence.experiment import Experiment
-from experiments.evidence.intervals import KINDS, NEEDED_SEEDS, RESAMPLES, TESTS, Difference, Test, WeightedScore
-from experiments.evidence.power import LIMIT, Needed, needed_for_width, needed_to_detect
-from experiments.evidence.resampling import MIN_IMAGES
-from experiments.reports.tables.text import Table, interval_of, number, p_value, signed
+from experiments.evidence.factorial import Levels
+from experiments.evidence.family import Row
+from experiments.reports.tables.text import Table, excluded, interval, number, p_value, signed, starred
 from lightning_modules.components.scores.table import PERCENT
 
-METHODS = {
-    "seeds": "Student's t",
-    "images": f"paired bootstrap of the images, {RESAMPLES:,} resamples, the same for all variants",
-    "both": "the variances over seeds and over images added, Student's t; as its degrees of freedom count the images "
-    "too, it can be a little narrower than that over seeds alone where the seeds matter most",
-}
-RANK = "p of a rank test over seeds (Holm)"
+SPREAD_P = 0.05  # of the test of equal spreads, below which a note says what it means
 
 
-def evidence_table(experiment: Experiment) -> Table:
-    """Empty where there is nothing to compare, or not on the same images."""
-    name, baseline = marked_test(experiment), experiment.plan["baseline"]
-    columns = ["variant", "seeds", "difference (points)", *_interval_titles(), "p (Holm)", RANK, "effect size d_z"]
-    rows, refused = [], dict[tuple[str, str], list[str]]()
-    differences: Mapping[str, Difference] = experiment.compared.differences if experiment.compared else {}
-    for variant, difference in differences.items():
-        row = [variant, *_effect_cells(difference.contrast, difference.tests[name], refused, columns[3:], variant)]
-        rank, effect = difference.tests["signed-rank"], difference.effect
-        row.append(p_value(rank))
-        sized = f"{number(effect.d, 2)} [{number(effect.low, 2)}, {number(effect.high, 2)}]"
-        row.append("-" if effect.reason else sized)
-        for column, reason in ((RANK, rank.reason), (columns[-1], effect.reason)):
-            _refuse(refused, column, reason, variant)
-        rows.append(row)
-    title = f"Evidence: mIoU of each variant minus that of {baseline}, in percentage points"
-    notes = [footnote(experiment), f"p (Holm): of the test that gives the star. {RANK}: {TESTS['signed-rank']}."]
-    caption = (
-        f"Difference in mIoU to {baseline}, in percentage points, paired by seed and image, with 95 % intervals for "
-        "other seeds (Student's t), for other images (paired bootstrap) and for both; they are not corrected for the "
-        "number of comparisons."
+def answer_table(experiment: Experiment) -> Table:
+    """The table that a reader sees first: score, difference with the interval of its star, cost."""
+    rows, baseline = [], experiment.plan["baseline"]
+    for name, variant in experiment.plan["variants"].items():
+        done, planned = len(experiment.cells[name]), len(experiment.plan["seeds"])
+        few = "" if done == planned else f" ({done} of {planned})"
+        level = experiment.estimate(name, "miou").times(PERCENT[1])
+        row = experiment.comparisons.get(name)
+        change = "baseline" if name == baseline else "-" if row is None else starred(row.times(PERCENT[1]))
+        shown = f"{number(level.mean, 2)} ± {number(level.std, 2)}{few}" if level.n else "-"
+        rows.append([name, shown, change, number(variant["gmac"], 3)])
+    columns = ["variant", "mIoU (%)", f"difference to {baseline} (points)", "GMAC"]
+    title = f"Test mIoU on {experiment.plan['data']}: mean ± standard deviation over seeds"
+    notes = [star_note(experiment), *no_interval_notes(experiment, experiment.comparisons.items())]
+    caption = f"{experiment.plan['question']} {title}, last epoch; GMAC of one test image."
+    return Table("answer", title, columns, rows, notes=notes, short="Answer", caption=caption)
+
+
+def star_note(experiment: Experiment) -> str:
+    """What a star, and an interval beside it, means; what it is not about."""
+    family = experiment.family
+    if not family.judged:
+        return f"No star and no interval: {reasons(family.rows.values())}."
+    mark = (
+        "* 0 lies outside the interval" if any(row.star for row in family.rows.values()) else "No interval leaves out 0"
     )
-    notes = [*notes, *_reasons(refused, len(rows))] if rows else []
-    return Table("evidence", title, columns, rows, notes=notes, short="Differences", caption=caption, before_plots=True)
+    together = f"; all {family.judged} intervals of this report hold together" if family.judged > 1 else ", which holds"
+    return f"{mark}{together} with 95 %, for {scope(experiment)}."
+
+
+def scope(experiment: Experiment) -> str:
+    """What the intervals allow for."""
+    family = experiment.family
+    if family.images_only:
+        return f"other seeds, on these images only ({family.reason})"
+    return f"other seeds and other images ({family.groups} groups)"
+
+
+def no_interval_notes(experiment: Experiment, rows: Iterable[tuple[str, Row]]) -> list[str]:
+    """Why a place holds a dash, one note a reason; where no row of the report has an interval, `star_note` says it."""
+    by_reason: dict[str, list[str]] = {}
+    for name, row in rows if experiment.family.judged else ():
+        if row.reason:
+            by_reason.setdefault(row.reason, []).append(name)
+    return [f"[-] {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
+
+
+def reasons(rows: Iterable[Row]) -> str:
+    return "; ".join(dict.fromkeys(row.reason for row in rows if row.reason)) or "there is nothing to compare"
 
 
 def factorial_table(experiment: Experiment) -> Table:
     """Empty where the factors are not fully crossed, or there is only one."""
-    columns = ["effect", "seeds", "mIoU (points)", *_interval_titles(), "p (Holm)"]
-    rows, refused = [], dict[tuple[str, str], list[str]]()
+    rows = []
     for effect in experiment.effects:
-        changes = [f"{factor}: {effect.references[factor]} to {level}" for factor, level in effect.levels.items()]
-        title = " x ".join(changes)
-        rows.append([title, *_effect_cells(effect.contrast, effect.test, refused, columns[3:], title)])
-    sizes = [
-        sum(len(effect.levels) == order and not effect.test.reason for effect in experiment.effects) for order in (1, 2)
+        row = effect.row.times(PERCENT[1])
+        rows.append([title_of(experiment, tuple(effect.levels.items())), starred(row), excluded(row)])
+    meaning = (
+        "One change: its difference in mIoU, averaged over the levels of the other factors. Two changes: how much more "
+        "the first raises the mIoU after the second than before it; 0 where they simply add."
+    )
+    notes = [
+        meaning,
+        star_note(experiment),
+        *no_interval_notes(
+            experiment, ((title_of(experiment, tuple(e.levels.items())), e.row) for e in experiment.effects)
+        ),
     ]
+    title = "Effects of the crossed factors on the mIoU, in points"
+    columns = ["effect", "mIoU (points)", "excluded (points)"]
+    short, caption = "Effects of factors", f"{title}, with simultaneous 95 % intervals."
+    return Table("factorial", title, columns, rows, notes=notes, short=short, caption=caption)
+
+
+def evidence_table(experiment: Experiment) -> Table:
+    """Every row of the family; empty where there is nothing to compare."""
+    rows, family, margin = [], experiment.family, experiment.margin
+    for key, in_unit in family.rows.items():
+        row = in_unit.times(PERCENT[1])
+        cells = [title_of(experiment, key), str(row.seeds), signed(row.estimate, 2) + row.mark]
+        cells += [interval(row.low, row.high, 2), p_value(row.adjusted)]
+        cells += [interval(row.own_low, row.own_high, 2), p_value(row.p), number(row.df, 1), excluded(row)]
+        cells.append("-" if row.reason else chance(row.chance))
+        if margin is not None:
+            cells.append("-" if row.reason else "yes" if row.within(margin) else "not shown")
+        rows.append(cells)
+    columns = ["contrast", "seeds", "mIoU (points)", "95 %, all together", "p, all together", "95 %, by itself"]
+    columns += ["p, by itself", "df", "excluded (points)", "P(above 0), new seed (%)"]
+    columns += [f"within ± {margin:g}"] if margin is not None else []
     meaning = (
-        "One change: its main effect, the difference in mIoU averaged over all levels of the other factors. Two "
-        "changes with x between: their interaction, how much more the first raises the mIoU after the second than "
-        "before it, averaged likewise; zero where the two simply add. Where it is not, a main effect may hold at no "
-        "single level."
+        "Excluded, where there is no star: differences of this size or more. P: the chance that a new seed's "
+        "difference is above 0 on these images."
     )
-    star = (
-        f"* p below 5 % after Holm's correction over all main effects ({sizes[0]}), or over all interactions "
-        f"({sizes[1]}): {TESTS['both']}. No star: no such evidence, not the absence of an effect."
-    )
-    notes = [meaning, *([star] if any(sizes) else [])]
-    title = "Effects of the crossed factors on the mIoU, in percentage points"
-    caption = (
-        "Effects of the crossed factors on the mIoU, in percentage points, paired by seed and image, with 95 % "
-        "intervals, which are not corrected for the number of effects."
-    )
-    return Table(
-        "factorial",
-        title,
-        columns,
-        rows,
-        notes=[*notes, *_reasons(refused, len(rows))] if rows else [],
-        short="Effects of factors",
-        caption=caption,
-        before_plots=True,
-        on_terminal=True,
-    )
+    notes = [
+        star_note(experiment),
+        meaning,
+        *no_interval_notes(experiment, ((title_of(experiment, key), row) for key, row in family.rows.items())),
+    ]
+    notes += [margin_note(experiment)] if margin is not None else []
+    title, short = "Evidence: every comparison and effect that is judged", "Evidence"
+    caption = "Differences in mIoU in points, with 95 % intervals that hold all together, and by themselves."
+    return Table("evidence", title, columns, rows, notes=notes, short=short, caption=caption)
 
 
-def needed_table(experiment: Experiment) -> Table:
-    differences: Mapping[str, Difference] = experiment.compared.differences if experiment.compared else {}
-    columns = ["variant", "seeds for ± 1 point", "images for ± 1 point", "seeds to find 1 point"]
-    rows, refused = [], dict[tuple[str, str], list[str]]()
-    family = sum(
-        bool(len(difference.contrast.values)) for difference in differences.values()
-    )  # a variant without a cell is not in it
-    for variant, difference in differences.items():
-        point = 1 / PERCENT[1]
-        needs = [needed_for_width(difference.contrast, point, kind=kind) for kind in ("seeds", "images")]
-        needs.append(needed_to_detect(difference.contrast, point, kind="both", of="seeds", comparisons=max(family, 1)))
-        for column, needed in zip(columns[1:], needs, strict=True):
-            _refuse(refused, column, needed.reason, variant)
-        rows.append([variant, *map(_needed, needs)])
-    images = len(experiment.finished()[0].image_names)
-    meaning = (
-        "± 1 point: until the 95 % interval of the difference for other seeds, or for other images, ends 1 percentage "
-        "point from it or nearer, in all. To find 1 point: until a true difference of 1 point gets its star with a "
-        f"chance of 80 %, by the {TESTS['both']}, with {images} images and this many comparisons. In brackets what it "
-        "could as well be: the deviation is itself known only from the seeds or images at hand (95 %). The least that "
-        f"is printed is what an interval takes at all: {NEEDED_SEEDS['seeds']} seeds, {MIN_IMAGES} images, and "
-        f"{NEEDED_SEEDS['both']} seeds for the test."
-    )
-    title = "How many seeds or images a difference in mIoU would need"
-    return Table(
-        "needed",
-        title,
-        columns,
-        rows,
-        notes=[meaning, *_reasons(refused, len(rows))] if rows else [],
-        short="Seeds and images needed",
-        caption="Seeds or images that a difference in mIoU would need.",
-        before_plots=True,
-        on_terminal=True,
-    )
+def chance(share: float) -> str:
+    """In percent, never certain."""
+    return "< 1" if share < 0.01 else "> 99" if share > 0.99 else f"{100 * share:.0f}"
 
 
-def marked_test(experiment: Experiment) -> str:
-    """Name of the test whose stars the tables show: over seeds and images where the seeds suffice for it.
-
-    One for all variants, because Holm's correction is of one family of tests.
-    """
-    compared = experiment.compared
-    most = (
-        max((len(difference.contrast.values) for difference in compared.differences.values()), default=0)
-        if compared
-        else 0
-    )
-    return "both" if most >= NEEDED_SEEDS["both"] else "swap"
-
-
-def evidence_notes(experiment: Experiment) -> list[str]:
-    if experiment.compared is None:
-        return ["No tests and no intervals over images: the cells were not scored on the same test images."]
-    if not experiment.compared.differences:
-        return []
-    contrasts = [contrast.contrast for contrast in experiment.compared.differences.values()]
-    notes = []
-    for kind in KINDS:
-        estimates = [contrast.estimate(kind) for contrast in contrasts]
-        meanings = list(dict.fromkeys(contrast.meaning for contrast in estimates if not contrast.reason))
-        if meanings:
-            notes.append(f"Of a difference in mIoU: {' or '.join(meanings)} ({METHODS[kind]}).")
-    effect = (
-        "Effect size d_z: the mean difference over the sample standard deviation of the differences between seeds, "
-        "with Hedges' correction for few seeds, and its 95 % interval for other seeds. It tells how steady a "
-        "difference is over seeds, not how large."
-    )
-    return [*notes, footnote(experiment), effect]
-
-
-def footnote(experiment: Experiment) -> str:
-    """What a star means."""
-    name, differences = marked_test(experiment), experiment.compared.differences if experiment.compared else {}
-    tests = [difference.tests[name] for difference in differences.values()]
-    family = sum(not test.reason for test in tests)
-    if not family:
-        return f"No difference gets a star: {', '.join(dict.fromkeys(test.reason for test in tests))}."
-    comparisons = f"{family} comparison{'s' if family > 1 else ''} with {experiment.plan['baseline']}"
-    limit = "" if name == "both" else "; it says nothing of other seeds, for which there are too few"
-    reasons = ["is of its comparison alone"] if family > 1 else []
-    reasons += ["allows for something else than the test", *(["is of another method"] if name == "swap" else [])]
+def margin_note(experiment: Experiment) -> str:
+    """What the margin means, and when it was chosen."""
+    after = " It was chosen after the training." if experiment.plan.get("statistics", {}).get("margin_after") else ""
     return (
-        f"* p below 5 % after Holm's correction over {comparisons}: {TESTS[name]}, of the mIoU{limit}. No star: no "
-        "such evidence, not equality. An interval can leave out 0 without a star, or hold it with one, where it "
-        f"{' or '.join(reasons)}."
+        f"Within ± {experiment.margin:g}: the interval that holds together with all others lies inside ± "
+        f"{experiment.margin:g} points.{after}"
     )
 
 
-def _interval_titles() -> list[str]:
-    return [f"95 % interval: {meaning}" for meaning in KINDS.values()]
-
-
-def _effect_cells(
-    contrast: WeightedScore, test: Test, refused: dict[tuple[str, str], list[str]], columns: Sequence[str], row: str
-) -> list[str]:
-    """Seeds, difference with its star, three intervals and p; what is refused is noted by column and reason."""
-    factor = PERCENT[1]
-    intervals = [contrast.estimate(kind).times(factor) for kind in KINDS]
-    cells = [str(len(contrast.values)), signed(factor * contrast.mean, 2) + test.mark]
-    cells += ["-" if interval.reason else interval_of(interval, 2) for interval in intervals]
-    for column, reason in zip(columns, [*(interval.reason for interval in intervals), test.reason], strict=False):
-        _refuse(refused, column, reason, row)
-    return [*cells, p_value(test)]
-
-
-def _refuse(refused: dict[tuple[str, str], list[str]], column: str, reason: str, row: str) -> None:
-    if reason:
-        refused.setdefault((column, reason), []).append(row)
-
-
-def _reasons(refused: Mapping[tuple[str, str], list[str]], rows: int) -> list[str]:
-    """Why a place holds a dash, one note a reason."""
-    columns = dict[tuple[str, tuple[str, ...]], list[str]]()
-    for (column, reason), names in refused.items():
-        columns.setdefault((reason, tuple(names)), []).append(f'"{column}"')
+def spread_table(experiment: Experiment) -> Table:
+    """How far seeds lie apart in each arm, once what they have in common is taken out."""
+    spread = experiment.spread
+    arms = spread.arms if spread else {}
+    rows = [
+        [name, number(PERCENT[1] * experiment.estimate(name, "miou").std, 2), number(PERCENT[1] * sd, 2)]
+        for name, sd in arms.items()
+    ]
     notes = []
-    for (reason, of_rows), titles in columns.items():
-        where = f" for {', '.join(of_rows)}" if len(of_rows) < rows else ""
-        notes.append(f"Under {' and '.join(titles)} there is no number (-){where}; {reason}.")
-    return notes
+    if spread:
+        shared = f"{number(PERCENT[1] * spread.sd, 2)} points ({spread.df} degrees of freedom)"
+        separate = "The intervals use each comparison's own, as the plan says"
+        pooled = f"The intervals use one for all variants, {shared}"
+        notes.append(f"{separate if experiment.family.separate else pooled}.")
+        notes += [] if math.isnan(spread.p) or experiment.family.separate else [spread_note(spread.p)]
+    columns = ["variant", "of its scores (points)", "without what a seed does to all (points)"]
+    title, short = "Standard deviation over seeds in each variant", "Spread"
+    caption = "Residual standard deviation over seeds of each arm, in points of mIoU."
+    return Table("spread", title, columns, rows, notes=notes, short=short, caption=caption)
 
 
-def _needed(need: Needed) -> str:
-    if need.reason:
-        return "-"
-    n, low, high = (f"> {LIMIT:,}" if value is None else f"{value:,}" for value in (need.n, need.low, need.high))
-    return f"{n} ({low} to {high})"
+def spread_note(p: float) -> str:
+    """What the test of equal spreads says."""
+    if p < SPREAD_P:
+        return (
+            f"The variants' spreads differ more than by chance (p {p_value(p)}). If one variant, or half of them, "
+            "spreads twice as much as the others, all intervals together hold with about 93 %; if the baseline does, "
+            "with 89 % at 8 variants and 80 % at 24 (docs/statistics.md). --separate-variances, planned before the "
+            "training, needs no equal spreads."
+        )
+    return f"No unequal spread shows (p {p_value(p)} by simulation), which with few seeds excludes only large ones."
+
+
+def networks_table(experiment: Experiment) -> Table:
+    """Of the trained networks alone: what other images would change. Another claim, so another mark."""
+    family, rows = experiment.networks, []
+    for key, in_unit in family.rows.items() if family else ():
+        row = in_unit.times(PERCENT[1])
+        mark = "†" if row.star else ""
+        rows.append(
+            [title_of(experiment, key), str(row.seeds), signed(row.estimate, 2) + mark, interval(row.low, row.high, 2)]
+        )
+    columns = ["contrast", "networks each", "mIoU (points)", "95 %, all together"]
+    note = (
+        "† 0 lies outside the interval for other images, of these very networks. Trained from other seeds they would "
+        "be others: it is no star, and says nothing of the design."
+    )
+    title, short = "The trained networks alone, on other images", "Trained networks"
+    caption = "Differences between the trained networks in mIoU, in points, with 95 % intervals for other images only."
+    return Table("networks", title, columns, rows, notes=[note], short=short, caption=caption)
+
+
+def title_of(experiment: Experiment, key: str | Levels) -> str:
+    """A row of the family in words."""
+    if isinstance(key, str):
+        return f"{key} - {experiment.plan['baseline']}"
+    levels: Mapping[str, str] = experiment.levels()[experiment.plan["baseline"]]
+    return " x ".join(f"{factor}: {level} - {levels[factor]}" for factor, level in key)

@@ -2,12 +2,18 @@
 
 from experiments.evidence.deviations import processor_of
 from experiments.evidence.experiment import Experiment
-from experiments.reports.tables.evidence import evidence_notes
-from lightning_modules.components.scores.table import SCORES
+from experiments.evidence.power import about, seeds_for
+from experiments.reports.tables.evidence import reasons
+from lightning_modules.components.scores.table import PERCENT, SCORES
 
 ELSEWHERE = (
     "On another kind of processor they are other ones, as those of another seed are: between two machines, 24 cells "
     "differed by 0.9 points of mIoU (root mean square)."
+)
+
+LEFT_OUT = (
+    "No interval allows for other training images, another split or another learning rate, which can matter as much "
+    "(Bouthillier et al. 2021)."
 )
 
 
@@ -22,16 +28,9 @@ def make_notes(experiment: Experiment) -> list[str]:
         f"{images} images of the test split of {plan['data']}, with the weights of the last epoch, not of the best "
         f"one; mean ± sample standard deviation over seeds ({seeds})."
     )
-    interval = (
-        "Intervals hold 95 % each. What one allows for is what may change when the experiment is made again: other "
-        "seeds (how far the mean would move with other seeds on the same images), other images (of the same kind, "
-        "the trained networks kept), or both. A claim on the design itself needs both. Where a table says only "
-        "seeds, or nothing, and in table.csv where a column names no kind, it is Student's t over seeds (n - 1 "
-        "degrees of freedom). No interval is corrected for the number of comparisons; every p that is printed is."
-    )
     difference = (
-        f"Difference: variant minus baseline ({plan['baseline']}), paired by seed, in percentage points (ppm for "
-        "checkerboard energy)."
+        f"Difference: variant minus baseline ({plan['baseline']}), in percentage points. What a seed does to all "
+        "variants alike cancels; where seeds are missing, by least squares."
     )
     cost = (
         "GMAC: 10^9 multiply-accumulates of the forward pass of one test image (half of what is called FLOPs). Step "
@@ -41,17 +40,39 @@ def make_notes(experiment: Experiment) -> list[str]:
     processors = sorted({processor_of(cell.environment) for cell in experiment.finished()} - {""})
     here = f" ({'; '.join(processors)})" if processors else ""
     again = f"The same command gives the same numbers on the same kind of processor{here}. {ELSEWHERE}"
-    notes = [scores, interval, difference, *evidence_notes(experiment)]
+    notes = [scores, difference, _judged(experiment), LEFT_OUT, *_seeds_for(experiment)]
     notes += [f"No effects of the factors: {experiment.no_effects}."] if experiment.no_effects else []
     notes += [SCORES["miou"].meaning, *_absent_classes(experiment)]
     notes += [SCORES["boundary_f1"].meaning, SCORES["checkerboard"].meaning, cost]
-    if any(0 < len(cells) < 2 for cells in experiment.cells.values()):
-        notes.append(
-            "One seed: no interval over seeds. A standard deviation and an interval over seeds need two seeds at "
-            "least, one over seeds and images three (-)."
-        )
     notes += [again, *plan.get("notes", [])]
     return notes + [plan[key] for key in ("scale_note", "data_note") if plan[key]]
+
+
+def _judged(experiment: Experiment) -> str:
+    """How intervals and stars come about."""
+    family = experiment.family
+    if not family.judged:
+        return f"No intervals and no stars: {reasons(family.rows.values())}."
+    if family.separate:
+        return (
+            "Intervals and stars: each comparison by its own paired t over the seeds, with Bonferroni's correction for "
+            f"{family.judged}; no variance is shared, as the plan says."
+        )
+    return (
+        "Intervals and stars: score = variant + seed + residual, the residuals' variance shared by all variants "
+        f"({family.df:g} degrees of freedom); all comparisons, main effects and interactions are judged together by "
+        "their largest |t| (Hothorn, Bretz & Westfall 2008). docs/statistics.md explains and tests it."
+    )
+
+
+def _seeds_for(experiment: Experiment) -> list[str]:
+    """What narrower intervals would take."""
+    family = experiment.family
+    if family.separate or not family.judged or not family.sd > 0:
+        return []
+    count = about(seeds_for(1.0, PERCENT[1] * family.sd, family.df, family.level))
+    images = "" if family.images_only else "; what other images leave unknown, no seed narrows"
+    return [f"To compare two variants to ± 1 point takes {count} seeds{images}."]
 
 
 def _absent_classes(experiment: Experiment) -> list[str]:

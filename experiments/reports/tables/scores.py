@@ -2,82 +2,55 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from experiments.evidence.experiment import Experiment, OneFactorStep, one_factor_steps
-from experiments.reports.tables.evidence import footnote, marked_test
+from experiments.evidence.family import Row, judge_scores
 from experiments.reports.tables.text import (
     Table,
+    interval,
     mean_std,
     millions,
     number,
     seeds_done,
-    seeds_interval,
     seeds_listed,
     signed,
 )
-from lightning_modules.components.scores.table import PERCENT, SCORES
+from lightning_modules.components.scores.table import PERCENT, PPM, SCORES
 
 CLASSES_WITH_STD = 6  # with more, a page has room for the means only
 TRIMAPS = (1, 3, 5, 10, 20)  # pixels
 LOWER_IS_BETTER = ("checkerboard",)
+_NO_LOGARITHM = "a score of 0 has no logarithm"
 
 
 def score_table(experiment: Experiment) -> Table:
     plan, rows, digits = experiment.plan, [], decimals(experiment)
-    differences = experiment.compared.differences if experiment.compared else {}
-    columns = [
-        "variant",
-        "seeds",
-        "mIoU (%)",
-        "95 % interval (seeds)",
-        "difference (points)",
-        "its 95 % interval (seeds)",
-    ]
-    columns += titles()[1:]
-    places = {score: columns.index(title) for score, title in zip(SCORES, titles(), strict=True)}
+    columns = ["variant", "seeds", *titles()]
     means: dict[str, list[float]] = {score: [] for score in SCORES}
     for name in plan["variants"]:
         estimates = {
             score: experiment.estimate(name, score).times(printed.unit.factor) for score, printed in SCORES.items()
         }
-        change = experiment.difference(name, plan["baseline"], "miou").times(PERCENT[1])
-        row = [name, seeds_done(experiment, name), mean_std(estimates["miou"], 2), seeds_interval(estimates["miou"], 2)]
-        if name == plan["baseline"]:
-            row += ["baseline", "-"]
-        else:
-            mark = differences[name].tests[marked_test(experiment)].mark if name in differences else ""
-            row += [signed(change.mean, 2) + mark, seeds_interval(change, 2)]
-        rows.append([*row, *(mean_std(estimates[score], digits[score]) for score in SCORES if score != "miou")])
+        shown = [mean_std(estimate, digits[score]) for score, estimate in estimates.items()]
+        rows.append([name, seeds_done(experiment, name), *shown])
         for score, estimate in estimates.items():
             means[score].append(round(estimate.mean, digits[score]))
     best = []
-    for score, of_score in means.items():
+    for column, (score, of_score) in enumerate(means.items(), start=2):
         numbers = [value for value in of_score if not math.isnan(value)]
         top = (min if score in LOWER_IS_BETTER else max)(numbers, default=math.nan)
-        best += [(row, places[score]) for row, value in enumerate(of_score) if value == top]
-    notes = [
-        "Bold: the highest mean of a column, for checkerboard energy the lowest, whether or not it is significant."
-    ]
-    title = f"Test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
+        if len(set(numbers)) > 1:
+            best += [(row, column) for row, value in enumerate(of_score) if value == top]
+    notes = ["Bold: the best mean of a column, whether or not it differs from the others."]
+    title = f"All test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
     caption = (
-        f"{plan['question']} Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test "
-        f"split of {plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
-        "prediction left out. Intervals here: 95 % of the mean over seeds (Student's t), not over images. Difference: "
-        "to the baseline, paired by seed. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share "
-        "of the spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
+        f"Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test split of "
+        f"{plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
+        "prediction left out. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of the "
+        "spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
     )
-    return Table(
-        "scores",
-        title,
-        columns,
-        rows,
-        best=best,
-        notes=[*([footnote(experiment)] if differences else []), *notes],
-        short="Scores",
-        caption=caption,
-        before_plots=True,
-        on_terminal=True,
-    )
+    return Table("scores", title, columns, rows, best=best, notes=notes, short="All scores", caption=caption)
 
 
 def cost_table(experiment: Experiment) -> Table:
@@ -94,39 +67,75 @@ def cost_table(experiment: Experiment) -> Table:
         "ratio to the baseline."
     )
     title = f"Cost, measured on {device}"
-    return Table("cost", title, columns, rows, short="Cost", caption=caption, on_terminal=True)
+    return Table("cost", title, columns, rows, short="Cost", caption=caption)
 
 
 def comparison_table(experiment: Experiment) -> Table:
     """The effect of a factor at every level of the others; empty where no two variants differ in one factor alone."""
     shown, digits = ("miou", "boundary_f1", "checkerboard"), decimals(experiment)
     twins = Counter(str(variant["levels"]) for variant in experiment.plan["variants"].values())
-
-    def row(step: OneFactorStep) -> list[str]:
+    steps = one_factor_steps(experiment.plan)
+    judged = {score: _judge_steps(experiment, steps, score) for score in shown} if steps else {}
+    rows, dashes = [], dict[str, None]()
+    for step in steps:
         at = ", ".join(f"{factor}: {level}" for factor, level in step.at.items()) or "-"
         levels = [experiment.plan["variants"][name]["levels"][step.factor] for name in (step.reference, step.variant)]
         # Two variants of the same levels differ in what was chosen for them, say a width that makes sizes equal.
         name = f" ({step.variant})" if twins[str(experiment.plan["variants"][step.variant]["levels"])] > 1 else ""
         cells = [f"{step.factor}: {levels[0]} to {levels[1]}{name}", at]
-        cells.append(str(experiment.difference(step.variant, step.reference, "miou").n))
         for score in shown:
-            change = experiment.difference(step.variant, step.reference, score).times(SCORES[score].unit.factor)
-            bounds = "(one seed)" if change.n == 1 else seeds_interval(change, digits[score])
-            cells.append(f"{signed(change.mean, digits[score])} {bounds}" if change.n else "-")
-        return cells
-
-    rows = [row(step) for step in one_factor_steps(experiment.plan)]
-    title = (
-        "One factor at a time: difference paired by seed, in percentage points (energy in ppm), with its 95 % interval "
-        "over seeds"
+            row = judged[score][step.variant, step.reference]
+            if row.reason:
+                dashes[_NO_LOGARITHM if _has_zero(experiment, score) else row.reason] = None
+            cells.append(_own(row, score, digits[score]))
+        rows.append(cells)
+    meaning = (
+        "Each row changes one factor. Its 95 % interval is its own, for other seeds on these images, and no star goes "
+        "by it: of twenty such intervals about one misses. A factor of 1 is no change."
     )
+    notes = [
+        meaning,
+        *([f"[-]: {'; '.join(dashes)}."] if dashes else []),
+    ]
+    title, short = "One factor at a time, with the interval of the row alone", "One factor at a time"
     caption = (
-        "One factor at a time: difference paired by seed, in percentage points (energy in millionths), with its 95 % "
-        "interval over seeds."
+        "One factor at a time: difference in points, of checkerboard energy its factor, with the 95 % interval over "
+        "seeds of the row alone."
     )
-    columns = ["change", "at", "seeds", *titles()[:3]]
-    short = "One factor at a time"
-    return Table("factors", title, columns, rows, texts=2, short=short, caption=caption, before_plots=True)
+    columns = ["change", "at", f"{SCORES['miou'].title} (points)", f"{SCORES['boundary_f1'].title} (points)"]
+    columns.append(f"{SCORES['checkerboard'].title} (factor)")
+    return Table("factors", title, columns, rows, texts=2, notes=notes, short=short, caption=caption)
+
+
+def _judge_steps(experiment: Experiment, steps: Sequence[OneFactorStep], score: str) -> dict[tuple[str, str], Row]:
+    """By the blocks of this score; a ratio by its logarithm, as equal factors are equal effects on it."""
+    scores, settings = experiment.scores(score), experiment.plan.get("statistics", {})
+    if is_ratio(score):
+        scores = {cell: math.log(value) if value > 0 else math.nan for cell, value in scores.items()}
+    weights = {(s.variant, s.reference): {s.variant: 1.0, s.reference: -1.0} for s in steps}
+    separate, stage = settings.get("variances") == "separate", settings.get("stage")
+    bound = math.inf if is_ratio(score) else 1.0
+    return judge_scores(scores, weights, separate=separate, stage=stage, bound=bound).rows
+
+
+def _own(row: Row, score: str, digits: int) -> str:
+    if math.isnan(row.estimate):
+        return "-"
+    if is_ratio(score):
+        ends = "[-]" if row.reason else f"[{math.exp(row.own_low):.2g}, {math.exp(row.own_high):.2g}]"
+        return f"{math.exp(row.estimate):.2g} {ends}"
+    shown = row.times(SCORES[score].unit.factor)
+    ends = "[-]" if row.reason else interval(shown.own_low, shown.own_high, digits)
+    return f"{signed(shown.estimate, digits)} {ends}"
+
+
+def _has_zero(experiment: Experiment, score: str) -> bool:
+    return is_ratio(score) and any(value <= 0 for value in experiment.scores(score).values())
+
+
+def is_ratio(score: str) -> bool:
+    """Whether only factors mean something: a share that can be near 0, in millionths."""
+    return SCORES[score].unit == PPM
 
 
 def trimap_table(experiment: Experiment) -> Table:

@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 
 from experiments.evidence.experiment import Experiment
-from experiments.evidence.intervals import Estimate, Test
-from experiments.reports.tables.evidence import footnote, marked_test
-from experiments.reports.tables.text import Table, interval_of, mean_std, millions, number, seeds_done, signed
+from experiments.reports.tables.evidence import star_note
+from experiments.reports.tables.text import Table, mean_std, millions, number, seeds_done, starred
 from lightning_modules.components.scores.table import PERCENT
 
 SCORED, COST = ("mIoU (%)", "difference (points) [95 % interval]"), ("GMAC", "parameters (M)")
@@ -20,56 +19,17 @@ def make_summary(experiments: Sequence[Experiment]) -> Table:
     )
     columns, rows = _beside(experiments) if alike else _below(experiments)
     rule = (
-        "Difference: to the baseline of the same experiment, paired by seed. Nothing is pooled over data sets or "
-        "experiments, and no interval is corrected for their number."
+        "Difference: to the baseline of the same experiment, with the interval and star that it has there. Nothing is "
+        "pooled over data sets or experiments, and no interval is corrected for their number."
     )
-    sign = "Sign: of the difference on each, with the star that it has there (? where it is not known)."
+    sign = "Sign: of the difference on each, with its star (? where it is not known)."
     notes = [rule, *([sign] if alike else [])]
-    for experiment in experiments:
-        kind = interval_kind(experiment)
-        compared = experiment.compared.differences.values() if experiment.compared else ()
-        intervals = [
-            difference.contrast.estimate(kind) for difference in compared if not difference.contrast.refuse(kind)
-        ]
-        name = experiment.plan["experiment"]
-        if intervals:
-            meanings = " or ".join(dict.fromkeys(difference.meaning for difference in intervals))
-            notes.append(f"{name}: {meanings}. {footnote(experiment)}")
-        elif experiment.compared is None:
-            notes.append(
-                f"{name}: 95 % interval over seeds (Student's t). Nothing is tested, as the cells were not scored on "
-                "the same test images, and the interval does not allow for that."
-            )
-        elif compared:
-            notes.append(f"{name}: no interval. {footnote(experiment)}")
+    notes += [f"{experiment.plan['experiment']}: {star_note(experiment)}" for experiment in experiments]
     title = (
         f"{'The same variants' if alike else 'The variants'} of {len(experiments)} experiments: mIoU, mean ± standard "
     )
     title += "deviation over seeds"
     return Table("summary", title, columns, rows, texts=2 if alike else 3, notes=notes)
-
-
-def interval_kind(experiment: Experiment) -> str:
-    """What the interval that goes with the star allows for: seeds and images, or images where the seeds are too few."""
-    return "both" if marked_test(experiment) == "both" else "images"
-
-
-def known_difference(experiment: Experiment, variant: str) -> Estimate:
-    """Of the mIoU to the baseline, in points, with the interval that goes with the star; over seeds alone where images
-    cannot be paired. An interval that the design cannot give is NaN, and `reason` says why."""
-    if experiment.compared is None:
-        return experiment.difference(variant, experiment.plan["baseline"], "miou").times(PERCENT[1])
-    return experiment.compared.differences[variant].contrast.estimate(interval_kind(experiment)).times(PERCENT[1])
-
-
-def known_test(experiment: Experiment, variant: str) -> Test | None:
-    """The test whose star a difference has; None where images cannot be paired."""
-    return experiment.compared.differences[variant].tests[marked_test(experiment)] if experiment.compared else None
-
-
-def _mark(experiment: Experiment, variant: str) -> str:
-    test = known_test(experiment, variant)
-    return test.mark if test else ""
 
 
 def _below(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
@@ -102,8 +62,9 @@ def _beside(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str
 
 def _sign(experiment: Experiment, variant: str) -> str:
     """Of the difference, with its star."""
-    mean = known_difference(experiment, variant).mean
-    return "?" if math.isnan(mean) else ("+" if mean > 0 else "-" if mean < 0 else "0") + _mark(experiment, variant)
+    row = experiment.comparisons[variant]
+    mean = row.estimate
+    return "?" if math.isnan(mean) else ("+" if mean > 0 else "-" if mean < 0 else "0") + row.mark
 
 
 def _scored(experiment: Experiment, name: str, *, few: bool = False) -> list[str]:
@@ -113,9 +74,7 @@ def _scored(experiment: Experiment, name: str, *, few: bool = False) -> list[str
         score += f" ({seeds_done(experiment, name)} seeds)"
     if name == experiment.plan["baseline"]:
         return [score, "baseline"]
-    change = known_difference(experiment, name)
-    interval = "" if math.isnan(change.low) else f" {interval_of(change, 2)}"
-    return [score, signed(change.mean, 2) + interval + _mark(experiment, name)]
+    return [score, starred(experiment.comparisons[name].times(PERCENT[1]))]
 
 
 def _cost(experiment: Experiment, name: str) -> list[str]:

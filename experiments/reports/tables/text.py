@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.evidence.estimate import Estimate
 from experiments.evidence.experiment import Experiment
-from experiments.evidence.intervals import Estimate, Test
+from experiments.evidence.family import Row
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Table:
     """Text in rows; the first `texts` columns are words, the others numbers, a significant one with a star behind it.
 
     `best` holds the places, row and column, of the best value of a column; `notes` are printed below. What a report
-    does with a table is said here and nowhere else: `short`, `caption`, `before_plots` and `on_terminal`.
+    does with a table is said here and nowhere else: `short` and `caption`.
     """
 
     key: str
@@ -26,26 +27,32 @@ class Table:
     notes: Sequence[str] = ()
     short: str = ""  # its title in the table of contents
     caption: str = ""  # in print; a table without one is not for print
-    before_plots: bool = False  # on the page: above the plots rather than below them
-    on_terminal: bool = False  # printed when the report is written
 
 
 def mean_std(estimate: Estimate, digits: int) -> str:
     return f"{number(estimate.mean, digits)} ± {number(estimate.std, digits)}" if estimate.n else "-"
 
 
-def seeds_interval(estimate: Estimate, digits: int) -> str:
-    return "-" if estimate.n < 2 else interval_of(estimate, digits)
+def interval(low: float, high: float, digits: int) -> str:
+    return "-" if math.isnan(low) else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
-def interval_of(estimate: Estimate, digits: int) -> str:
-    return f"[{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
-
-
-def p_value(test: Test) -> str:
-    if math.isnan(test.adjusted):
+def starred(row: Row, digits: int = 2) -> str:
+    """A difference with the interval that its star goes by."""
+    if math.isnan(row.estimate):
         return "-"
-    return "< 0.001" if test.adjusted < 0.001 else f"{test.adjusted:.3f}"
+    bounds = "[-]" if row.reason else interval(row.low, row.high, digits)
+    return f"{signed(row.estimate, digits)} {bounds}{row.mark}"
+
+
+def excluded(row: Row, digits: int = 1) -> str:
+    """The size from which on, whatever the sign, the interval of a row without a star leaves differences out; rounded
+    up."""
+    return "-" if row.reason or row.star else f"{math.ceil(row.excluded * 10**digits - 1e-9) / 10**digits:.{digits}f}"
+
+
+def p_value(p: float) -> str:
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def signed(value: float, digits: int) -> str:

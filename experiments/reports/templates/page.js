@@ -90,7 +90,7 @@ function draw(place, traces, layout, paint) {
     font: { color: paint.text, size: 12, family: "system-ui, sans-serif" },
     hoverlabel: { bgcolor: paint.card, bordercolor: paint.soft, font: { color: paint.text }, align: "left" },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: paint.soft, activecolor: paint.accent },
-    margin: { l: 56, r: 16, t: 28, b: 48 },
+    margin: { l: 56, r: 16, t: 28, b: 48 }, width: place.parentNode.clientWidth,  // by itself it keeps its first one
   };
   // The buttons are named one by one: by itself plotly adds one that sends the numbers to a server.
   Plotly.react(place, traces, { ...base, ...layout },
@@ -210,7 +210,11 @@ function explore(root, data) {
   const every = { ...data, variants: drawn };
   fill(select, drawn.map((variant) => variant.name));
 
+  const part = root.closest("details");
+
+  // Plots are drawn at the width they have, and what is folded has none.
   function update() {
+    if (!part.open) return;
     const paint = theme();
     for (const chip of chips.querySelectorAll("[aria-pressed]")) {
       const variant = drawn[chip.value];
@@ -236,6 +240,7 @@ function explore(root, data) {
   root.querySelector(".none").addEventListener("click", () => { drawn.forEach((v) => off.add(v.name)); update(); });
   select.addEventListener("change", update);
   for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", update);
+  part.addEventListener("toggle", update);
   let width = 0;
   new ResizeObserver(([{ contentRect }]) => {
     if (Math.abs(contentRect.width - width) > 1) { width = contentRect.width; update(); }
@@ -367,6 +372,15 @@ for (const section of document.querySelectorAll("section.experiment")) {
     if (part) run(part, data);
   }
 }
-// Paper has nothing to open.
-addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
+// A link opens what it points into, and what that is folded in.
+function reveal() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  target?.scrollIntoView();
+}
+addEventListener("hashchange", reveal);
+document.querySelector("nav").addEventListener("click", (event) => {
+  if (event.target.hash && event.target.hash === location.hash) reveal();  // no change of the hash, but folded again
+});
 if (matchMedia("(max-width: 75rem)").matches) document.querySelector("nav details").open = false;
+reveal();

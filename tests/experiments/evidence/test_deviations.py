@@ -38,6 +38,8 @@ class Finished:
         default_factory=lambda: {"hparams": {"lr": 0.1}, "data": {"root": "here"}, "trainer": {}}
     )
     result: dict[str, Any] = field(default_factory=lambda: {"epochs": 2, "steps": 6})
+    image_names: list[str] = field(default_factory=lambda: ["1.png", "2.png"])
+    groups: list[str] | None = field(default_factory=lambda: ["g", "h"])
     environment: dict[str, Any] = field(
         default_factory=lambda: {"commit": "c1", "device": "1 x CPU", "versions": {"x": "1"}, **MACHINE}
     )
@@ -140,3 +142,20 @@ def test_a_plan_of_an_earlier_version_still_says_its_sizes() -> None:
     warning = "Between variants of unequal size, a difference in score can be one of size."
     assert statements(PLAN) == [f"Sizes, and how far from those of a: {sizes}. {warning}"]
     assert planned(PLAN, "b")["hparams.width"] == 8
+
+
+def test_cells_that_name_other_groups_of_images_are_named() -> None:
+    found = cells()
+    found["b"][1].groups = None
+    (said,) = deviations(PLAN | NEW, found)
+    assert said == (
+        "Cells do not name the same groups of test images (none in b seed 1): every interval is for these images only."
+    )
+    found["b"][0].groups = ["g", "g"]
+    assert "(others in b seed 0; none in b seed 1)" in deviations(PLAN | NEW, found)[0]
+    for of_variant in found.values():
+        for cell in of_variant.values():
+            cell.groups = None  # of an earlier version: the tables say so
+    assert deviations(PLAN | NEW, found) == []
+    found["a"][0].image_names, found["a"][0].groups = ["3.png"], ["g"]  # which is said elsewhere
+    assert deviations(PLAN | NEW, found) == []

@@ -190,7 +190,7 @@ def test_matrices_are_never_held_at_once(tmp_path: Path) -> None:
     size = 8 * 400 * 60 * 60 * 8  # bytes of 8 cells
     tracemalloc.start()
     experiment = load_experiment(tmp_path)
-    assert experiment.compared and experiment.effects
+    assert experiment.comparisons and experiment.effects
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(experiment.finished()) == 8 and peak < size * 0.75

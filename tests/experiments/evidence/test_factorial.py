@@ -1,10 +1,22 @@
 """Effects of factors by hand, and the pairs of variants that differ in one factor alone."""
 
-import numpy as np
+import math
+from itertools import combinations, product
+
 import pytest
 
 from experiments.evidence.experiment import OneFactorStep, one_factor_steps
-from experiments.evidence.factorial import factorial_effects, refuse_crossing
+from experiments.evidence.factorial import Effect, effect_weights, refuse_crossing, starred
+from experiments.evidence.family import Row
+
+
+def effects(scores: dict[str, float], levels: dict[str, dict[str, str]], baseline: str) -> dict[str, float]:
+    """By title."""
+    of_baseline, found = levels[baseline], dict[str, float]()
+    for key, weights in effect_weights(levels, of_baseline).items():
+        effect = Effect(dict(key), {factor: of_baseline[factor] for factor, _ in key}, Row(math.nan, 0))
+        found[effect.title] = sum(weight * scores[name] for name, weight in weights.items())
+    return found
 
 
 def test_main_effects_and_interaction_by_hand() -> None:
@@ -17,11 +29,7 @@ def test_main_effects_and_interaction_by_hand() -> None:
         ("z", "q"): 0.5,
     }
     levels = {"".join(key): dict(zip(("a", "b"), key, strict=True)) for key in by_level}
-    wiggle = np.linspace(-0.1, 0.1, 8)  # of images; the same for all, so that it cancels
-    cells = {"".join(key): {s: value + 0.01 * s + wiggle for s in range(3)} for key, value in by_level.items()}
-    effects = factorial_effects(cells, levels, {"a": "x", "b": "p"}, "mean", resamples=99)
-    found = {effect.title: effect.contrast.mean for effect in effects}
-    assert found == pytest.approx(
+    assert effects({"".join(key): value for key, value in by_level.items()}, levels, "xp") == pytest.approx(
         {
             "a y - x": (0.56 + 0.60 - 0.50 - 0.52) / 2,
             "a z - x": (0.5 + 0.5 - 0.50 - 0.52) / 2,
@@ -30,18 +38,34 @@ def test_main_effects_and_interaction_by_hand() -> None:
             "a z - x x b q - p": (0.5 - 0.52) - (0.5 - 0.50),
         }
     )
-    assert all(effect.contrast.std == pytest.approx(0, abs=1e-12) for effect in effects)  # paired by seed
 
 
 def test_two_factors_of_three_are_averaged_over_the_third() -> None:
     levels = {a + b + c: {"a": a, "b": b, "c": c} for a in "xy" for b in "pq" for c in "st"}
-    values = {name: float(index**2) for index, name in enumerate(levels)}
-    cells = {name: {s: np.full(8, values[name] + s) for s in range(2)} for name in levels}
-    effects = factorial_effects(cells, levels, {"a": "x", "b": "p", "c": "s"}, "mean", resamples=99)
-    assert [effect.title for effect in effects][:3] == ["a y - x", "b q - p", "c t - s"] and len(effects) == 6
+    found = effects({name: float(index**2) for index, name in enumerate(levels)}, levels, "xps")
+    assert [*found][:3] == ["a y - x", "b q - p", "c t - s"] and len(found) == 6
     # Indices 0 to 7 squared. a: (16 + 25 + 36 + 49 - 0 - 1 - 4 - 9) / 4; a and b: (36 + 49 - 16 - 25 - 4 - 9 + 1) / 2
-    found = {tuple(effect.levels): effect.contrast.mean for effect in effects}
-    assert found["a",] == pytest.approx(28) and found["a", "b"] == pytest.approx(16)
+    assert found["a y - x"] == pytest.approx(28) and found["a y - x x b q - p"] == pytest.approx(16)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (4, 2), (3, 3), (2, 2, 2)])
+def test_every_contrast_weighs_as_much_for_as_against(shape: tuple[int, ...]) -> None:
+    names = [*product(*(map(str, range(count)) for count in shape))]
+    levels = {"".join(name): dict(zip("abc", name, strict=False)) for name in names}
+    weights = starred(levels, "0" * len(shape))
+    main = sum(count - 1 for count in shape)
+    both = sum((p - 1) * (q - 1) for p, q in combinations(shape, 2))
+    assert len(weights) == len(levels) - 1 + main + both
+    assert all(sum(row.values()) == pytest.approx(0) for row in weights.values())
+    # Comparisons and main effects are of one variant's worth, interactions of two.
+    sizes = {round(sum(map(abs, row.values())) / 2, 9) for row in weights.values()}
+    assert sizes == {1, 2}
+
+
+def test_a_design_that_is_not_crossed_or_has_one_factor_is_judged_by_its_comparisons_alone() -> None:
+    crossed = {a + b: {"a": a, "b": b} for a in "xy" for b in "pq"}
+    assert [*starred({name: crossed[name] for name in ("xp", "xq", "yp")}, "xp")] == ["xq", "yp"]
+    assert [*starred({name: {"a": name} for name in "xyz"}, "y")] == ["x", "z"]
 
 
 def test_designs_that_are_not_crossed_are_refused() -> None:
@@ -54,7 +78,7 @@ def test_designs_that_are_not_crossed_are_refused() -> None:
     assert "same levels" in refuse_crossing(crossed | {"again": {"a": "x", "b": "p"}})
     assert "same factors" in refuse_crossing({"one": {"a": "x"}, "two": {"b": "p"}})
     with pytest.raises(ValueError, match=r"no variant with y \+ q, z \+ p"):
-        factorial_effects({name: {} for name in lacking}, lacking, {"a": "x", "b": "p"})
+        effect_weights(lacking, {"a": "x", "b": "p"})
 
 
 def test_one_factor_is_compared_at_every_level_of_the_other() -> None:

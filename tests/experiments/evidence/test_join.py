@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from handmade import plant, save_npz, write_experiment
 
+from experiments.evidence.deviations import planned_seeds
 from experiments.evidence.experiment import load_experiment
 from experiments.evidence.join import join
 from experiments.report import main
@@ -54,6 +56,51 @@ def test_folders_of_one_grid_with_other_seeds_are_one_experiment(tmp_path: Path)
     assert any("step times and memory were measured in one" in line for line in joined.deviations)
 
 
+def planned(seeds: list[int], **statistics: Any) -> dict[str, Any]:
+    return {"seeds_planned": seeds, "statistics": {"variances": "pooled", "margin": None, "until": None} | statistics}
+
+
+def test_what_both_folders_fixed_before_training_is_united(tmp_path: Path) -> None:
+    one, other = hashed(tmp_path / "one", [0, 2]), hashed(tmp_path / "other", [1])
+    folders = [one, other]
+    change_plan(one, **planned([0], margin=1.0), looks=[[0]])
+    change_plan(other, **planned([1]), looks=[[0]])
+    (joined,) = join([load_experiment(folder) for folder in folders])
+    assert (joined.plan["seeds_planned"], joined.plan["looks"]) == ([0, 1], [[0]])
+    assert joined.plan["statistics"]["margin"] == 1.0
+    assert joined.plan["statistics"]["margin_after"] is True  # of one of them
+    assert planned_seeds(joined.plan).startswith("2 seeds planned, 3 used, looked at in between. If")
+
+    change_plan(other, statistics={})
+    plan = json.loads((other / "plan.json").read_text())
+    (other / "plan.json").write_text(json.dumps({k: v for k, v in plan.items() if k != "seeds_planned"}))
+    (joined,) = join([load_experiment(folder) for folder in folders])
+    assert planned_seeds(joined.plan) == ""  # of an earlier version: not known
+
+    for key, value in (("variances", "separate"), ("until", 2.0)):
+        change_plan(other, **planned([1], **{key: value}))
+        with pytest.raises(
+            ValueError, match=rf"one and .*other hold seeds .* \({key}: (pooled|None) against {value}\)"
+        ):
+            join([load_experiment(folder) for folder in folders])
+
+
+def test_stages_of_both_folders_measure_the_variance(tmp_path: Path) -> None:
+    one, other = hashed(tmp_path / "one", [0, 1, 2]), hashed(tmp_path / "other", [0, 1, 2])
+    for folder in (one, other):
+        change_plan(folder, **planned([0, 1, 2], until=2.0, stage=[0, 1, 2], needed=5))
+    (joined,) = join([load_experiment(folder) for folder in (one, other)])
+    assert (joined.plan["statistics"]["stage"], joined.plan["statistics"]["needed"]) == ([0, 1, 2], 5)
+    first = load_experiment(one)
+    apart = replace(
+        first,
+        plan=first.plan | planned([3, 4, 5], until=2.0, stage=[3, 4, 5], needed=4),
+        cells={name: {seed + 3: cell for seed, cell in cells.items()} for name, cells in first.cells.items()},
+    )
+    (joined,) = join([first, apart])
+    assert (joined.plan["statistics"]["stage"], joined.plan["statistics"]["needed"]) == ([0, 1, 2, 3, 4, 5], 9)
+
+
 def test_another_result_of_the_same_cell_is_refused_and_an_equal_one_is_not(tmp_path: Path) -> None:
     folders = [hashed(tmp_path / name, [0, 1, 2]) for name in ("one", "other")]
     assert len(join([load_experiment(folder) for folder in folders])) == 1
@@ -92,8 +139,31 @@ def test_the_same_variants_on_two_data_sets_stand_side_by_side(tmp_path: Path) -
     assert re.fullmatch(r"-20\.00 \[-\d\d\.\d\d, -\d\d\.\d\d\]\*", rows["transposed-3+none"][2])
     assert rows["nearest+concat"][2].startswith("0.00 [") and not rows["nearest+concat"][2].endswith("*")
     notes = " ".join(table.notes)
-    assert "planted_two: 95 % interval for other seeds and other images, from 3 seeds and 12 images" in notes
+    assert (
+        "planted_two: * 0 lies outside the interval; all 6 intervals of this report hold together with 95 %, for "
+        in notes
+    )
+    assert (
+        "ablate_up_sampling: * 0 lies" in notes
+        and notes.count("on these images only (their groups were not stored)") == 2
+    )
     assert "Nothing is pooled" in notes
+
+
+def test_folders_that_name_other_groups_of_images_are_joined_with_a_warning(tmp_path: Path) -> None:
+    folders = [hashed(tmp_path / "one", [0, 1]), hashed(tmp_path / "other", [2])]
+    for path in folders[0].glob("*/seed*/per_image.npz"):
+        with np.load(path) as stored:
+            save_npz(path, **stored, groups=np.array(["left", "right"]))
+    parts = [load_experiment(folder) for folder in folders]
+    assert parts[0].groups == ["left", "right"] and not [line for part in parts for line in part.deviations]
+    (joined,) = join(parts)
+    assert joined.groups is None and joined.family.reason == "cells differ in their groups of images"
+    (said,) = [line for line in joined.deviations if "groups" in line]
+    assert said == (
+        "Cells do not name the same groups of test images (none in transposed-3+concat seed 2, nearest+concat seed 2, "
+        "transposed-3+none seed 2 and 1 more): every interval is for these images only."
+    )
 
 
 @pytest.mark.usefixtures("one_figure")
@@ -125,7 +195,11 @@ def test_several_experiments_are_one_report_with_an_experiment_column(
 
 
 def test_wrong_flags_are_refused_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for flags, words in ((["a", "b"], "a, b) need --out DIR"), (["a", "--answer", "x"], "add --record"), ([], "DIR")):
+    for flags, words in (
+        (["a", "b"], "a, b) need --out DIR"),
+        (["a", "--answer", "x"], "add --record"),
+        ([], "expected the folder of an experiment"),
+    ):
         monkeypatch.setattr("sys.argv", ["report", *flags])
         with pytest.raises(SystemExit, match="2"):
             main()

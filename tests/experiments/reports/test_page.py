@@ -6,12 +6,15 @@ import io
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import handmade
 import numpy as np
 import pytest
+from handmade import write_experiment
 from hostile import BASE, CLASSES, IMAGES, IMG, LONG, PALETTE, UNFINISHED, make_section, write_hostile
 from PIL import Image
 
@@ -27,11 +30,15 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.text = ""
+        self.text = self.visible = ""  # all of it, and what is not folded
+        self.folded, self.summary = list[bool](), False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        if tag == "details":
+            self.folded.append("open" not in dict(attrs))
+        self.summary |= tag == "summary"
         if tag == "script":
             self.scripts.append((dict(attrs), ""))
 
@@ -40,6 +47,13 @@ class Page(HTMLParser):
             self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
         elif self.cdata_elem is None:
             self.text += data
+            # Of a fold its summary; of one within another not even that.
+            self.visible += data if not any(self.folded[: -1 if self.summary else None]) else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "details":
+            self.folded.pop()
+        self.summary &= tag != "summary"
 
     def attributes(self, name: str) -> list[str]:
         return [str(found[name]) for _, found in self.elements if name in found]
@@ -158,6 +172,40 @@ def test_the_page_holds_all_that_the_section_does(page: Page) -> None:
         assert words in page.text
 
 
+def test_what_is_not_folded_begins_with_question_answer_and_warning_and_is_short(page: Page) -> None:
+    seen = page.visible[page.visible.index("Does <script>window.ran=1</script> run?") :]
+    order = ("The <b>answer</b>, of", "More of it.", "A <b>warning</b>.", "A <b>caption</b>.", "Scores of <i>all</i>")
+    places = [seen.index(words) for words in order]
+    assert places == sorted(places)
+    for folded in ("A <b>note</b>.", "By class, against", "hparams.width", "python -m experiments.x"):
+        assert folded not in seen and folded in page.text
+
+
+def test_the_page_of_an_experiment_has_few_words_before_anything_is_unfolded(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    page = Page(render([handmade.section(tmp_path)]))
+    assert len(page.visible.split()) < 500 < len(page.text.split())
+    assert "Transposed or resize?" in page.visible and "On shapes, skips none" in page.visible
+
+
+def test_of_many_warnings_the_first_are_not_folded(section: Section) -> None:
+    page = Page(render([replace(section, warnings=[f"Warning {n}." for n in range(9)])]))
+    assert "Warning 2." in page.visible and "6 more warnings" in page.visible
+    assert "Warning 3." not in page.visible and "Warning 8." in page.text
+
+
+def test_of_a_long_warning_the_beginning_is_not_folded(section: Section) -> None:
+    long = f"Cells differ ({', '.join(f'cell {n}' for n in range(90))}): last digits, too."
+    page = Page(render([replace(section, warnings=[long, "x" * 500])]))
+    assert "Cells differ (cell 0, cell 1," in page.visible and "cell 40" not in page.visible
+    assert long in page.text and "x" * 500 in page.text and "x" * 131 not in page.visible
+
+
+def test_a_phone_gets_the_figure_for_a_column(section: Section) -> None:
+    (source,) = [found for tag, found in Page(render([section])).elements if tag == "source"]
+    assert source["media"] == "(max-width: 40rem)" and str(source["srcset"]).startswith("data:image/png;base64,")
+
+
 def test_two_experiments_share_the_scripts_and_no_id(section: Section, tmp_path: Path) -> None:
     summary = Table("summary", "All experiments", ["experiment", "variant", "mIoU (%)"], [["a", "b", "1.00"]], texts=2)
     text = render([section, make_section(write_hostile(tmp_path / "other"))], summary)
@@ -171,7 +219,5 @@ def test_two_experiments_share_the_scripts_and_no_id(section: Section, tmp_path:
 
 
 def test_the_same_cells_give_the_same_page(section: Section, html: str) -> None:
-    again = Section(
-        load_experiment(section.experiment.folder), section.tables, section.notes, section.warnings, section.figures
-    )
+    again = replace(section, experiment=load_experiment(section.experiment.folder))
     assert render([again]) == html

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from handmade import write_experiment
 from hostile import BASE, IMG, LONG, UNFINISHED, make_section, write_hostile
 
 from experiments.reports.page import render
+from experiments.reports.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -18,7 +20,8 @@ pytestmark = [
 ]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 TABLE = "[id=e1] .wide[aria-label='Scores of <i>all</i>'] table"
-PHONE, WIDE = {"width": 360, "height": 780}, {"width": 1600, "height": 1000}
+PHONE, WIDE = {"width": 390, "height": 844}, {"width": 1600, "height": 1000}
+WORDS = 1500  # on the page as it is opened
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +43,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-def opened(browser: Any, report: Path, **options: Any) -> Any:
-    """The page in a context of its own; `page.complaints` gathers errors and requests beyond the file."""
+@pytest.fixture(scope="module")
+def handmade_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a person gets, with all figures."""
+    folder = tmp_path_factory.mktemp("browser") / "handmade"
+    write_experiment(folder)
+    return write_report(folder)
+
+
+def folded(browser: Any, report: Path, **options: Any) -> Any:
+    """The page in a context of its own, as it is on load; `page.complaints` gathers errors and requests beyond the
+    file."""
     page = browser.new_context(**{"viewport": WIDE, **options}).new_page()
     page.complaints = []
     page.on("console", lambda said: page.complaints.append(said.text))
@@ -51,7 +63,23 @@ def opened(browser: Any, report: Path, **options: Any) -> Any:
         lambda one: None if one.url.startswith(("file:", "data:", "blob:")) else page.complaints.append(one.url),
     )
     page.goto(report.as_uri())
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 6")
+    return page
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Playwright's own would evaluate text within the page, which its policy forbids."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {expression}")
+
+
+def opened(browser: Any, report: Path, **options: Any) -> Any:
+    """The same with everything unfolded."""
+    page = folded(browser, report, **options)
+    page.evaluate("for (const part of document.querySelectorAll('main details')) part.open = true")
+    wait_until(page, "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 6")
     return page
 
 
@@ -259,8 +287,8 @@ def test_print_is_light_and_without_buttons(page: Any) -> None:
 
 def test_a_phone_scrolls_down_and_never_aside(browser: Any, report: Path) -> None:
     page = opened(browser, report, viewport=PHONE, has_touch=True, is_mobile=True)
-    assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
-    # The columns of long names stay narrow inside of their tables.
+    assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [390, 390]
+    # The columns of long names stay narrow inside of their tables, and the first table needs no scrolling at all.
     widths = page.evaluate("[...document.querySelectorAll('#e1 th, #e1 td')].map((cell) => cell.offsetWidth)")
     assert max(widths) < 300
     page.locator("#e1 .stage").scroll_into_view_if_needed()
@@ -268,6 +296,67 @@ def test_a_phone_scrolls_down_and_never_aside(browser: Any, report: Path) -> Non
     page.touchscreen.tap(box["x"] + 0.75 * box["width"], box["y"] + box["height"] / 2)
     assert "75" in clip(page, "prediction") or "74.5" in clip(page, "prediction")
     assert page.complaints == []
+    page.context.close()
+
+
+def test_on_load_there_is_the_answer_with_its_figure_and_table_and_nothing_else(
+    browser: Any, handmade_report: Path
+) -> None:
+    page = folded(browser, handmade_report)
+    assert len(page.evaluate("document.body.innerText").split()) < WORDS / 2  # of four variants
+    assert page.locator("main details[open]").count() == 0
+    assert page.locator("main img:visible").count() == page.locator("main table:visible").count() == 1
+    assert page.locator(".main-svg").count() == 0  # a plot is drawn when it is unfolded
+    assert page.complaints == []
+    page.emulate_media(media="print")
+    assert page.locator("main details[open]").count() == 0
+    page.context.close()
+
+
+def test_a_link_of_the_contents_unfolds_what_it_points_into(browser: Any, report: Path) -> None:
+    page = folded(browser, report)
+    for link in page.locator("nav a").all():
+        link.click()
+        name = link.get_attribute("href")[1:]
+        wait_until(page, f"document.getElementById('{name}').checkVisibility()")
+        wait_until(page, f"document.getElementById('{name}').getBoundingClientRect().top < innerHeight")
+    part = page.locator("#e1-plots")
+    assert part.get_attribute("open") is not None
+    part.locator("summary").first.click()
+    page.locator("nav a[href='#e1-curves']").click()  # folded again: the link still works
+    page.locator("nav a[href='#e1-curves']").click()
+    assert page.locator("#e1-curves").is_visible()
+    page.goto(f"{report.as_uri()}#e2-curves")
+    page.reload()
+    assert page.locator("#e2-curves").is_visible() and not page.locator("#e1-curves").is_visible()
+    assert page.complaints == []
+    page.context.close()
+
+
+def test_a_plot_has_the_width_of_the_page_when_it_is_unfolded(browser: Any, report: Path) -> None:
+    page = folded(browser, report)
+    plot = "document.querySelector('#e1 [data-plot=curves]')"
+    page.locator("#e1-plots > summary").click()
+    wait_until(page, f"{plot}.querySelector('.main-svg')")
+    page.locator("#e1-plots > summary").click()
+    page.set_viewport_size({"width": 700, "height": 900})
+    page.emulate_media(color_scheme="dark")
+    page.locator("#e1-plots > summary").click()
+    width = f"{plot}.querySelector('.main-svg').getBoundingClientRect().width"
+    wait_until(page, f"Math.abs({width} - {plot}.parentNode.clientWidth) < 1")
+    assert page.evaluate(f"{plot}.layout.font.color") == "#e4e8eb"
+    page.context.close()
+
+
+def test_on_a_phone_answer_and_figure_stand_on_two_screens(browser: Any, handmade_report: Path) -> None:
+    page = folded(browser, handmade_report, viewport=PHONE, has_touch=True, is_mobile=True)
+    picture = page.locator("#e1-figure-seeds img")
+    box = picture.bounding_box()
+    assert box["y"] + box["height"] <= 2 * PHONE["height"]
+    # The form for a column, and all of it: nothing to scroll aside for.
+    assert picture.evaluate("(one) => one.naturalHeight > one.naturalWidth")
+    assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+    assert page.locator("#e1 .whole").evaluate("(one) => one.scrollWidth - one.clientWidth") <= 1
     page.context.close()
 
 

@@ -1,17 +1,16 @@
-"""The committed form of an experiment: drafted sentences, what is kept of a person's words, and what is refused."""
+"""The committed form of an experiment: what stands first, what is folded, what is kept of a person's words."""
 
 import json
-import shutil
-from dataclasses import replace
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from handmade import plant, save_npz, section, write_experiment
+from handmade import plant, section, write_experiment
 
-from experiments.evidence.experiment import load_experiment
+from experiments.evidence.power import pilots
+from experiments.reports.formats import escape_markdown
 from experiments.reports.page import Section
-from experiments.reports.record import draft, write_record
+from experiments.reports.record import write_record
 from experiments.reports.tables import make_summary
 from experiments.shell.files import write_json
 
@@ -29,111 +28,45 @@ def planted(tmp_path: Path) -> Section:
     return section(tmp_path / "planted")
 
 
-def test_the_drafted_answer_says_what_differs_what_does_not_and_how_it_is_known(planted: Section) -> None:
-    differences, effects, legend = draft(planted.experiment)
-    assert differences.startswith("**On shapes, transposed-3+none (-20.00 points, [-2")
-    assert r"]\*) and nearest+none (-28.00 points, [" in differences
-    assert r"]\*) differ from transposed-3+concat (60.00 ± 0.60 % mIoU). No difference shows for " in differences
-    assert "for nearest+concat (0.00 points, [-" in differences
-    assert differences.endswith("]).**")
-    assert effects.startswith(
-        "**Main effects, averaged over the levels of the other factors: upsample transposed-3 to nearest (-4.00"
-    )
-    assert r"and skips concat to none (-24.00 points, [" in effects
-    assert r"Interaction: upsample transposed-3 to nearest x skips concat to none (-8.00 points, [" in effects
+def test_it_begins_with_question_answer_table_figure_and_limits_and_folds_the_rest(
+    planted: Section, tmp_path: Path
+) -> None:
+    text = write_record([planted], None, tmp_path).read_text(encoding="utf-8")
+    first, folded = text.split("<details>", 1)
+    places = [
+        first.index(words)
+        for words in (
+            "# Transposed or resize?",
+            f"**{escape_markdown(planted.answer[0])}**",
+            "| variant | mIoU (%) | difference to transposed-3+concat (points) | GMAC |",
+            "![ablate_up_sampling: seeds](figures/ablate_up_sampling_seeds.png)",
+            "On shapes, upsample nearest scores 4.0 points",
+            "This holds for other seeds and these images only (their groups were not stored)",
+            "CPU scale.",
+            "<!-- spread: ",
+            "<!-- begin words",
+        )
+    ]
+    assert places == sorted(places) and first.count("| variant |") == 1
+    assert len(re.sub(r"<!--.*?-->", "", first, flags=re.DOTALL).split()) < 300
+    assert re.search(r"\| transposed-3\+none \| 40\.00 ± 0\.60 \| -20\.00 \[-2\d\.\d\d, -1\d\.\d\d\]\\\* \|", first)
     for words in (
-        "mean ± standard deviation over seeds",
-        "percentage points",
-        "from 3 seeds and 12 images",
-        "Holm's correction over 3",
+        "### Evidence",
+        "### Effects of the crossed factors",
+        "### All test scores",
+        "### What each number is",
     ):
-        assert words in legend
+        assert words in folded
+    assert text.count("<details>") == text.count("</details>") == 1
 
 
-def test_an_interval_that_leaves_out_0_without_a_star_is_neither(tmp_path: Path) -> None:
-    plant(tmp_path)
-    for seed, moved in enumerate((-76, 0, 76)):  # per mille: the standard deviation of the differences is 7.0 points
-        path = tmp_path / "transposed-3+none" / f"seed{seed}" / "per_image.npz"
-        with np.load(path) as stored:
-            arrays = dict(stored)
-        arrays["confusion"][:, [0, 1], [0, 1]] += moved
-        arrays["confusion"][:, [0, 1], [1, 0]] -= moved // 2
-        save_npz(path, **arrays)
-    differences = draft(load_experiment(tmp_path))[0]
-    assert differences.startswith("**On shapes, nearest+none (-28.00 points, [")
-    assert r"\*) differs from transposed-3+concat" in differences
-    assert ". For transposed-3+none (-20.00 points, [-3" in differences
-    assert differences.endswith(
-        "]) the interval leaves out 0, but no star holds for it after the correction for the number of comparisons.**"
-    )
-
-
-def test_what_cannot_be_tested_is_said(tmp_path: Path) -> None:
-    write_experiment(tmp_path)  # of two images
-    differences, effects, legend = draft(load_experiment(tmp_path))
-    known = (
-        "**On shapes, no difference to transposed-3+concat (82.00 ± 2.00 % mIoU) is known. Not tested: nearest+concat "
-    )
-    assert differences.startswith(f"{known}(+6.00 points, no interval), ")
-    assert "No difference gets a star: needs 6 images, got 2." in legend
-    assert effects.startswith(
-        "**Main effects not tested: upsample transposed-3 to nearest (+3.00 points, no interval) and "
-    )
-    assert "Interaction not tested: upsample" in effects
-    assert legend.endswith("Effects of the factors are not tested: needs 6 images, got 2.")
-
-
-def test_one_seed_speaks_of_its_networks_only(tmp_path: Path) -> None:
-    plant(tmp_path, seeds=1)
-    differences, _, legend = draft(load_experiment(tmp_path))
-    alone = "All of this is of these trained networks alone: 1 seed is too few to tell what other seeds would give.**"
-    assert differences.endswith(alone)
-    assert "(59.40 ± - % mIoU)" in differences and r"nearest+none (-26.80 points, [-2" in differences
-    assert "other images, the same trained networks" in legend and "it says nothing of other seeds" in legend
-    assert "Effects of the factors are not tested: needs 3 seeds, got 1." in legend
-
-
-def test_without_a_baseline_nothing_is_compared(tmp_path: Path) -> None:
-    write_experiment(tmp_path)
-    shutil.rmtree(tmp_path / "transposed-3+concat")
-    (sentence,) = draft(load_experiment(tmp_path))
-    assert sentence == "**On shapes, nothing can be compared yet: no variant has a finished seed of the baseline.**"
-
-
-def test_one_variant_is_compared_with_nothing(tmp_path: Path) -> None:
-    plant(tmp_path)
-    plan = json.loads((tmp_path / "plan.json").read_text())
-    plan["variants"] = {"transposed-3+concat": plan["variants"]["transposed-3+concat"]}
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
-    assert draft(load_experiment(tmp_path)) == ["**On shapes, nothing can be compared: there is one variant.**"]
-
-
-def test_the_correction_is_blamed_only_for_what_it_took(tmp_path: Path) -> None:
-    """An interval by one method and a test by another can disagree without any correction."""
-    plant(tmp_path, seeds=1)
-    experiment = load_experiment(tmp_path)
-    assert experiment.compared is not None
-    for name, one in experiment.compared.differences.items():
-        tests = {kind: replace(test, p=0.06, adjusted=0.06) for kind, test in one.tests.items()}
-        experiment.compared.differences[name] = replace(one, tests=tests)
-    differences = draft(experiment)[0]
-    assert "out 0, but no star holds for them. " in differences and "correction" not in differences
-
-
-def test_of_other_images_no_interval_is_called_one_of_the_same(tmp_path: Path) -> None:
-    plant(tmp_path)
-    path = tmp_path / "nearest+none" / "seed0" / "per_image.npz"
-    with np.load(path) as stored:
-        save_npz(path, **{key: array[:-1] for key, array in stored.items()})
-    legend = draft(load_experiment(tmp_path))[-1]
-    assert "seeds, the same images" not in legend and "does not allow for the images being other ones" in legend
-
-
-def test_an_effect_without_a_common_seed_is_named(tmp_path: Path) -> None:
-    plant(tmp_path)
-    shutil.rmtree(tmp_path / "nearest+none")
-    effects = draft(load_experiment(tmp_path))[1]
-    assert "Without a seed that all its variants have finished: upsample transposed-3 to nearest and skips" in effects
+def test_its_spread_is_a_pilot_of_other_plans(planted: Section, tmp_path: Path) -> None:
+    text = write_record([planted], None, tmp_path).read_text(encoding="utf-8")
+    (pilot,) = pilots(text)
+    assert (pilot.sd, pilot.df) == (pytest.approx(100 * planted.experiment.family.sd, rel=1e-3), 6)
+    plant(tmp_path / "single", seeds=1)
+    text = write_record([section(tmp_path / "single")], None, tmp_path / "of one").read_text(encoding="utf-8")
+    assert "<!-- spread" not in text and "**On shapes, 1 seed cannot tell" in text
 
 
 def test_a_record_holds_every_seed_commit_command_and_cost(planted: Section, tmp_path: Path) -> None:
@@ -145,7 +78,6 @@ def test_a_record_holds_every_seed_commit_command_and_cost(planted: Section, tmp
         "python -m experiments.x --seeds 0 1 2\n```\n\nat commit ab12",
         "12 finished cells (4 variants, 3 seeds) took 38 s together",  # 3.2 s each
         "Failed or missing: no cell.",
-        "Deviations: none.",
         "### Every seed",
         "| nearest+none | 2 |",
         "### Error anatomy",
@@ -190,15 +122,17 @@ def test_recorded_twice_it_is_the_same_and_own_words_are_kept(planted: Section, 
         "this file is written again -->\n", f"this file is written again -->\n{WORDS}"
     )
     path.write_text(written, encoding="utf-8")
-    assert write_record([planted], None, tmp_path).read_text(encoding="utf-8") == written
+    kept = write_record([planted], None, tmp_path).read_text(encoding="utf-8")
+    assert "<details><summary>More of what was seen</summary>\n\n<!-- begin words" in kept  # no longer empty
+    assert WORDS in kept and write_record([planted], None, tmp_path).read_text(encoding="utf-8") == kept
     plant(tmp_path / "other", seeds=2)
     again = write_record([section(tmp_path / "other")], None, tmp_path).read_text(encoding="utf-8")
-    assert WORDS in again and again != written and "2 seeds" in again
+    assert WORDS in again and again != kept and "2 seeds" in again
 
 
 def test_an_answer_of_a_person_stays_until_there_is_another(planted: Section, tmp_path: Path) -> None:
     path = write_record([planted], None, tmp_path, answer="**Skips *matter*.**")
-    assert "**Skips *matter*.**" in path.read_text() and "No difference shows" not in path.read_text()
+    assert "**Skips *matter*.**" in path.read_text() and "**On shapes" not in path.read_text()
     path.write_text(path.read_text().replace("\n<!-- end words", f"{WORDS}\n<!-- end words"))
     write_record([planted], None, tmp_path)
     assert "**Skips *matter*.**" in path.read_text()
@@ -263,14 +197,18 @@ def test_several_experiments_are_one_file_with_a_section_each(tmp_path: Path) ->
     path = write_record(sections, make_summary([one.experiment for one in sections]), tmp_path / "out")
     text = path.read_text(encoding="utf-8")
     assert path.name == "ablate_it.md" and text.count("# Transposed or resize?") == 1
-    assert text.index("**On camvid") < text.index("**On brain") < text.index("## The same variants of 2 experiments")
-    assert "\n## ablate_it_camvid: camvid\n" in text and "\n## ablate_it: brain\n" in text
+    folded = "<details><summary>The same variants of 2 experiments"
+    assert text.index("**On camvid") < text.index("**On brain") < text.index("| variant |") < text.index(folded)
+    for name, data in (("ablate_it_camvid", "camvid"), ("ablate_it", "brain")):
+        assert f"<details><summary>{name} on {data}: every table, how it was made, what failed</summary>" in text
     assert "Failed or missing:\n\n- nearest+none, seed 1: started, not finished" in text
-    assert "Deviations:\n\n- Partial: 11 of 12 cells" in text
+    assert "\n\nPartial: 11 of 12 cells are finished" in text.split("<details>")[0]
 
 
 def test_names_are_escaped_and_make_no_other_path(planted: Section, tmp_path: Path) -> None:
     rename(tmp_path / "planted", "../../<b>x*", "<!-- begin words: -->")
     path = write_record([section(tmp_path / "planted")], None, tmp_path / "deep" / "er")
     assert path == tmp_path / "deep" / "er" / "b-x.md"
-    assert "<b>" not in path.read_text() and write_record([section(tmp_path / "planted")], None, path.parent) == path
+    text = path.read_text()
+    assert "<b>" not in re.sub(r"<!--.*?-->", "", text) and text.count("<!-- begin words") == 1
+    assert write_record([section(tmp_path / "planted")], None, path.parent) == path

@@ -38,19 +38,22 @@ def test_every_file_is_there(folder: Path) -> None:
 def test_csv_holds_the_numbers_worked_out_by_hand(folder: Path) -> None:
     found = rows(folder)
     assert list(found) == list(MIOU)
-    # 80, 82, 84: deviation 2, half-width 4.302653 * 2 / sqrt(3) = 4.9683.
+    # 80, 82, 84: deviation 2.
     baseline = found["transposed-3+concat"]
     assert float(baseline["miou_percent_mean"]) == pytest.approx(82)
     assert float(baseline["miou_percent_std"]) == pytest.approx(2)
-    assert float(baseline["miou_percent_low"]) == pytest.approx(77.0317, abs=1e-4)
-    assert float(baseline["miou_percent_high"]) == pytest.approx(86.9683, abs=1e-4)
-    assert baseline["miou_percent_difference_mean"] == ""
+    assert baseline["miou_percent_difference_mean"] == baseline["miou_percent_difference_low"] == ""
     # 86, 86, 92 less 80, 82, 84 are 6, 4, 8.
     nearest = found["nearest+concat"]
     assert float(nearest["miou_percent_mean"]) == pytest.approx(88)
     assert float(nearest["miou_percent_difference_mean"]) == pytest.approx(6)
     assert float(nearest["miou_percent_difference_std"]) == pytest.approx(2)
-    assert float(nearest["miou_percent_difference_low"]) == pytest.approx(1.0317, abs=1e-4)
+    # Residuals of variant and seed: -0.5 0.5 0, -0.5 -1.5 2, -0.5 0.5 0, 1.5 0.5 -2, squares 14, over 3 x 2 degrees of
+    # freedom. By itself: 2.446912 * sqrt(14 / 6 * 2 / 3) = 3.0518; together with five other rows it is wider.
+    assert float(nearest["miou_percent_difference_own_low"]) == pytest.approx(6 - 3.0518, abs=1e-4)
+    low, high = (float(nearest[f"miou_percent_difference_{end}"]) for end in ("low", "high"))
+    assert low + high == pytest.approx(12) and 0 < low < 6 - 3.0518 and nearest["miou_percent_difference_star"] == "1"
+    assert nearest["miou_percent_difference_interval"] == "seeds"
     assert float(nearest["iou/background_percent_mean"]) == pytest.approx(88)
     # Images score (0.5 + 0.7) / 2 = 60 % and 86, 86, 92 %; energy 200 ppm times 1, 2, 3.
     assert float(nearest["boundary_f1_percent_mean"]) == pytest.approx((60 + 88) / 2)
@@ -65,19 +68,22 @@ def test_a_class_absent_everywhere_is_undefined_and_not_in_the_mean(folder: Path
 
 def test_markdown_shows_the_scores_and_what_they_are(folder: Path) -> None:
     text = (folder / "table.md").read_text(encoding="utf-8")
-    assert "| transposed-3+concat | 3 | 82.00 ± 2.00 | [77.03, 86.97] | baseline | - |" in text
-    assert "| nearest+concat | 3 | **88.00 ± 3.46** | [79.39, 96.61] | +6.00 | [1.03, 10.97] |" in text
-    assert "| upsample: transposed-3 to nearest | skips: none | 3 | +0.00" not in text  # zero has no sign
-    assert "| skips: concat to none | upsample: transposed-3 | 3 | -20.00 [-20.00, -20.00] |" in text
+    assert text.startswith("**On shapes, skips none scores 23.0 points of mIoU [")
+    assert "| transposed-3+concat | 82.00 ± 2.00 | baseline | 1.500 |" in text
+    assert re.search(r"\| nearest\+concat \| 88\.00 ± 3\.46 \| \+6\.00 \[1\.\d\d, 10\.\d\d\]\\\* \| 1\.500 \|", text)
+    assert "| nearest+concat | 3 | **88.00 ± 3.46** | **74.00 ± 1.73** |" in text
+    assert "| upsample: transposed-3 to nearest | skips: none | +0.00" not in text  # zero has no sign
+    assert "| skips: concat to none | upsample: transposed-3 | -20.00 [-23.05, -16.95] |" in text
     for words in (
         "over seeds",
         "last epoch, not of the best",
-        "No interval is corrected for the number of comparisons; every p that is printed is.",
-        "No difference gets a star: needs 6 images, got 2.",
+        "on these images only (their groups were not stored)",
         "CPU scale.",
         "Made of discs.",
     ):
         assert words in text
+    answer, figure, table = (text.index(words) for words in ("On shapes", "figures/seeds.png", "| variant | mIoU"))
+    assert answer < figure < table < text.index("Transposed or resize?") < text.index("## ")
     assert "<script>" not in text
 
 
@@ -89,6 +95,7 @@ def test_the_page_holds_the_tables_and_escapes_names(folder: Path) -> None:
         "python -m experiments.x",
         "ab12",
         "12 of 12",
+        "averaged over the other factor",
         "<strong>88.00 ± 3.46</strong>",
     ):
         assert words in text
@@ -96,10 +103,10 @@ def test_the_page_holds_the_tables_and_escapes_names(folder: Path) -> None:
 
 def test_latex_escapes_names_and_keeps_its_own_commands(folder: Path) -> None:
     text = (folder / "table.tex").read_text(encoding="utf-8")
-    assert r"\label{tab:ablate-up-sampling-scores}" in text
+    assert r"\label{tab:ablate-up-sampling-answer}" in text
     assert r"\textless{}script\textgreater{}alert(1)" in text and r"=absent\_class" in text
-    assert r"transposed-3+none & 3 & 62.00 $\pm$ 2.00 & [57.03, 66.97] & $-$20.00" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 10
+    assert r"transposed-3+none & 62.00 $\pm$ 2.00 & $-$20.00 [$-$2" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 11
     body = re.sub(r"\\[%_#&$]", "", re.sub(r"(?m)^%.*$|\{%$", "", text))
     assert "%" not in body and "_" not in body
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
@@ -126,8 +133,9 @@ def one_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_seed_says_that_there_is_no_interval(one_seed: Path) -> None:
     text = (one_seed / "table.md").read_text(encoding="utf-8")
-    assert "One seed: no interval over seeds." in text
-    assert "| nearest+concat | 1 | **86.00 ± -** | - | +6.00 | - |" in text
+    assert text.startswith("**On shapes, 1 seed cannot tell what other seeds would give")
+    assert "| nearest+concat | 86.00 ± - | +6.00 [-] | 1.500 |" in text
+    assert "No star and no interval: needs 3 seeds, got 1" in text
     assert rows(one_seed)["nearest+concat"]["miou_percent_std"] == ""
 
 
@@ -150,10 +158,9 @@ def test_a_partial_experiment_says_so_and_lists_what_is_missing(
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "Partial: 8 of 12 cells are finished" in text and "8 of 12" in printed
-    assert "How many seeds or images a difference in mIoU would need" in printed
-    assert "| nearest+concat | 2 of 3 | **89.00 ± 4.24** |" in text  # 86 and 92
+    assert "| nearest+concat | 89.00 ± 4.24 (2 of 3) |" in text  # 86 and 92
     assert "- nearest+concat, seed 1: started, not finished; nearest+concat/seed1/log.txt ends: RuntimeError" in text
-    assert "| transposed-3+none | 0 of 3 | - | - | - | - |" in text
+    assert "| transposed-3+none | - | - | 1.500 |" in text
     assert "- transposed-3+none, seed 2: not started" in text
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "RuntimeError: &lt;b&gt;out of memory&lt;/b&gt;" in page and "Partial: 8 of 12" in page

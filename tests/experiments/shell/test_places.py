@@ -17,7 +17,7 @@ from experiments.reports.write import Report, collect, write
 from experiments.shell.ending import CannotWriteError
 from experiments.shell.files import locked
 
-FORMS = ("table.md", "table.csv", "table.tex", "report.html", "reproduce.sh", "environment.json")
+FORMS = ("table.md", "table.csv", "table.tex", "cells.csv", "report.html", "reproduce.sh", "environment.json")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def _one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unchanged(own: Path) -> bool:
-    return len([*own.rglob("*")]) == 12 and all(path.read_text() == "mine" for path in own.rglob("*") if path.is_file())
+    return len([*own.rglob("*")]) == 13 and all(path.read_text() == "mine" for path in own.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("name", ["figures", "report"])

@@ -96,8 +96,8 @@ def test_cells_of_different_images_are_not_paired_by_image(tmp_path: Path) -> No
     write_cell(tmp_path / "third" / "seed1", confusions(82, images=6))
     experiment = load_experiment(tmp_path)
     captions = {name: draw(experiment, name)[1] for name in FIGURES}
-    assert "for other seeds, the same images, leaves out 0" in captions["classes"]
-    assert "95 % interval of the mean for other seeds, the same images" in captions["pareto"]
+    assert "for other seeds, these images only, leaves out 0" in captions["classes"]
+    assert "for other seeds and these test images only" in captions["seeds"]
 
 
 def test_variants_look_unlike_each_other_and_alike_in_every_design() -> None:
@@ -127,15 +127,16 @@ def test_limits_keep_the_dots_apart_and_do_not_leave_the_scale() -> None:
     assert limits([math.nan, 1, 2], (0.9, 2.1)) == (0.9, 2.1)
 
 
-def test_seeds_are_drawn_where_they_score_and_differ(experiment: Experiment) -> None:
-    figure, caption = draw(experiment, "seeds")
-    left, right = figure.axes
-    assert labels(left) == ["base *", "other $1$", "third"]
+@pytest.mark.parametrize("name", ["seeds", "seeds-narrow"])
+def test_seeds_are_drawn_where_they_score_and_differ(name: str, experiment: Experiment) -> None:
+    figure, caption = draw(experiment, name)
+    left, right = figure.axes if name == "seeds" else figure.axes[::-1]
+    assert labels(left) == ["base (baseline)" if name == "seeds" else "base", "other $1$", "third"]
     marks = [tuple(one.get_offsets()[0]) for one in left.collections]
-    for number, name in enumerate(RIGHT):
+    for number, variant in enumerate(RIGHT):
         for seed in range(3):
             x, y = marks[3 * number + seed]
-            assert x == pytest.approx(100 * experiment.values(name, "miou")[seed]) and abs(y - number) < 0.4
+            assert x == pytest.approx(100 * experiment.values(variant, "miou")[seed]) and abs(y - number) < 0.4
     joined = [line.get_xdata() for line in left.lines if line.get_color() == "#9a9a9a"]
     assert [list(line) for line in joined] == [
         [marks[3 * number + seed][0] for number in range(3)] for seed in range(3)
@@ -143,26 +144,41 @@ def test_seeds_are_drawn_where_they_score_and_differ(experiment: Experiment) -> 
     paired = right.collections[0].get_offsets()[:, 0]
     wanted = [experiment.values("other $1$", "miou")[s] - experiment.values("base", "miou")[s] for s in range(3)]
     assert list(paired) == pytest.approx([100 * value for value in wanted])
-    assert experiment.compared is not None
-    contrast = experiment.compared.differences["other $1$"].contrast
-    lines = [line for line in right.lines if line.get_color() == COLOURS[1]][:3]
-    bars, heights = [list(line.get_xdata()) for line in lines], [line.get_ydata()[0] for line in lines]
-    assert 0.5 < heights[0] < heights[1] < heights[2] < 1.5
-    for bar, kind in zip(bars, ("seeds", "images", "both"), strict=True):
-        found = contrast.estimate(kind).times(100)
-        assert bar == pytest.approx([found.low, found.high])
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == [
-        "other seeds, the same images",
-        "other images, the same trained networks",
-        "other seeds and other images",
-    ]
-    assert "not corrected" in caption
+    for variant, colour in (("other $1$", COLOURS[1]), ("third", COLOURS[2])):
+        row = experiment.family.rows[variant]
+        bar, mean = [line.get_xdata() for line in right.lines if line.get_color() == colour]
+        assert list(bar) == pytest.approx([100 * row.low, 100 * row.high])
+        assert list(mean) == pytest.approx([100 * row.estimate] * 2)
+    assert experiment.family.images_only and "these images only" in right.get_xlabel()
+    assert "hold for all 2 comparisons and effects of this report together, for other seeds and these" in caption
+    assert len(caption.partition(". ")[0].split()) <= 40
 
 
-def test_an_interval_that_there_is_not_is_named_with_its_reason(tmp_path: Path) -> None:
-    _, caption = draw(write_experiment(tmp_path, seeds=2), "seeds")
-    assert "No interval for other seeds and other images of other $1$, third: needs 3 seeds, got 2." in caption
+def test_a_star_stands_where_the_bar_leaves_out_zero(tmp_path: Path) -> None:
+    write_plan(tmp_path, ["base", "better", "like it"], 3, CLASSES)
+    for name, right in {"base": (70, 71, 72), "better": (90, 91, 93), "like it": (70, 72, 71)}.items():
+        for seed in range(3):
+            write_cell(tmp_path / name / f"seed{seed}", confusions(right[seed]), seed=seed)
+    experiment = load_experiment(tmp_path)
+    right = draw(experiment, "seeds")[0].axes[1]
+    assert {name: row.star for name, row in experiment.comparisons.items()} == {"better": True, "like it": False}
+    assert [text.get_position()[1] for text in right.texts if text.get_text() == "*"] == [1]
+
+
+def test_a_row_without_an_interval_says_why(tmp_path: Path) -> None:
+    figure, caption = draw(write_experiment(tmp_path, seeds=2), "seeds")
+    assert texts(figure.axes[1])[1:] == ["no interval: needs 3 seeds, got 2"] * 2
+    assert "No interval can be given." in caption
+
+
+def test_no_interval_is_drawn_of_a_single_score(experiment: Experiment) -> None:
+    figure, caption = draw(experiment, "scores")
+    energy = figure.axes[2]
+    assert energy.get_xscale() == "log" and energy.get_xlabel() == "checkerboard energy (ppm, log scale)"
+    line = next(line for line in figure.axes[0].lines if line.get_color() == COLOURS[1] and len(line.get_xdata()) == 2)
+    values = [100 * value for value in experiment.values("other $1$", "miou").values()]
+    assert list(line.get_xdata()) == pytest.approx([min(values), max(values)])
+    assert "no interval" in caption and "95 %" not in caption
 
 
 def test_the_front_holds_what_no_other_beats_in_both() -> None:
@@ -201,11 +217,11 @@ def test_pareto_fills_the_front_and_leaves_out_a_cost_that_is_equal_for_all(tmp_
     figure, caption = draw(load_experiment(tmp_path), "pareto")
     assert [axis.get_xlabel() for axis in figure.axes] == ["training step (ms)", "prediction of one image (ms)"]
     assert "Not drawn: GMAC of one image, the same for all variants." in caption
-    assert "no claim of significance" in caption and "for other seeds and other images" in caption
+    assert "no claim of significance" in caption and "no interval" in caption
     # Of two that cost the same the worse is off the front, though none is both better and cheaper.
     assert "no other variant is as good and as cheap at least, and better in one of the two" in caption
     steps, images = figure.axes
-    assert sorted(texts(steps)) == ["base *", "other $1$"]
+    assert sorted(texts(steps)) == ["base (baseline)", "other $1$"]
     marks = [line for line in images.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
     assert [line.get_xdata()[0] for line in marks] == pytest.approx([10, 20, 30])
     assert [line.get_markerfacecolor() != "white" for line in marks] == [True, True, False]

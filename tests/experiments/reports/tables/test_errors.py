@@ -87,7 +87,7 @@ def test_confusions_are_shares_of_the_wrong_pixels_and_names_are_escaped(tmp_pat
     # The other three variants err alike in both directions.
     assert [row[:3] for row in table.rows] == [[CLASSES[0], CLASSES[1], "56.2"], [CLASSES[1], CLASSES[0], "43.8"]]
     assert table.rows[0][3:] == ["50.0", "50.0", "50.0", "75.0"] and table.columns[-1] == "nearest+none (%)"
-    one = Section(experiment, make_tables(experiment), [], [], {})
+    one = Section(experiment, ["It."], make_tables(experiment), [], [], {})
     assert "| background | &lt;script>alert(1)&lt;/script> | 56.2 |" in to_markdown([one])
     assert r"background & \textless{}script\textgreater{}alert(1)" in to_latex([one])
 

@@ -1,0 +1,87 @@
+"""How far seeds lie apart: in each arm, whether arms differ in it, and which seed lies far below its arm's others."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from experiments.evidence.blocks import Blocks, Floats
+
+DRAWS = 10_000
+FALLEN = 0.1  # of mIoU below the next seed of its arm: what is called diverged, if it is
+FAR = 4  # times the residual standard deviation of the other arms, as well
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Residual standard deviations of networks over seeds, in the score's unit."""
+
+    arms: dict[str, float]  # NaN of an arm without a second seed
+    sd: float  # of all arms together
+    df: int
+    p: float  # of spreads that lie as far apart or farther by chance, were they equal
+
+
+def spread(scores: Mapping[tuple[str, int], float], *, seed: int = 0) -> Spread | None:
+    """Of the scores of cells (variant, seed); None without residuals.
+
+    Two tests by Bartlett's (1937) statistic, the smaller p of both doubled: of block residuals, and of deviations from
+    an arm's mean. The latter see a single noisy arm, which hands its noise to the others' residuals. Distributions are
+    drawn without a seed's effect, which would make deviations more alike.
+    """
+    scores = {cell: value for cell, value in scores.items() if not math.isnan(value)}
+    names = list(dict.fromkeys(variant for variant, _ in scores))
+    cells = [(names.index(variant), number) for variant, number in scores]
+    if not cells:
+        return None
+    blocks = Blocks(cells, np.zeros((0, len(names))))
+    if not blocks.df:
+        return None
+    values, arms = np.array(list(scores.values())), np.eye(len(names))[blocks.variants]
+    makers = blocks.residuals(np.eye(len(cells))), np.eye(len(cells)) - arms @ (arms / arms.sum(axis=0)).T
+    drawn = np.random.default_rng(seed).standard_normal((DRAWS, len(cells)))
+    variance, least, deviations = float(blocks.variance(values)), 1.0, np.full(len(names), math.nan)
+    for number, maker in enumerate(makers):
+        squares, by_chance = (((x @ maker) ** 2) @ arms for x in (values, drawn))
+        shares = (maker**2).sum(axis=0) @ arms
+        known = shares > 1e-9
+        statistic = _bartlett(squares[known], shares[known])
+        far = _bartlett(by_chance[:, known], shares[known]) >= statistic * (1 - 1e-9)
+        least = min(least, float((1 + np.count_nonzero(far)) / (1 + DRAWS)))
+        if not number:
+            deviations[known] = np.sqrt(squares[known] / shares[known])
+    rounding = 1e-12 * float(np.abs(values).max())
+    p = min(2 * least, 1.0) if math.sqrt(variance) > rounding else math.nan
+    return Spread(dict(zip(names, map(float, deviations), strict=True)), math.sqrt(variance), blocks.df, p)
+
+
+def diverged(scores: Mapping[tuple[str, int], float]) -> list[tuple[str, int, float]]:
+    """Variant and seed of each cell that lies far below the next seed of its arm, and how far."""
+    found = []
+    for variant in dict.fromkeys(name for name, _ in scores):
+        of_arm = sorted((value, seed) for (name, seed), value in scores.items() if name == variant)
+        usual = _usual({cell: value for cell, value in scores.items() if cell[0] != variant})
+        for (value, _), (above, _) in pairwise(of_arm):
+            fallen = [(variant, number, above - low) for low, number in of_arm if low <= value]
+            if above - value > max(FALLEN, FAR * usual) and 2 * len(fallen) < len(of_arm):
+                found += fallen
+    return list(dict.fromkeys(found))
+
+
+def _usual(scores: Mapping[tuple[str, int], float]) -> float:
+    """The residual standard deviation; 0 where it is not known."""
+    known = [(cell, value) for cell, value in scores.items() if not math.isnan(value)]
+    names = list(dict.fromkeys(variant for (variant, _), _ in known))
+    if not known:
+        return 0.0
+    blocks = Blocks([(names.index(variant), seed) for (variant, seed), _ in known], np.zeros((0, len(names))))
+    return math.sqrt(blocks.variance(np.array([value for _, value in known]))) if blocks.df > 1 else 0.0
+
+
+def _bartlett(squares: Floats, shares: Floats) -> Floats:
+    """0 where all arms have the same variance; `shares` are their degrees of freedom."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pooled = np.log(squares.sum(-1) / shares.sum())
+        return np.asarray(shares.sum() * pooled - (shares * np.log(squares / shares)).sum(-1))
