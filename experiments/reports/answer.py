@@ -82,7 +82,7 @@ def _crossed(experiment: Experiment, where: str) -> list[str]:
     low, high = min(row.low for _, row in together), max(row.high for _, row in together)
     return [
         simple,
-        f"Whether the factors simply add stays open: interactions from {low:.1f} to {high:+.1f} points can be.",
+        f"Whether the factors simply add stays open: interactions from {low:.1f} to {high:+.1f} points are possible.",
     ]
 
 
