@@ -147,7 +147,7 @@ def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) ->
     seeds = sorted({seed for of_variant in cells.values() for seed in of_variant})
     lacking = {variant: [s for s in seeds if s not in of_variant] for variant, of_variant in cells.items()}
     listed = "; ".join(f"{variant} lacks {_seeds(without)}" for variant, without in lacking.items() if without)
-    reason = "Differences take out what a seed does to all variants, by least squares; means of a variant do not."
+    reason = "Differences take out what a seed does to all variants; means of a variant do not."
     return [f"Not every variant has the seeds {_listed(seeds)}: {listed}. {reason}"] if listed else []
 
 

@@ -21,7 +21,7 @@ from experiments.evidence.cell import Cell, read_cell
 from experiments.evidence.deviations import deviations, other_settings
 from experiments.evidence.estimate import Estimate, estimate, paired_difference
 from experiments.evidence.factorial import Effect, Levels, level_words, refuse_crossing, starred
-from experiments.evidence.family import Family, Row, judge, judge_networks
+from experiments.evidence.family import Family, Images, Place, Row, judge_networks, judge_scores, score_images
 from experiments.evidence.spread import Spread, spread
 from experiments.evidence.sums import Counts
 
@@ -155,12 +155,11 @@ class Experiment:
     def family(self) -> Family[str | Levels]:
         """All starred contrasts of the mIoU, judged together: a variant's name is its comparison with the baseline,
         levels are an effect of crossed factors."""
-        settings = self.plan.get("statistics", {})
-        judged = judge(
-            self.counts(),
+        settings, (scores, images) = self.plan.get("statistics", {}), self._scored
+        judged = judge_scores(
+            scores,
             self._weights(),
-            groups=self.groups,
-            class_names=self.plan["class_names"],
+            images=images,
             separate=settings.get("variances") == "separate",
             stage=settings.get("stage"),
             bound=1.0,
@@ -173,7 +172,12 @@ class Experiment:
     @cached_property
     def networks(self) -> Family[str | Levels] | None:
         """The same contrasts of the very networks that were trained; None without groups of images enough."""
-        return judge_networks(self.counts(), self._weights(), self.groups, self.plan["class_names"])
+        return judge_networks(*self._scored, self._weights())
+
+    @cached_property
+    def _scored(self) -> tuple[dict[Place, float], Images]:
+        """The mIoU of each finished cell, with and without each group of images."""
+        return score_images(self.counts(), self.groups, "miou", self.plan["class_names"])
 
     @cached_property
     def spread(self) -> Spread | None:

@@ -107,7 +107,7 @@ class Images:
     Without groups, `reason` says why.
     """
 
-    left_out: Mapping[tuple[str, int], Floats]  # (variant, seed) -> (G,)
+    left_out: Mapping[Place, Floats]  # (G,) each
     sizes: Floats  # (G,)
     reason: str = ""
 
@@ -240,16 +240,13 @@ def judge_scores(
 
 
 def judge_networks(
-    cells: Cells,
-    weights: Mapping[Name, Mapping[str, float]],
-    groups: Sequence[str] | None,
-    class_names: Sequence[str] = (),
+    scores: Mapping[Place, float], images: Images, weights: Mapping[Name, Mapping[str, float]]
 ) -> Family[Name] | None:
-    """Contrasts of the mIoU of the very networks that were trained, on other images; None without groups enough.
+    """Contrasts of the very networks that were trained, on other images; None without groups enough.
 
-    Student's t by the jackknife over groups, Bonferroni's correction. Says nothing of other seeds.
+    `scores` and `images` are those of `score_images`. Student's t by the jackknife over groups, Bonferroni's
+    correction. Says nothing of other seeds.
     """
-    scores, images = score_images(cells, groups, "miou", class_names)
     kept = {name: row for name, row in weights.items() if all(any(v == one for v, _ in scores) for one in row)}
     if images.reason or not kept:
         return None

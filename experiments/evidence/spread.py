@@ -31,17 +31,12 @@ def spread(scores: Mapping[tuple[str, int], float], *, seed: int = 0) -> Spread 
     an arm's mean. The latter see a single noisy arm, which hands its noise to the others' residuals. Distributions are
     drawn without a seed's effect, which would make deviations more alike.
     """
-    scores = {cell: value for cell, value in scores.items() if not math.isnan(value)}
-    names = list(dict.fromkeys(variant for variant, _ in scores))
-    cells = [(names.index(variant), number) for variant, number in scores]
-    if not cells:
+    names, blocks, values = _lay(scores)
+    if blocks is None or not blocks.df:
         return None
-    blocks = Blocks(cells, np.zeros((0, len(names))))
-    if not blocks.df:
-        return None
-    values, arms = np.array(list(scores.values())), np.eye(len(names))[blocks.variants]
-    makers = blocks.residuals(np.eye(len(cells))), np.eye(len(cells)) - arms @ (arms / arms.sum(axis=0)).T
-    drawn = np.random.default_rng(seed).standard_normal((DRAWS, len(cells)))
+    arms, whole = np.eye(len(names))[blocks.variants], np.eye(len(values))
+    makers = blocks.residuals(whole), whole - arms @ (arms / arms.sum(axis=0)).T
+    drawn = np.random.default_rng(seed).standard_normal((DRAWS, len(values)))
     variance, least, deviations = float(blocks.variance(values)), 1.0, np.full(len(names), math.nan)
     for number, maker in enumerate(makers):
         squares, by_chance = (((x @ maker) ** 2) @ arms for x in (values, drawn))
@@ -62,7 +57,8 @@ def diverged(scores: Mapping[tuple[str, int], float]) -> list[tuple[str, int, fl
     found = []
     for variant in dict.fromkeys(name for name, _ in scores):
         of_arm = sorted((value, seed) for (name, seed), value in scores.items() if name == variant)
-        usual = _usual({cell: value for cell, value in scores.items() if cell[0] != variant})
+        _, blocks, values = _lay({cell: value for cell, value in scores.items() if cell[0] != variant})
+        usual = math.sqrt(blocks.variance(values)) if blocks and blocks.df > 1 else 0.0
         for (value, _), (above, _) in pairwise(of_arm):
             fallen = [(variant, number, above - low) for low, number in of_arm if low <= value]
             if above - value > max(FALLEN, FAR * usual) and 2 * len(fallen) < len(of_arm):
@@ -70,14 +66,12 @@ def diverged(scores: Mapping[tuple[str, int], float]) -> list[tuple[str, int, fl
     return list(dict.fromkeys(found))
 
 
-def _usual(scores: Mapping[tuple[str, int], float]) -> float:
-    """The residual standard deviation; 0 where it is not known."""
-    known = [(cell, value) for cell, value in scores.items() if not math.isnan(value)]
-    names = list(dict.fromkeys(variant for (variant, _), _ in known))
-    if not known:
-        return 0.0
-    blocks = Blocks([(names.index(variant), seed) for (variant, seed), _ in known], np.zeros((0, len(names))))
-    return math.sqrt(blocks.variance(np.array([value for _, value in known]))) if blocks.df > 1 else 0.0
+def _lay(scores: Mapping[tuple[str, int], float]) -> tuple[list[str], Blocks | None, Floats]:
+    """The variants' names, and blocks and scores of the cells that have one; no blocks without any."""
+    known = {cell: value for cell, value in scores.items() if not math.isnan(value)}
+    names = list(dict.fromkeys(variant for variant, _ in known))
+    cells = [(names.index(variant), seed) for variant, seed in known]
+    return names, Blocks(cells, np.zeros((0, len(names)))) if cells else None, np.array(list(known.values()))
 
 
 def _bartlett(squares: Floats, shares: Floats) -> Floats:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import t, ttest_rel
 
-from experiments.evidence.family import Family, judge, judge_networks, judge_scores
+from experiments.evidence.family import Family, judge, judge_networks, judge_scores, score_images
 
 NAMES = ["base", "equal", "better", "worse"]
 WEIGHTS = {name: {name: 1.0, "base": -1.0} for name in NAMES[1:]}
@@ -195,12 +195,12 @@ def test_a_row_tells_what_it_excludes_and_what_it_is_equivalent_to() -> None:
 
 def test_networks_alone_are_told_apart_by_other_images() -> None:
     """Of 1 seed, too, but never from too few groups."""
-    found = judge_networks(draw_matrices(8, seeds=1), WEIGHTS, groups_of(8))
+    found = judge_networks(*score_images(draw_matrices(8, seeds=1), groups_of(8), "miou"), WEIGHTS)
     assert found is not None and found.rows["worse"].star and found.rows["worse"].seeds == 1
     half = (found.rows["worse"].high - found.rows["worse"].low) / 2
     assert found.rows["worse"].adjusted < 0.05 and half > 0
-    assert judge_networks(draw_matrices(2, seeds=1), WEIGHTS, groups_of(2)) is None
-    assert judge_networks(draw_matrices(8), WEIGHTS, None) is None
+    assert judge_networks(*score_images(draw_matrices(2, seeds=1), groups_of(2), "miou"), WEIGHTS) is None
+    assert judge_networks(*score_images(draw_matrices(8), None, "miou"), WEIGHTS) is None
 
 
 def test_the_same_cells_give_the_same_numbers() -> None:
