@@ -18,6 +18,7 @@ BASE = cpu_scale(
     encoder_width=0.25,
     decoder_width=64,
     batch_norm_decay=0.9,
+    channels_last=True,
     # Batch norm of a pooled map sees one value an image, and what it pools in training should resemble the whole image.
     exceptions={
         "brain": {"data.batch_size": 8, "data.crop": 128, "trainer.max_epochs": 16},

@@ -83,12 +83,14 @@ STUDY = Study(
         CRFasRNNModule,
         network="unet",
         network_options={"width": 8, "depth": 3},
+        channels_last=True,
         exceptions={
             "brain": {"trainer.check_val_every_n_epoch": 12},
             # FCN-8s is the network that CRF-as-RNN stands on.
             "camvid": {
                 "network": "fcn",
                 "network_options": {"stride": 8, "at_once": False, "encoder": "tu-tf_efficientnet_lite0"},
+                "channels_last": False,  # slower for this network
                 "loss": "ce",
                 "lr": 1e-3,
                 "data.scale": 0.5,

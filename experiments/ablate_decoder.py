@@ -30,7 +30,7 @@ STUDY = Study(
     baseline="basic",
     variants={variant: {"variant": variant} for variant in VARIANTS},
     # As in the other studies, where a rate is for the mean weighted by class.
-    base=cpu_scale(SegNetModule, width=16, loss="ce"),
+    base=cpu_scale(SegNetModule, width=16, loss="ce", channels_last=True),
     full_size=full_size(SegNetModule, loss="ce"),
 )
 RUNS = STUDY.runs()

@@ -50,7 +50,7 @@ STUDY = Study(
     baseline="fcn-8s",
     variants={f"fcn-{stride}s": {"stride": stride} for stride in (32, 16, 8)},
     # At CPU scale a narrow residual encoder with batch norm, which learns from scratch in minutes; VGG16 does not.
-    base=cpu_scale(FCNModule, encoder="resnet50", encoder_width=0.25, loss="ce"),
+    base=cpu_scale(FCNModule, encoder="resnet50", encoder_width=0.25, loss="ce", channels_last=True),
     # Pass the weights of VGG16 with --weights.
     full_size=full_size(FCNModule, data={"batch_size": 1}, **PUBLISHED),
     flags=(Flag(name="--staged", help="train FCN-16s from the trained FCN-32s, and FCN-8s from that", change=staged),),

@@ -19,7 +19,7 @@ STUDY = Study(
     baseline="batch+concat",
     variants=crossed(norm=NORMS, skips=("concat", "none")),
     matched={f"{norm}+none": Match(of="parameters", like=f"{norm}+concat") for norm in NORMS},
-    base=cpu_scale(UNetModule, width=8, depth=3, match_parameters=True),
+    base=cpu_scale(UNetModule, width=8, depth=3, match_parameters=True, channels_last=True),
     full_size=full_size(UNetModule, match_parameters=True, optimizer="adamw", momentum=0.9, schedule="poly", lr=1e-3),
 )
 RUNS = STUDY.runs()

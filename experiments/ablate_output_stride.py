@@ -18,7 +18,13 @@ STUDY = Study(
     baseline="stride-16",
     variants={f"stride-{stride}": {"output_stride": stride} for stride in (32, 16, 8)},
     base=cpu_scale(
-        DeepLabV3Module, context="none", encoder="resnet50", encoder_width=0.25, decoder_width=64, batch_norm_decay=0.9
+        DeepLabV3Module,
+        context="none",
+        encoder="resnet50",
+        encoder_width=0.25,
+        decoder_width=64,
+        batch_norm_decay=0.9,
+        channels_last=True,
     ),
     full_size=full_size(DeepLabV3Module, context="none", encoder="resnet50"),
 )

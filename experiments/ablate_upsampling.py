@@ -22,6 +22,7 @@ BASE = cpu_scale(
     width=8,
     lr=5e-3,
     weight_decay=defaults(UNetModule)["weight_decay"],
+    channels_last=True,
     exceptions={
         "brain": {"depth": 3, "trainer.check_val_every_n_epoch": 2},
         "camvid": {

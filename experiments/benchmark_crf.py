@@ -44,7 +44,7 @@ from experiments.crfs.measure import (
 from experiments.crfs.peers import BLOBS, NOISE, photograph
 from experiments.shell.command import command
 from experiments.shell.difference import git_commit
-from experiments.shell.environment import command_line
+from experiments.shell.environment import command_line, processor
 from experiments.shell.files import write_atomic
 from experiments.shell.flags import Parser, positive, refuse
 from lightning_modules.refinement import native
@@ -309,7 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     problem = Problem(photograph(args.image), args.classes, args.calls, window, small)
     report.say("# What the CRFs cost, and how exact they are")
     report.say(
-        f"`{command_line()}` at commit `{git_commit()[:12]}`, torch {torch.__version__}. Medians over {args.rounds} "
+        f"`{command_line()}` at commit `{git_commit()[:12]}`, torch {torch.__version__}, on {processor()} "
+        f"({torch.backends.cpu.get_cpu_capability()}). Medians over {args.rounds} "
         f"round{'s' * (args.rounds > 1)} of {args.calls} call{'s' * (args.calls > 1)} after one that is not timed, "
         "each in a fresh process; ratios are medians of the rounds' ratios. CPU: of the process. Peak memory: of the "
         "first call, above what the process had before it, input and imports excluded. Malloc: "

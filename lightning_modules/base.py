@@ -103,6 +103,8 @@ class SegmentationModule(LightningModule):
         self.test_scores = Scores(num_classes, ignore_index, detailed=True)
         options = {name: value for name, value in settings.items() if name not in vars(recipe)}
         self.network = self.build(num_classes, in_channels, **options)
+        if recipe.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # and in place, so what is loaded later takes it over
         encoder = next((part for part in self.network.modules() if isinstance(part, Encoder)), None)
         if encoder is not None:
             self.normalise_like(encoder.mean, encoder.std)
@@ -155,7 +157,10 @@ class SegmentationModule(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W), refined in evaluation."""
         logits = self.predict(images)
-        if self.refine is None or self.training:
+        if self.training:
+            return logits
+        logits = logits.contiguous()  # as CRFs, scores and files expect them
+        if self.refine is None:
             return logits
         refined = self.refine(logits.float().softmax(1), images)
         return refined.clamp(min=torch.finfo(torch.float32).tiny).log()  # logits again, finite where it is certain
@@ -172,7 +177,10 @@ class SegmentationModule(LightningModule):
                 buffer.copy_(torch.tensor(values).view(-1, 1, 1))
 
     def normalise(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+        normalised = (images - self.mean) / self.std
+        if self.hparams["channels_last"]:
+            return normalised.contiguous(memory_format=torch.channels_last)
+        return normalised
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         return self.loss_function(self(images), masks, self.ignore_index, self.class_weights)
@@ -187,7 +195,9 @@ class SegmentationModule(LightningModule):
                 f"a batch norm of this network is left with one value a channel ({error}): use larger crops, larger "
                 "batches or, where the architecture has it, norm='group'"
             ) from error
-        self.log_dict({"train/loss": loss.detach(), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        # Each call costs about as much as a small layer, and loggers get the numbers of some steps alone.
+        if self.trainer._logger_connector.should_update_logs or self.trainer.is_last_batch:
+            self.log_dict({"train/loss": loss.detach(), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
         size = len(batch["image"])
         self.epoch_loss.update(for_float64(loss.detach()).double() * size, size)
         return loss

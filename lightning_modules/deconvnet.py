@@ -23,7 +23,7 @@ from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.vgg import load_fully_connected_
 from lightning_modules.components.encoders.weights import ignored_normalisation
 from lightning_modules.components.schedules import caffe_groups
-from lightning_modules.components.upsampling import pool, unpool
+from lightning_modules.components.upsampling import unpool
 from lightning_modules.recipe import Recipe
 
 WINDOW = 7  # of fc6, in pixels of pool5: 224 / 32
@@ -75,15 +75,15 @@ class DeconvNet(nn.Module):
         load_fully_connected_(weights, self.encoder.pretrained, self.fc6, self.fc7)
 
     def forward(self, x: Tensor) -> Tensor:
-        *maps, x = self.encoder(x)  # the last one is pool5
+        indices: list[Tensor] = []  # of the maxima of each pooling
+        *maps, x = self.encoder(x, indices)  # the last one is pool5
         height, width = x.shape[-2:]
         x = F.pad(x, (0, max(WINDOW - width, 0), 0, max(WINDOW - height, 0)))
         x = F.relu(norm_of_one(self.bn6, self.fc6(x)))  # H - 6, W - 6
         x = F.relu(norm_of_one(self.bn7, self.fc7(x)))
         x = self.fc6_deconv(x)[..., :height, :width]
         for decode, map_ in zip(self.decoder, reversed(maps), strict=True):
-            _, indices = pool(map_)  # again: the encoder pooled without saying where the maxima were
-            x = decode(unpool(x, indices, map_.shape[-2:]))  # stride halves
+            x = decode(unpool(x, indices.pop(), map_.shape[-2:]))  # stride halves
         logits: Tensor = self.score(x)
         return logits
 

@@ -99,10 +99,10 @@ class SegNet(nn.Module):
         he_(self.decoder)
 
     def forward(self, x: Tensor) -> Tensor:
-        *maps, x = self.encoder(x)  # the last one is pool5
+        indices: list[Tensor] = []  # of the maxima of each pooling
+        *maps, x = self.encoder(x, indices)  # the last one is pool5
         for decode, map_ in zip(self.decoder, reversed(maps), strict=True):
-            _, indices = pool(map_)  # again: the encoder pooled without saying where the maxima were
-            x = decode(unpool(x, indices, map_.shape[-2:]))  # stride halves
+            x = decode(unpool(x, indices.pop(), map_.shape[-2:]))  # stride halves
         return x
 
 

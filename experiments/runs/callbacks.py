@@ -36,7 +36,9 @@ class SeedSteps(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         entropy = np.random.SeedSequence([self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        # torch.manual_seed asks every kind of device, and on a CPU there is one generator alone.
+        seed = torch.default_generator.manual_seed if pl_module.device.type == "cpu" else torch.manual_seed
+        seed(int(entropy.generate_state(1, np.uint64)[0]))
 
 
 class MetricsFile(Callback):
@@ -143,19 +145,30 @@ class PerImage(Callback):
         self.rows.append({**scored, "index": batch["index"]})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        mine = {name: torch.cat([row[name] for row in self.rows]) for name in self.rows[0]}
-        every = mine
-        if trainer.world_size > 1:  # (world, n, ...) -> (world * n, ...); the devices have equally many, with padding
-            every = {name: trainer.strategy.all_gather(value).flatten(0, 1) for name, value in mine.items()}
+        index = self._every("index", trainer)
+        order = index.argsort()
+        order = order[index[order] >= 0]  # without the padding of distributed evaluation
+        ordered = torch.equal(order, torch.arange(len(index), device=order.device))
+        arrays = {}
+        for name in [*self.rows[0]]:  # which get rid of it, so that not all of it is held twice
+            value = self._every(name, trainer)
+            if trainer.is_global_zero:
+                arrays[name] = (value if ordered else value[order]).cpu().numpy()
         if not trainer.is_global_zero:
             return
-        order = every["index"].argsort()
-        order = order[every["index"][order] >= 0]  # without the padding of distributed evaluation
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         of_split = datamodule.dataset("test").names
-        names = [of_split[i] for i in every["index"][order].tolist()]
-        arrays = {name: value[order].cpu().numpy() for name, value in every.items() if name != "index"}
+        names = [of_split[i] for i in index[order].tolist()]
         save_npz(self.path, names=np.array(names), groups=np.array(datamodule.groups(names)), **arrays)
+
+    def _every(self, name: str, trainer: Trainer) -> Tensor:
+        """Takes `name` out of the rows: (n, ...) of the images of all processes, each of which must call it."""
+        mine = torch.cat([row.pop(name) for row in self.rows])
+        if trainer.world_size == 1:
+            return mine
+        # (world, n, ...) -> (world * n, ...); the devices have equally many, with padding
+        every: Tensor = trainer.strategy.all_gather(mine).flatten(0, 1)
+        return every
 
 
 class Predictions(Callback):

@@ -264,7 +264,7 @@ def _serve(probabilities: Tensor, images: Tensor, crf: DenseMeanField, learning:
         raise ValueError(f"engine 'c++' serves {wanted}: use engine='auto' or 'torch'")
     if crf.engine == "torch" or wanted:
         return None
-    marginals = infer(-_log(probabilities), images.float(), crf)
+    marginals = infer(_log(probabilities).neg_(), images.float(), crf)
     if marginals is None and crf.engine == "c++":
         why = (
             native.reason("dense_crf")

@@ -50,6 +50,7 @@ RUNS = {
     "counted-weights": BASE.but(
         class_weights="median-frequency", trainer={"max_epochs": None, "max_steps": 7, "gradient_clip_val": 0.5}
     ),
+    "channels-last": BASE.but(channels_last=True),
 }
 
 

@@ -152,6 +152,36 @@ def test_checkpoint_alone_rebuilds_the_module(module: SegmentationModule, tmp_pa
     torch.testing.assert_close(loaded(images), module.eval()(images))
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_channels_last_changes_the_memory_and_no_number(name: str) -> None:
+    torch.manual_seed(0)
+    images, masks = torch.rand(2, 3, 64, 96).double(), torch.randint(3, (2, 64, 96))
+    plain, last = (ARCHITECTURES[name](3, 255, **SMALL[name], channels_last=c).double() for c in (False, True))
+    last.load_state_dict(plain.state_dict())
+    for part in (*plain.modules(), *last.modules()):
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0  # which values it drops follows from where they lie
+    weights = [p for p in last.network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    seen: list[Tensor] = []
+    for module in (plain, last):
+        handle = module.network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        torch.manual_seed(1)
+        module.loss(images, masks).backward()
+        handle.remove()
+    for (key, ours), theirs in zip(last.named_parameters(), plain.parameters(), strict=True):
+        if ours.grad is not None or theirs.grad is not None:
+            torch.testing.assert_close(
+                ours.grad, theirs.grad, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}"
+            )
+    with torch.no_grad():
+        logits = last.eval()(images)
+        torch.testing.assert_close(logits, plain.eval()(images), rtol=1e-6, atol=1e-8)
+    assert logits.is_contiguous()  # as it is stored and scored
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+    assert all(w.grad is None or w.grad.is_contiguous(memory_format=torch.channels_last) for w in weights)
+    assert [x.is_contiguous(memory_format=torch.channels_last) for x in seen] in ([False, True], [])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_predicts_in_another_precision_as_in_float32(module: SegmentationModule, dtype: torch.dtype) -> None:
     images = torch.rand(1, 3, 4, 40).repeat_interleave(8, 2).repeat_interleave(8, 3)

@@ -20,6 +20,7 @@ from lightning_modules.components.blocks import he_
 from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders.base import Encoder, scaled
 from lightning_modules.components.encoders.weights import download, is_path, read_weights
+from lightning_modules.components.upsampling import pool
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # Table 1, column D
 VggNorm = Literal["none", "batch"]
@@ -59,8 +60,8 @@ class VGG16(Encoder):
             if stage < depth:
                 stride = 2 if 2 ** (stage + 1) <= output_stride else 1
                 rate = rate * 2 // stride
-                pool = nn.MaxPool2d(2, 2, ceil_mode=True) if output_stride == 32 else nn.MaxPool2d(3, stride, padding=1)
-                self.features.append(pool)
+                whole = nn.MaxPool2d(2, 2, ceil_mode=True)
+                self.features.append(whole if output_stride == 32 else nn.MaxPool2d(3, stride, padding=1))
         if depth == 5:
             self._tap(below)
         he_(self)
@@ -69,10 +70,15 @@ class VGG16(Encoder):
         self.taps.append(len(self.features) - 1)
         self.out_channels += (channels,)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, indices: list[Tensor] | None = None) -> list[Tensor]:
+        """At output stride 32 a list `indices` takes the positions of the maxima of each pooling: see `pool`."""
         maps = []
         for index, layer in enumerate(self.features):
-            x = layer(x)
+            if indices is not None and isinstance(layer, nn.MaxPool2d):
+                x, where = pool(x)  # the layer's windows
+                indices.append(where)
+            else:
+                x = layer(x)
             if index in self.taps:
                 maps.append(x)
         return maps

@@ -34,16 +34,22 @@ def checkerboard_energy(logits: Tensor, period: int = 2) -> Tensor:
     down, along = (torch.hann_window(side, dtype=x.dtype, device=x.device) for side in (height, width))
     window = torch.outer(down, along)
     x = x - (x * window).sum((-2, -1), keepdim=True) / window.sum()  # weighted, so that the window leaves no mean
-    power = for_float64(torch.fft.fft2(x * window).abs().square()).sum(1, dtype=torch.float64)  # (N, H, W)
+    # (N, H, W // 2 + 1): logits are real, so the other half of the columns is this one turned about frequency 0.
+    power = for_float64(torch.fft.rfft2(x * window).abs().square()).sum(1, dtype=torch.float64)
+    total = 2 * power.sum((-2, -1)) - power[..., 0].sum(-1)  # the columns that are their own other half count once
+    if width % 2 == 0:
+        total = total - power[..., -1].sum(-1)
 
     rows, columns = (_grid_bins(size, period, power.device) for size in (height, width))
-    around = power[:, rows[:, None], columns]  # (N, 9 * period, 9 * period): 9 x 9 bins around each grid frequency
+    turned = columns > width // 2
+    rows = torch.where(turned, -rows[:, None] % height, rows[:, None])  # (9 * period, 9 * period)
+    around = power[:, rows, torch.where(turned, width - columns, columns)]  # 9 x 9 bins around each grid frequency
     sums = around.view(-1, period, 3, 3, period, 3, 3).sum((3, 6)).transpose(2, 3)  # (N, period, period, 3, 3)
     sums = sums.flatten(1, 2)[:, 1:].flatten(-2)  # (N, period^2 - 1, 9): the first frequency is 0
     pairs = (sums + sums.flip(-1)) / 2  # the fifth is S(g), the first four are its directions
     excess = (pairs[..., 4] - pairs[..., :4].amax(-1)).clamp(min=0).sum(-1)
     tiny = torch.finfo(torch.float64).tiny
-    return (excess / power.sum((-2, -1)).clamp(min=tiny)).clamp(max=1)
+    return (excess / total.clamp(min=tiny)).clamp(max=1)
 
 
 def _grid_bins(size: int, period: int, device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.components.float64 import for_float64
-from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels
+from lightning_modules.components.scores.confusion import predict_labels
 from lightning_modules.components.scores.table import PER_IMAGE, Predicted
 
 
@@ -17,14 +17,13 @@ class ConfusionMatrix(Metric):
     full_state_update = False
     confusion: Tensor
 
-    def __init__(self, num_classes: int, ignore_index: int) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.num_classes, self.ignore_index = num_classes, ignore_index
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, labels: Tensor, masks: Tensor) -> None:
-        counts = confusion_matrix(labels, masks, self.num_classes, self.ignore_index).sum(0)
-        self.confusion = self.confusion + counts  # not in place: what compute() returned stays as it was
+    def update(self, of_images: Tensor) -> None:
+        """`of_images` are those (N, C, C) of a batch."""
+        self.confusion = self.confusion + of_images.sum(0)  # not in place: what compute() returned stays as it was
 
     def compute(self) -> Tensor:
         return self.confusion
@@ -86,11 +85,11 @@ class Scores(nn.Module):
 
     def __init__(self, num_classes: int, ignore_index: int, *, detailed: bool = False) -> None:
         super().__init__()
-        self.detailed = detailed
+        self.num_classes, self.ignore_index, self.detailed = num_classes, ignore_index, detailed
         scored = {name: s for name, s in PER_IMAGE.items() if s.applies(num_classes, detailed=detailed)}
         # The detailed ones by name, so that the order of a report's columns moves no byte of a stored file.
         self.names = sorted(scored, key=lambda name: (scored[name].detailed, name if scored[name].detailed else ""))
-        self.confusion = ConfusionMatrix(num_classes, ignore_index)
+        self.confusion = ConfusionMatrix(num_classes)
         self.means = {"loss": ImageMean()} | {name: ImageMean() for name in self.names if scored[name].mean}
         for name, mean in self.means.items():
             self.add_module(name, mean)
@@ -100,11 +99,10 @@ class Scores(nn.Module):
 
         Where a mask has no label the logits may be NaN or infinite; an image without any label counts in no mean.
         """
-        num_classes, ignore_index = self.confusion.num_classes, self.confusion.ignore_index
-        batch = Predicted(logits, predict_labels(logits), masks, num_classes, ignore_index)
+        batch = Predicted(logits, predict_labels(logits), masks, self.num_classes, self.ignore_index)
         of_images = {name: PER_IMAGE[name].compute(batch) for name in self.names}
-        unlabelled = for_float64((masks == ignore_index).flatten(1).all(1))  # where the scores are
-        self.confusion.update(batch.labels, masks)
+        unlabelled = for_float64((masks == self.ignore_index).flatten(1).all(1))  # where the scores are
+        self.confusion.update(of_images["confusion"])
         self.means["loss"].update(for_float64(losses).double().masked_fill(unlabelled, torch.nan))
         for name in self.names:
             if (of_image := PER_IMAGE[name].mean) is not None:

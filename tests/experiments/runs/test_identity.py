@@ -251,6 +251,7 @@ def test_an_argument_that_came_later_changes_no_run_while_it_is_neutral() -> Non
         return run.resolved() | {"module": "the same"}
 
     assert settings(Later, average="none") == settings(before)
+    assert settings(before, channels_last=False) == settings(before) != settings(before, channels_last=True)
     assert settings(Later) == settings(before) | {"hparams.average": "ema"}  # its default is not neutral
 
 

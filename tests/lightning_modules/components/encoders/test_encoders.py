@@ -15,6 +15,7 @@ from lightning_modules.components.blocks import he_
 from lightning_modules.components.encoders import NATIVE, Classifier, Encoder, build_encoder
 from lightning_modules.components.encoders.mobilenet import LAYERS
 from lightning_modules.components.encoders.xception import Block
+from lightning_modules.components.upsampling import pool
 
 FOREIGN = ("smp-resnet18", "mobilenet_v2", "tu-tf_efficientnet_lite0")
 
@@ -167,6 +168,14 @@ def test_vgg_equals_torchvision(norm: str) -> None:
     before = [index for index, layer in enumerate(reference) if isinstance(layer, nn.MaxPool2d)]
     for m, index in zip(encoder(x), before, strict=False):
         torch.testing.assert_close(m, reference[:index](x))
+
+
+def test_vgg_says_where_the_maxima_of_its_pooling_were() -> None:
+    encoder, images, indices = small("vgg16"), torch.rand(2, 3, 33, 70), list[Tensor]()
+    maps = encoder(images, indices)
+    assert all(torch.equal(ours, alone) for ours, alone in zip(maps, encoder(images), strict=True))
+    for map_, where in zip(maps[:-1], indices, strict=True):
+        assert torch.equal(where, pool(map_)[1])
 
 
 def test_vgg_at_output_stride_8_is_the_encoder_of_deeplab() -> None:

@@ -1,5 +1,6 @@
 """The checkerboard energy of smooth maps, noise, grids and edges, and of layers that leave a grid."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,3 +92,30 @@ def test_energy_tells_kernel_3_transposed_from_resize_convolution_at_initialisat
     for kind in ("nearest", "bilinear"):
         resized = checkerboard_energy(initial_logits(kind, seed)).item()
         assert transposed > 0.05 and resized < 1e-3
+
+
+@pytest.mark.parametrize(("period", "height", "width"), [(2, 41, 60), (3, 81, 57), (3, 54, 54), (4, 97, 121)])
+def test_energy_is_that_of_the_whole_spectrum(period: int, height: int, width: int) -> None:
+    """Step by step as the docstring has it, in double precision; sides and halves of the spectrum even and odd."""
+    logits = smooth_map(3, height, width)
+    logits[:, 1, ::period, ::period] += 0.3
+    height, width = (side // period * period for side in (height, width))
+    x = logits[0, :, :height, :width].double().numpy()
+    x = x - x.mean(0)
+    window = np.outer(*(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(side) / side) for side in (height, width)))
+    x = x - (x * window).sum((1, 2), keepdims=True) / window.sum()
+    power = (np.abs(np.fft.fft2(x * window)) ** 2).sum(0)
+
+    def around(row: int, column: int) -> float:
+        near = np.arange(-1, 2)
+        return float(power[(row + near)[:, None] % height, (column + near) % width].sum())
+
+    excess = 0.0
+    for i, j in [(i, j) for i in range(period) for j in range(period) if i or j]:
+        row, column = i * height // period, j * width // period
+        sides = [
+            around(row + a, column + b) + around(row - a, column - b) for a, b in ((0, 3), (3, 0), (3, 3), (3, -3))
+        ]
+        excess += max(0.0, around(row, column) - max(sides) / 2)
+    assert excess / power.sum() > 1e-3
+    assert checkerboard_energy(logits, period).item() == pytest.approx(excess / power.sum(), rel=1e-5)
