@@ -238,6 +238,10 @@ class SegmentationDataModule(LightningDataModule):
         """Raises a ValueError that names every bad file, before anything expensive starts."""
 
     @classmethod
+    def read_shared(cls) -> None:
+        """Reads what every instance has in common and keeps in memory: processes that are forked after it have it."""
+
+    @classmethod
     def identify(cls, arguments: Mapping[str, Any]) -> str | None:
         """What the data of these keyword arguments hold, as a short name for a run's hash; None where code makes them.
 

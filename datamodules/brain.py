@@ -87,6 +87,10 @@ class BrainDataModule(SegmentationDataModule):
         self.class_names = ["background", "CSF", "grey matter", "white matter"]
         self.palette = [(0, 0, 0), (0, 114, 178), (230, 159, 0), (240, 228, 66)]  # told apart by colour-blind eyes
 
+    @classmethod
+    def read_shared(cls) -> None:
+        read_template()
+
     def groups(self, names: Sequence[str]) -> list[str]:
         """The block of neighbouring slices: two of them in the test split, "z048-z055" and "z102-z109"."""
         blocks = [block for of_split in BLOCKS.values() for block in of_split]

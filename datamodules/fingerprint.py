@@ -112,6 +112,11 @@ def _relative(root: Path, path: Path) -> str:
 
 
 def _place(root: Path) -> Path:
-    cache = os.environ.get("SEGLAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "seglab")
     name = sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
-    return Path(cache, "data", f"{name}.json")
+    return cache_folder() / "data" / f"{name}.json"
+
+
+def cache_folder() -> Path:
+    """Where the user keeps what is quicker read than found again; RuntimeError where the user has no home."""
+    named = os.environ.get("SEGLAB_CACHE")
+    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "seglab"))

@@ -19,8 +19,8 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is known of folders of data stays with the tests."""
-    monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    """What is known of folders of data, and of the costs of networks, stays with each test."""
+    monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture

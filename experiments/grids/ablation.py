@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from experiments.grids.cells import PlannedCell
 
 # What a grid and its report write beside the folders of the variants.
-RESERVED = {"tuning", "figures", "plan.json", "costs.json", "report.html", "reproduce.sh", "environment.json"} | {
+RESERVED = {"tuning", "figures", "plan.json", "report.html", "reproduce.sh", "environment.json"} | {
     f"table.{kind}" for kind in ("md", "csv", "tex")
 }
 TOLERANCE = 0.05  # between an arm and the one that it is matched with

@@ -1,7 +1,7 @@
 """One cell of a grid, in a process of its own that ends with its grid.
 
 python -m experiments.grids.cell FOLDER trains the run.json in FOLDER, or carries out its step, as
-experiments/grids/cells.py asks for each of its cells.
+experiments/grids/processes.py asks for each cell; a process that is forked for a cell does the same.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def end_with_parent(parent: int) -> None:
     ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     # The other processes of a cell on several devices are started by its first.
     if "LOCAL_RANK" not in os.environ and os.getppid() != parent:
-        sys.exit("the grid that started this cell is gone")
+        sys.exit("the process that started this one is gone")
 
 
 if __name__ == "__main__":

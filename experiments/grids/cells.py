@@ -3,19 +3,20 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 
+from experiments.grids.processes import Forked, Processes
+from experiments.grids.progress import Progress
 from experiments.runs.checkpoints import LAST
 from experiments.runs.run import Run, changes
+from experiments.runs.step import STEPS
 from experiments.shell.files import read_json, write_json
 from experiments.shell.found import wanted
 from experiments.tracking.loggers import Logging
@@ -40,7 +41,7 @@ class PlannedCell:
     needs: "dict[str, PlannedCell]" = field(default_factory=dict)
     stage: bool = False  # nothing is compared with it: it is run for those that need it
     tests: bool = True  # whether it ends with the scores of the test split, or of a trial with those of the validation
-    process: "subprocess.Popen[bytes] | None" = None
+    process: "subprocess.Popen[bytes] | Forked | None" = None
     slot: int = 0
     started: float = 0.0
     error: str = ""
@@ -116,60 +117,88 @@ def run_cells(
     free = list(range(jobs))
     running: list[PlannedCell] = []
     failed: list[PlannedCell] = []
+    flags = ["--command", command, *logging.flags(), "--save-every", str(save_every)]
     started, before = time.monotonic(), sum(seconds(c) for c in cells if c.result)
-    shown = 0.0
-    try:
-        while waiting or running:
-            for cell in list(waiting):
-                if lacking := [name for name, need in cell.needs.items() if need in failed]:
+
+    def how_far() -> str:
+        spent, total = time.monotonic() - started, sum(seconds(c) for c in cells)
+        done = sum(seconds(c) * c.epochs_done() / max(c.epochs, 1) for c in cells)
+        left = spent * (total - done) / (done - before) if done > before else (total - done) / jobs
+        return (
+            f"{sum(c.result is not None for c in cells)} of {len(cells)} cells done, "
+            f"{done / total:.0%} of the work, {clock(spent)} so far, about {clock(left)} to go"
+        )
+
+    with Progress(console) as progress, Processes(_classes(waiting), threads, devices) as processes:
+        try:
+            while waiting or running:
+                for cell in list(waiting):
+                    if lacking := [name for name, need in cell.needs.items() if need in failed]:
+                        waiting.remove(cell)
+                        cell.error = f"not started, because {' and '.join(lacking)} failed"
+                        failed.append(cell)
+                        console.print(f"[red]{cell.folder}[/red] {cell.error}", soft_wrap=True)
+                ready = [c for c in waiting if not any(n in waiting or n in running for n in c.needs.values())]
+                for cell in ready[: len(free)]:
                     waiting.remove(cell)
-                    cell.error = f"not started, because {' and '.join(lacking)} failed"
-                    failed.append(cell)
-                    console.print(f"[red]{cell.folder}[/red] {cell.error}", soft_wrap=True)
-            ready = [c for c in waiting if not any(n in waiting or n in running for n in c.needs.values())]
-            for cell in ready[: len(free)]:
-                waiting.remove(cell)
-                cell.slot = free.pop(0)
-                if said := make_room(cell):
-                    console.print(said, soft_wrap=True, markup=False)
-                _start(cell, threads, logging, devices, save_every, command)
-                running.append(cell)
-            time.sleep(0.2)
-            for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
-                running.remove(cell)
-                free.append(cell.slot)
-                result = cell.result
-                took = time.monotonic() - cell.started
-                if result:
-                    split = "test" if cell.tests else "val"
-                    console.print(
-                        f"{cell.folder}: {split}/miou {result[split]['miou']:.4f} ({clock(took)})", soft_wrap=True
-                    )
-                else:
-                    cell.error = _last_line(cell.folder / "log.txt")
-                    if cell.process is not None and cell.process.returncode < 0:
-                        name = signal.Signals(-cell.process.returncode).name
-                        memory = ", most likely because the memory ran out" if name == "SIGKILL" else ""
-                        cell.error = f"killed by {name}{memory}; its last line: {cell.error}"
-                    failed.append(cell)
-                    console.print(
-                        f"[red]{cell.folder} failed[/red] after {clock(took)}: {escape(cell.error)}", soft_wrap=True
-                    )
-            # A line every now and then, not a bar: it reads the same in a terminal, a log file and a Slurm log.
-            if time.monotonic() - shown > 30 and running:
-                shown = time.monotonic()
-                done = sum(seconds(c) * c.epochs_done() / max(c.epochs, 1) for c in cells)
-                total = sum(seconds(c) for c in cells)
-                spent = shown - started
-                left = spent * (total - done) / (done - before) if done > before else (total - done) / jobs
-                console.print(
-                    f"{sum(c.result is not None for c in cells)} of {len(cells)} cells done, "
-                    f"{done / total:.0%} of the work, {clock(spent)} so far, about {clock(left)} to go"
-                )
-    finally:
-        for cell in running:
-            _stop(cell)
+                    cell.slot = free.pop(0)
+                    if said := make_room(cell):
+                        console.print(said, soft_wrap=True, markup=False)
+                    _start(cell, processes, flags)
+                    running.append(cell)
+                time.sleep(0.2)
+                for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
+                    running.remove(cell)
+                    free.append(cell.slot)
+                    if not _tell_end(cell, console):
+                        failed.append(cell)
+                if running:
+                    progress.show(how_far)
+        finally:
+            for cell in running:
+                _stop(cell)
     return failed
+
+
+def _classes(cells: Sequence[PlannedCell]) -> list[str]:
+    """What their processes import, by name: modules, data modules and steps."""
+    names = set[str]()
+    for run in (cell.planned for cell in cells):
+        config = run.config()
+        names |= {config["module"], config["datamodule"], *([".".join(STEPS[run.step.name])] if run.step else [])}
+    return sorted(names)
+
+
+def _start(cell: PlannedCell, processes: Processes, flags: Sequence[str]) -> None:
+    cell.process = processes.start(cell.folder, [*flags, *(["--no-test"] if not cell.tests else [])], cell.slot)
+    cell.started = time.monotonic()
+
+
+def _tell_end(cell: PlannedCell, console: Console) -> bool:
+    """Prints how a cell ended that has a result, or why it has none; whether it has one."""
+    took = clock(time.monotonic() - cell.started)
+    if result := cell.result:
+        split = "test" if cell.tests else "val"
+        console.print(f"{cell.folder}: {split}/miou {result[split]['miou']:.4f} ({took})", soft_wrap=True)
+        return True
+    cell.error = _why(cell)
+    console.print(f"[red]{cell.folder} failed[/red] after {took}: {escape(cell.error)}", soft_wrap=True)
+    return False
+
+
+def _why(cell: PlannedCell) -> str:
+    """What the process of a cell without a result ended by."""
+    last, process = _last_line(cell.folder / "log.txt"), cell.process
+    by = f"ended with {process.returncode}" if process else ""
+    if process and process.returncode is not None and process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        by = f"killed by {name}{', most likely because the memory ran out' if name == 'SIGKILL' else ''}"
+    if isinstance(process, Forked) and process.orphaned:
+        return (
+            f"told to end, because the process that it was forked from was {by}; the same command goes on from what it "
+            f"has saved; its last line: {last}"
+        )
+    return f"{by}; its last line: {last}" if by.startswith("killed") else last
 
 
 def make_room(cell: PlannedCell) -> str:
@@ -180,30 +209,6 @@ def make_room(cell: PlannedCell) -> str:
         said = f"{cell.folder} held another run ({why}), which is now {aside}; it starts anew"
     write_json(stored, cell.run.record())
     return said
-
-
-def _start(cell: PlannedCell, threads: int, logging: Logging, devices: str, save_every: float, command: str) -> None:
-    # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
-    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    # Keeps freed memory for the next step instead of giving it back to the system at each.
-    environment |= {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-    if torch.cuda.device_count() > 1 and devices == "auto":
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        device = cell.slot % torch.cuda.device_count()
-        environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
-    arguments = [sys.executable, "-m", "experiments.grids.cell", str(cell.folder), "--devices", devices]
-    arguments += ["--parent", str(os.getpid()), "--command", command, *logging.flags()]
-    arguments += ["--save-every", str(save_every), *(["--no-test"] if not cell.tests else [])]
-    with (cell.folder / "log.txt").open("ab") as log:
-        cell.process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    cell.started = time.monotonic()
 
 
 def _of_another(stored: Path, run: Run) -> str:
@@ -229,7 +234,7 @@ def _stop(cell: PlannedCell) -> None:
     except subprocess.TimeoutExpired:
         if hasattr(os, "killpg"):
             os.killpg(cell.process.pid, signal.SIGKILL)
-        else:  # Windows
+        elif isinstance(cell.process, subprocess.Popen):  # Windows
             cell.process.kill()
         cell.process.wait()
 

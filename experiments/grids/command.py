@@ -17,7 +17,7 @@ from experiments.grids.cells import PlannedCell, clock, run_cells
 from experiments.grids.cost import Cost
 from experiments.grids.decided import Asked, add_statistics
 from experiments.grids.fairness import RECIPE
-from experiments.grids.plan import COSTS, Plan, check_tuned_plan, keep_costs, make_plan, read_plan, show_plan
+from experiments.grids.plan import Plan, check_tuned_plan, make_plan, read_plan, show_plan
 from experiments.grids.plan_table import show_without_data
 from experiments.grids.until import stage_two
 from experiments.runs.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
@@ -123,14 +123,12 @@ class _Grid:
         return self.plan(ablation, costs), []
 
     def carry_out(self, plan: Plan) -> list[PlannedCell]:
-        """Trains and reports, or keeps what a dry run has measured; returns the cells that failed."""
+        """Trains and reports, unless it is a dry run; returns the cells that failed."""
         from experiments.reports.write import write_report  # imports pyplot, which the cells need not
 
         if self.args.dry_run:
-            keep_costs(plan, self.args.threads)
             return []
         write_json(self.out / "plan.json", plan.content())
-        (self.out / COSTS).unlink(missing_ok=True)
         failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args))
         if plan.decided["statistics"]["until"] is not None:
             longer = stage_two(plan, self.args.max_cells, self.say)
@@ -199,7 +197,6 @@ class _Grid:
                 soft_wrap=True,
             )
             if self.args.dry_run:
-                keep_costs(plan, self.args.threads)
                 return ablation, None, []
             failed = self.cells(waiting, lambda cell: of_cell[id(cell)], Logging())
             if failed := tuning.mark_diverged(failed):

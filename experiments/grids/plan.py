@@ -12,19 +12,18 @@ from rich.console import Console
 from experiments.evidence import schema
 from experiments.grids.ablation import Ablation, Measured
 from experiments.grids.cells import PlannedCell, clock
-from experiments.grids.cost import Cost, gmac, measure
+from experiments.grids.cost import Cost, gmac
 from experiments.grids.decided import Asked, decide
 from experiments.grids.fairness import Budget, check_fair, check_matched, differences
 from experiments.grids.foresight import foresight
 from experiments.grids.graph import build_planned, linked, planned_cells
+from experiments.grids.known_costs import costs_of
 from experiments.grids.plan_table import cell_seconds, show_content
 from experiments.runs.run import Run, identified, setting
 from experiments.runs.training import build
 from experiments.shell.difference import git_commit
-from experiments.shell.environment import command_line
-from experiments.shell.files import read_json, write_json
-
-COSTS = "costs.json"  # of a dry run
+from experiments.shell.environment import command_line, slow_precision
+from experiments.shell.files import read_json
 
 
 @dataclass
@@ -49,6 +48,7 @@ class Plan:
     measured: Measured = field(default_factory=Measured)
     threads: int = 1  # that the costs were measured with
     decided: dict[str, Any] = field(default_factory=dict)  # fields of plan.json that are fixed before training
+    costs_note: str = ""  # that the costs were measured earlier
 
     def of_seeds(self, seeds: Sequence[int], decided: dict[str, Any]) -> "Plan":
         """The same grid with other seeds."""
@@ -59,7 +59,8 @@ class Plan:
     def seconds(self, cell: PlannedCell) -> float:
         """An estimate, from the measured step; of what a step takes beside its test, nothing is known."""
         budget = self.budgets[cell.variant] | ({"steps": 0, "epochs": 0} if cell.planned.step else {})
-        return cell_seconds(budget, self.costs[cell.variant].step_seconds, self.validation_images)
+        step = self.costs[cell.variant].step_seconds
+        return cell_seconds(budget, step, self.validation_images, device=self.device, threads=self.threads)
 
     def finish(self, say: Callable[[str], None]) -> None:
         """Measures what the ablation wants of the finished cells; without their checkpoints what was measured stays."""
@@ -202,7 +203,10 @@ def make_plan(
     decided = decide(asked or Asked(), read_plan(out), seeds, out, trained=trained, only_seeds=only_seeds)
     cells = planned_cells(unlinked, out, seeds, budgets)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    costs = costs or _stored_costs(ablation, out, device, threads) or _measured(ablation, threads, say)
+    note = ""
+    costs = costs or _stored_costs(ablation, out, device, threads)
+    if not costs:
+        costs, note = _measured(ablation, threads, say)
     return Plan(
         ablation,
         unlinked,
@@ -222,10 +226,11 @@ def make_plan(
         _stored_measured(out),
         threads,
         decided,
+        note,
     )
 
 
-def _measured(ablation: Ablation, threads: int, say: Callable[[str], None]) -> dict[str, Cost]:
+def _measured(ablation: Ablation, threads: int, say: Callable[[str], None]) -> tuple[dict[str, Cost], str]:
     """Of each variant and stage; a step costs in training what its parent does.
 
     On a training batch where all are trained on the same data, and otherwise on noise.
@@ -235,8 +240,8 @@ def _measured(ablation: Ablation, threads: int, say: Callable[[str], None]) -> d
     if all((run.datamodule, run.data) == (base.datamodule, base.data) for run in trained.values()):
         _, datamodule = build(base.from_scratch())
         images = next(iter(datamodule.train_dataloader()))["image"]
-    costs = measure(trained, threads=threads, images=images, progress=say)
-    return {name: costs[name if name in costs else ablation.parents_of(name)[0]] for name in ablation.order}
+    costs, note = costs_of(trained, threads=threads, images=images, say=say)
+    return {name: costs[name if name in costs else ablation.parents_of(name)[0]] for name in ablation.order}, note
 
 
 def _check_same(ablation: Ablation, out: Path) -> list[int]:
@@ -316,16 +321,15 @@ def _is_of(stored: Mapping[str, Any], ablation: Ablation) -> bool:
 
 
 def _stored_costs(ablation: Ablation, out: Path, device: str, threads: int) -> dict[str, Cost] | None:
-    """The costs that an earlier call or a dry run measured of the very same variants on the same device."""
-    for name in ("plan.json", COSTS):
-        try:
-            stored = json.loads((out / name).read_text(encoding="utf-8"))
-            same = (stored["device"], stored.get("threads", 1)) == (device, threads)
-            if same and _is_of(stored, ablation):
-                rows = stored.get("stages", {}) | stored["variants"]
-                return {name: Cost(float(v["step_seconds"]), float(v["peak_memory_mb"])) for name, v in rows.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged, or of an earlier version
-            continue
+    """The costs in the stored plan of the very same variants on the same device."""
+    try:
+        stored = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+        same = (stored["device"], stored.get("threads", 1)) == (device, threads)
+        if same and _is_of(stored, ablation):
+            rows = stored.get("stages", {}) | stored["variants"]
+            return {name: Cost(float(v["step_seconds"]), float(v["peak_memory_mb"])) for name, v in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, damaged, or of an earlier version
+        pass
     return None
 
 
@@ -340,20 +344,16 @@ def _stored_measured(out: Path) -> Measured:
     return Measured(seconds, stored.get("notes", []))
 
 
-def keep_costs(plan: Plan, threads: int) -> None:
-    """For the run that follows a dry run."""
-    variants = {name: {"hash": run.hash, **asdict(plan.costs[name])} for name, run in plan.ablation.runs.items()}
-    stages = {name: asdict(plan.costs[name]) for name in plan.ablation.stages}
-    content = {"device": plan.device, "threads": threads, "variants": variants, "stages": stages}
-    write_json(plan.out / COSTS, content)
-
-
 def show_plan(plan: Plan, console: Console, pilot: Path | None = None) -> None:
     """The variants with what they differ in, what they cost, the budget, how long the cells take, and what they can
     show."""
     show_content(plan.content(), plan.seeds, console)
     if plan.ablation.scale_note:
         console.print(plan.ablation.scale_note, soft_wrap=True, markup=False)
+    precisions = dict.fromkeys(run.trainer.get("precision") for run in plan.ablation.every.values())
+    slow = [slow_precision(precision, "cpu" if plan.device == "CPU" else "cuda") for precision in precisions]
+    for line in filter(None, [plan.costs_note, *slow]):
+        console.print(line, soft_wrap=True, markup=False)
     done = sum(cell.result is not None for cell in plan.cells)
     todo = sum(plan.seconds(cell) for cell in plan.cells if cell.result is None)
     console.print(

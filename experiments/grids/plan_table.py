@@ -16,14 +16,18 @@ from experiments.grids.foresight import foresight
 from experiments.runs.run import setting
 from experiments.shell.found import wanted
 
-START_SECONDS = 12.0  # of a cell, for imports, data and the test; only the estimate uses it
+# Of a cell, for data and the test, and for imports where it is not forked; only the estimate uses them.
+FORKED_SECONDS, START_SECONDS = 3.0, 12.0
 EVALUATION_STEPS = 0.4  # a validation image costs about this share of a training step of one image: forward only
 
 
-def cell_seconds(budget: Mapping[str, Any], step_seconds: float, validation_images: int) -> float:
+def cell_seconds(
+    budget: Mapping[str, Any], step_seconds: float, validation_images: int, *, device: str, threads: int
+) -> float:
     """An estimate of a cell's time, from that of a step."""
     steps = budget["steps"] + EVALUATION_STEPS * validation_images * budget["epochs"] / budget["batch"]
-    return START_SECONDS + float(steps * step_seconds)
+    start = FORKED_SECONDS if device == "CPU" and threads == 1 else START_SECONDS
+    return start + float(steps * step_seconds)
 
 
 def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Console) -> None:
@@ -45,7 +49,11 @@ def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Cons
     for name, row in {**stages, **variants}.items():
         settings = {} if name in stages else planned(content, name)
         seconds = cell_seconds(
-            content["budget"].get(name) or row["budget"], row["step_seconds"], content.get("validation_images", 0)
+            content["budget"].get(name) or row["budget"],
+            row["step_seconds"],
+            content.get("validation_images", 0),
+            device=content.get("device", "CPU"),
+            threads=content.get("threads", 1),
         )
         kind = " (baseline)" if name == baseline else " (stage)" if name in stages else ""
         table.add_row(

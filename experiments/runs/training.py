@@ -33,7 +33,7 @@ from experiments.runs.checkpoints import (
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
 from experiments.shell.ending import Interrupted, WorkerError, first_process
-from experiments.shell.environment import write_environment
+from experiments.shell.environment import slow_precision, write_environment
 from experiments.shell.files import locked, read_json, write_json
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
@@ -125,6 +125,8 @@ def train(
                 module.set_class_weights(count_class_weights(datamodule))
             made = dict[str, Any]()
             if trainer.is_global_zero:
+                if slow := slow_precision(trainer.precision, trainer.strategy.root_device.type):
+                    sys.stderr.write(f"{slow}\n")
                 write_json(out / "run.json", run.record())
                 made = write_environment(out, command, device=device_name(trainer))
             with _tracked(tracked, made) if trainer.is_global_zero else nullcontext():

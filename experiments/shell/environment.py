@@ -29,6 +29,7 @@ PACKAGES = {
     "pillow": "PIL",
     "nilearn": "nilearn",
 }
+BF16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # in /proc/cpuinfo, the last one of ARM
 
 
 def package_version(distribution: str, module: str | None = None) -> str:
@@ -55,16 +56,36 @@ def command_line() -> str:
 
 def processor() -> str:
     """The model of the CPU, with what tells apart those of one name; no name of the machine."""
-    try:
-        # Of the first of its cores, "model name\t: AMD EPYC".
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
-    except OSError:
-        lines = []
-    found = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    found = _first_core()
     name = found.get("model name") or platform.processor() or platform.machine() or "unknown"
     keys = ("cpu family", "model", "cpu implementer", "cpu part")  # those of x86, those of ARM
     numbers = ", ".join(f"{key.removeprefix('cpu ')} {found[key]}" for key in keys if found.get(key))
     return f"{name} ({numbers})" if numbers else name
+
+
+def _first_core() -> dict[str, str]:
+    """What the system says of it, by name in small letters ("model name"); empty where there is no /proc."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def slow_precision(precision: object, device: str) -> str:
+    """A line for bfloat16 on a CPU that cannot compute with it; empty for all else, and where that is not known.
+
+    `device` is a type of torch's, "cpu" or "cuda". The instructions are looked up, because torch calls bfloat16
+    supported also where oneDNN converts every number.
+    """
+    core = _first_core()
+    able = {*core.get("flags", "").split(), *core.get("features", "").split()}  # those of x86, those of ARM
+    if device != "cpu" or "bf16" not in str(precision) or not able or able & BF16:
+        return ""
+    return (
+        f"--trainer.precision {precision}: this CPU has no bf16 instructions, so steps take longer than without the "
+        "flag (8 times as long on one with AVX2): leave it out, or train on a GPU or a CPU with avx512_bf16 or amx_bf16"
+    )
 
 
 def blas() -> str:

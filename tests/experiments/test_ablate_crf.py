@@ -17,7 +17,7 @@ from interrupt import QUIET
 
 from experiments.ablate_crf import STUDY
 from experiments.evidence.experiment import load_experiment
-from experiments.grids import plan
+from experiments.grids import known_costs
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell, make_room
 from experiments.grids.cost import Cost
@@ -117,7 +117,7 @@ def test_the_smallest_grid_continues_where_it_was_interrupted(
     train(planned["conv-trained"].run, planned["conv-trained"].folder, **QUIET)
 
     monkeypatch.setattr(figures, "FIGURES", {"trimap": figures.FIGURES["trimap"]})  # all of them take ten seconds
-    monkeypatch.setattr(plan, "measure", lambda runs, **_: {name: Cost(1.0, 2.0) for name in runs})
+    monkeypatch.setattr(known_costs, "measure", lambda runs, **_: {name: Cost(1.0, 2.0) for name in runs})
     assert call(*flags) == 0
     assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before  # nothing is trained twice
     assert (out / "dense" / "seed0" / "search.csv").read_text().startswith(searched)  # nor searched twice

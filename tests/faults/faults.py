@@ -253,13 +253,11 @@ def grid_without_a_grid(bench: Bench) -> tuple[Ended, str]:
     out = bench.here / "new" / "grid"
     ended = bench.call(lambda: sys.exit(main_grid(out, "--dry-run")))
     check_ended(ended, 0, "2 cells, 0 already done")
-    left = {path.name for path in out.rglob("*")}
-    check(left == {".lock", "costs.json"}, f"the dry run left {sorted(left)}, and its times are all that a run takes")
-    shutil.rmtree(out.parent)
+    check(not out.parent.exists(), f"the dry run left {sorted(out.parent.rglob('*'))}")
     ended = bench.call(lambda: sys.exit(main_grid(out, "--devices", "3")))
     check_ended(ended, 2, "^error: --devices must divide the batch")
     check(not out.parent.exists(), f"the refused one left {sorted(out.parent.rglob('*'))}")
-    return ended, "the dry run leaves its times, the refused one no folder"
+    return ended, "neither leaves a folder"
 
 
 FAULTS = [

@@ -186,8 +186,8 @@ def check_left(out: Path) -> int:
 
 
 def processes(out: Path) -> Iterator[int]:
-    """Those that have the folder of a run in their command, or its lock in their hands."""
-    lock = os.path.realpath(out / ".lock")
+    """Those that have the folder of a run in their command, or a file of it in their hands, such as a cell its log."""
+    inside = os.path.join(os.path.realpath(out), "")
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -197,7 +197,7 @@ def processes(out: Path) -> Iterator[int]:
             files = [os.readlink(link) for link in (entry / "fd").iterdir()]
         except OSError:
             continue
-        if state not in "ZX" and (os.fsencode(out) in command or lock in files):
+        if state not in "ZX" and (os.fsencode(out) in command or any(file.startswith(inside) for file in files)):
             yield int(entry.name)
 
 

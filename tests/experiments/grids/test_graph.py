@@ -306,10 +306,10 @@ def test_another_value_that_was_found_trains_anew(tmp_path: Path, started: list[
 
 
 def test_a_plan_stores_the_graph_and_knows_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.grids import plan
+    from experiments.grids import known_costs
     from experiments.grids.cost import Cost
 
-    monkeypatch.setattr(plan, "measure", lambda runs, **_: {name: Cost(1.0, 2.0) for name in runs})
+    monkeypatch.setattr(known_costs, "measure", lambda runs, **_: {name: Cost(1.0, 2.0) for name in runs})
     made = make_plan(ablation(), tmp_path, [0], 1, 1, lambda line: None)
     content = json.loads(json.dumps(made.content()))
     assert content["parents"] == {"none": ["base"], "dense": ["none"], "trained": ["base"]}
@@ -321,7 +321,7 @@ def test_a_plan_stores_the_graph_and_knows_it_again(tmp_path: Path, monkeypatch:
     assert made.seconds(made.cells[2]) < made.seconds(made.cells[1])  # the search has no training steps
 
     write_json(tmp_path / "plan.json", content)
-    monkeypatch.setattr(plan, "measure", lambda *_, **__: pytest.fail("the costs are stored"))
+    monkeypatch.setattr(known_costs, "measure", lambda *_, **__: pytest.fail("the costs are stored"))
     make_plan(ablation(), tmp_path, [0, 1], 1, 1, lambda line: None)
     for other in (ablation(stages={"base": BASE.but(lr=0.5)}), ablation(runs=with_options(images=2))):
         with pytest.raises(ValueError, match="holds the results of another grid"):

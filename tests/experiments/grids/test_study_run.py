@@ -1,6 +1,5 @@
 """A study that is run: its seeds add up, and what it measured or refused."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from experiments import cpu_scale
 from experiments.grids.ablation import Measured
 from experiments.grids.command import run_grid
 from experiments.grids.cost import Cost
-from experiments.grids.plan import COSTS
 from experiments.grids.study_flags import parse_study
 from lightning_modules.fcn import FCNModule
 
@@ -22,10 +20,11 @@ def test_seeds_add_up_and_a_dry_run_keeps_its_measurements(
 ) -> None:
     out = tmp_path / "grid"
     assert run(out, "--dry-run") == {}
-    assert [path.name for path in out.iterdir() if path.name != ".lock"] == [COSTS]
-    monkeypatch.setattr("experiments.grids.plan.measure", lambda *a, **k: pytest.fail("measured again"))
+    assert not out.exists()
+    assert "earlier measurement" not in capsys.readouterr().out
+    monkeypatch.setattr("experiments.grids.known_costs.measure", lambda *a, **k: pytest.fail("measured again"))
     assert run(out, "--seeds", "0")["seeds"] == [0]
-    assert not (out / COSTS).exists()
+    assert "Times of a step are of an earlier measurement: delete " in capsys.readouterr().out
     assert run(out, "--seeds", "1")["seeds"] == [0, 1]
     assert "seeds 0 of" in capsys.readouterr().out
     assert in_process == ["width 2 0", "width 4 0", "width 2 1", "width 4 1"]
@@ -34,11 +33,11 @@ def test_seeds_add_up_and_a_dry_run_keeps_its_measurements(
 
     # Times are of a number of threads: with another one they are measured again.
     monkeypatch.setattr(
-        "experiments.grids.plan.measure", lambda *a, **k: {name: Cost(9.0, 1.0) for name in STUDY.variants}
+        "experiments.grids.known_costs.measure", lambda *a, **k: {name: Cost(9.0, 1.0) for name in STUDY.variants}
     )
+    capsys.readouterr()
     run(out, "--threads", "2", "--dry-run")
-    assert json.loads((out / COSTS).read_text())["variants"]["width 2"]["step_seconds"] == 9.0
-    (out / COSTS).unlink()
+    assert "9000" in capsys.readouterr().out  # ms/step
     assert run(out, "--seeds", "0", "1", "--only-seeds")["seeds"] == [0, 1]
 
 
