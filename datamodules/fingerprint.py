@@ -111,12 +111,15 @@ def _relative(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+def cache_folder() -> Path:
+    """Where the project keeps what it can find again: SEGLAB_CACHE, or a folder in the user's cache.
+
+    Raises RuntimeError where the user has no home.
+    """
+    own = os.environ.get("SEGLAB_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "seglab")
+
+
 def _place(root: Path) -> Path:
     name = sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
     return cache_folder() / "data" / f"{name}.json"
-
-
-def cache_folder() -> Path:
-    """Where the user keeps what is quicker read than found again; RuntimeError where the user has no home."""
-    named = os.environ.get("SEGLAB_CACHE")
-    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "seglab"))

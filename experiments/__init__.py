@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from experiments.shell.helps import answer
 from experiments.shell.imports import import_matplotlib, name_torchvision
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ PLACES = {
     "variants": "experiments.grids.ablation",
 }
 
-import_matplotlib()
 if sys.argv[:1] == ["-m"]:  # as long as `python -m` looks for one of our commands
     sys.excepthook = name_torchvision
+    answer()
+import_matplotlib()
 
 
 def __getattr__(name: str) -> Any:  # PEP 562

@@ -7,10 +7,6 @@ import pkgutil
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
-from experiments.grids.cost import measure
-from experiments.runs.training import build
 from experiments.shell.command import command
 from experiments.shell.flags import Parser, positive, refuse
 
@@ -27,6 +23,12 @@ def main() -> None:
     ]
     if args.experiment not in studies:
         refuse(f"experiment must be one of {', '.join(studies)}, got {args.experiment!r}")
+    # Only now: they take seconds.
+    import torch
+
+    from experiments.grids.cost import measure
+    from experiments.runs.training import build
+
     runs = import_module(f"experiments.{args.experiment}").RUNS
     for run in runs.values():  # before minutes of measurement: weights that are not installed, for one
         with torch.device("meta"):

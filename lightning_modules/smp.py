@@ -5,7 +5,6 @@ Iakubovskii, Segmentation Models Pytorch, https://github.com/qubvel-org/segmenta
 
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -63,6 +62,8 @@ class SmpModule(SegmentationModule):
             Probe(self.network, in_channels, self.smallest + 64, self.smallest + 128).drop_unused(self.network)
 
     def build(self, num_classes: int, in_channels: int, **options: Any) -> Any:
+        import segmentation_models_pytorch as smp  # takes a second or two, and this file is in the catalogue
+
         arch, encoder = self.hparams["arch"], self.hparams["encoder"]
         architectures = {name.lower() for name in smp.__all__ if isinstance(getattr(smp, name), type)}
         if arch.lower() not in architectures:

@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy.optimize import brentq
 from scipy.special import stdtrit
-from scipy.stats import nct
 
 from experiments.evidence.blocks import LEVEL, Blocks, least_p, level_of
 from experiments.evidence.experiment import Experiment
@@ -112,6 +110,8 @@ def chance_of_star(difference: float, sd: float, df: float, seeds: int, level: f
 
 def smallest_seen(chance: float, sd: float, df: float, seeds: int, level: float) -> float:
     """The true difference that gets a star with this probability, which must be above the level of the family."""
+    from scipy.optimize import brentq  # of plans alone: a report does not pay for it, nor for scipy.stats
+
     if sd == 0:
         return 0.0
     error = sd * math.sqrt(2 / seeds)
@@ -147,5 +147,7 @@ def _quantile(df: float, level: float) -> float:
 
 def _noncentral_t(value: float, df: float, centre: float) -> float:
     """P(T <= value) of the noncentral t distribution; scipy's is NaN in places far from the centre."""
+    from scipy.stats import nct
+
     probability = float(nct.cdf(value, df, centre))
     return (1.0 if centre < value else 0.0) if math.isnan(probability) else probability

@@ -13,13 +13,12 @@ from experiments.evidence.cell import Cell
 from experiments.evidence.experiment import Experiment
 from experiments.reports.commands import Call, Code, Word, calls
 from experiments.reports.tables.notes import ELSEWHERE
-from experiments.shell.environment import environment
+from experiments.shell.environment import software, versions
 
 LASTING = (
     *("commit", "patch", "patch_lacks", "python", "platform", "processor", "instruction_set", "blas", "cpus"),
     *("torch_threads", "device", "versions"),
 )
-WRITER = ("commit", "patch", "patch_lacks", "python", "platform", "versions")  # of who writes the report
 CONDITIONS = ("python", "platform", "processor", "instruction_set", "blas", "cpus", "torch_threads", "device")
 
 
@@ -222,10 +221,9 @@ def _conditions(experiments: Sequence[Experiment]) -> str:
 
 def report_environment(experiments: Sequence[Experiment]) -> dict[str, Any]:
     """What the numbers of a report depend on, for environment.json: without names of machines, persons and places."""
-    ours = environment("")
     return {
         "experiments": {experiment.plan["experiment"]: _of_one(experiment) for experiment in experiments},
-        "report": {key: ours[key] for key in WRITER if key in ours},
+        "report": software() | {"versions": versions()},  # of who writes it
     }
 
 

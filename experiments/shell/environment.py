@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experiments.shell.difference import PATCH, Difference, difference
 from experiments.shell.files import write_atomic, write_json
 
@@ -90,6 +88,8 @@ def slow_precision(precision: object, device: str) -> str:
 
 def blas() -> str:
     """The libraries that multiply matrices and convolve on the CPU, as torch was built with them and uses them."""
+    import torch
+
     built = torch.__config__.show()
     libraries = {"BLAS": r"BLAS_INFO=(\w+)", "MKL": r"Math Kernel Library Version ([\d.]+)"}
     if torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
@@ -98,26 +98,40 @@ def blas() -> str:
     return ", ".join(f"{name} {value}" for name, value in found.items()) or "unknown"
 
 
-def environment(command: str | None = None, code: Difference | None = None) -> dict[str, Any]:
-    """What environment.json holds; no host name or user; paths as the command has them.
+def software(code: Difference | None = None) -> dict[str, Any]:
+    """What of `environment` is known without torch: the code that runs, Python and the system.
 
     `code` is the `difference` where it is known already. What differs from the commit is named by the SHA-256 of its
     patch, and by the files that the patch lacks.
     """
     code = code or difference()
     return {
-        "command": command or command_line(),
         "commit": code.commit,
         **({"patch": hashlib.sha256(code.patch).hexdigest()} if code.patch else {}),
         **({"patch_lacks": code.lacks} if code.lacks else {}),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """The version of each of the packages that numbers depend on."""
+    return {name: package_version(name, module) for name, module in PACKAGES.items()}
+
+
+def environment(command: str | None = None, code: Difference | None = None) -> dict[str, Any]:
+    """What environment.json holds; no host name or user; paths as the command has them; `code` as in `software`."""
+    import torch
+
+    return {
+        "command": command or command_line(),
+        **software(code),
         "processor": processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "blas": blas(),
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "versions": {name: package_version(name, module) for name, module in PACKAGES.items()},
+        "versions": versions(),
     }
 
 

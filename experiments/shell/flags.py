@@ -7,7 +7,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from experiments.shell import helps
 
 
 def refuse(message: str) -> NoReturn:
@@ -44,6 +46,11 @@ class Parser(argparse.ArgumentParser):
             formatter_class=Formatter,
             allow_abbrev=False,
         )
+
+    def print_help(self, file: Any = None) -> None:
+        super().print_help(file)
+        text = self.format_help()
+        helps.keep([["whole", text]], text)
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]

@@ -16,13 +16,12 @@ sums over pixels: accumulated batches or several devices train on the mean of th
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
-from segmentation_models_pytorch.losses import DiceLoss, JaccardLoss
 from torch import Tensor
 
 from lightning_modules.components.blocks import wide
@@ -78,11 +77,15 @@ def focal(
 
 def dice(logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
     """1 - 2 sum(p t) / (sum(p) + sum(t)) of each class, p its softmax and t its truth at the labelled pixels."""
+    from segmentation_models_pytorch.losses import DiceLoss  # a third of the start of a run that has no such loss
+
     return _overlap(DiceLoss, logits, masks, ignore_index, class_weights)
 
 
 def jaccard(logits: Tensor, masks: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
     """1 - I / (sum(p) + sum(t) - I) of each class, I = sum(p t)."""
+    from segmentation_models_pytorch.losses import JaccardLoss
+
     return _overlap(JaccardLoss, logits, masks, ignore_index, class_weights)
 
 
@@ -194,7 +197,7 @@ def _present(masks: Tensor, ignore_index: int, class_weights: Tensor | None, num
 
 
 def _overlap(
-    kind: type[DiceLoss] | type[JaccardLoss],
+    kind: Callable[..., Any],
     logits: Tensor,
     masks: Tensor,
     ignore_index: int,

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from experiments.evidence.experiment import Experiment
 from experiments.reports.figures import cost, curves, errors, pictures, scores
-from experiments.reports.figures.looks import COLOURS, Drawn, colormap, drawing, label_colours, save_figure
+from experiments.reports.figures.looks import (
+    COLOURS,
+    Drawn,
+    colormap,
+    drawing,
+    label_colours,
+    lay_out,
+    plain_fonts,
+    save_figure,
+)
 from experiments.shell.places import below
 
 __all__ = [
@@ -63,8 +72,9 @@ def write_figures(experiment: Experiment, folder: Path) -> dict[str, tuple[bytes
             continue
         with drawing():
             figure, caption = draw(experiment)
+            lay_out(figure)
             png = save_figure(figure, paths[0], {"Software": None})
-            figure.set_layout_engine("none")  # laid out already, which takes longer than to draw
-            save_figure(figure, paths[1], {"CreationDate": None})
+            with plain_fonts():
+                save_figure(figure, paths[1], {"CreationDate": None})
         written[name] = (png, caption)
     return written

@@ -42,6 +42,7 @@ WIDTH = 11.0  # inches, of every figure that is not for a column
 COLUMN = 3.35  # inches, of one for a column of a paper, or a phone
 BASELINE = "(baseline)"  # behind its name; a star is for a difference
 IGNORED = (150, 150, 150)
+UNREAD = ("GDEF", "GPOS", "GSUB", "MATH", "name")  # tables of a font that a PDF does not need
 ABSENT = "#e6e6e6"  # where a matrix has no number
 FALL_AND_RISE = LinearSegmentedColormap.from_list("fall and rise", [COLOURS[1], "#ffffff", COLOURS[0]])
 SHARE = LinearSegmentedColormap.from_list("share", ["#ffffff", "#8fc4e6", COLOURS[0], "#00304d"])
@@ -254,6 +255,30 @@ def label_colours(palette: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
     colours = np.full((256, 3), IGNORED, dtype=np.uint8)
     colours[: len(palette)] = palette
     return colours
+
+
+def lay_out(figure: Figure) -> None:
+    """Places what the layout engine of the figure places, once for all formats: it takes longer than to draw."""
+    figure.set_dpi(DPI)  # as it is saved: texts are measured in pixels
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine(None)  # not "none", for which matplotlib draws once more before it saves
+
+
+@contextmanager
+def plain_fonts() -> Iterator[None]:
+    """Where a PDF is saved: its fonts are cut down without the tables that join and shift letters, which no PDF reads.
+
+    To cut these down as well takes twice the time of all else in a font, of which each PDF has its own.
+    """
+    from fontTools.subset import Options
+
+    kept = getattr(Options, "_drop_tables_default", [])  # no name that fontTools has promised
+    Options._drop_tables_default = [*kept, *UNREAD]
+    try:
+        yield
+    finally:
+        Options._drop_tables_default = kept
 
 
 def save_figure(figure: Figure, path: Path, metadata: dict[str, Any]) -> bytes:

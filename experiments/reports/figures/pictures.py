@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from experiments.reports.figures.looks import (
     legend_columns,
     short,
 )
-from lightning_modules.components.scores.checkerboard import checkerboard_energy
+from lightning_modules.components.scores.reductions import grid_share
 from lightning_modules.components.scores.table import PPM
 
 SAMPLES, EXTREMES = 3, 2  # images at most, of the extremes of each kind
@@ -104,9 +103,9 @@ def refuse_extremes(experiment: Experiment) -> str:
 
 def logits(experiment: Experiment) -> Drawn:
     """Logits of the variants with most and least checkerboard at initialisation, and their power spectra."""
-    initial = _with_logits(experiment)
+    first = _with_logits(experiment)
+    initial = {name: _energy(cell.samples()["initial_logits"]) for name, cell in first.items()}
     pair = _most_contrast(groups(experiment.plan), initial)
-    first = _first_seeds(experiment)
     stored = {name: {key: first[name].samples()[key] for key in LOGITS} for name in pair}
     channel = _most_gridded(stored[pair[0]]["initial_logits"])
     figure = Figure(figsize=(WIDTH, 0.5 + 2.6 * len(pair)), layout="constrained")
@@ -151,15 +150,17 @@ def refuse_logits(experiment: Experiment) -> str:
     return "" if _with_logits(experiment) else "not stored in these cells, or not finite"
 
 
-def _with_logits(experiment: Experiment) -> dict[str, float]:
-    """The checkerboard energy at initialisation of each variant that has stored finite logits: not of one that was not
-    trained from the start. One variant at a time: those of 150 classes take hundreds of megabytes."""
-    energies = {}
+def _with_logits(experiment: Experiment) -> dict[str, Cell]:
+    """The first cell of each variant that has stored finite logits: not of one that was not trained from the start.
+
+    Read one array at a time: those of 150 classes take hundreds of megabytes.
+    """
+    found = {}
     for name, cell in _first_seeds(experiment).items():
         arrays = cell.samples()
         if all(key in arrays and np.isfinite(arrays[key]).all() for key in LOGITS):
-            energies[name] = _energy(arrays["initial_logits"])
-    return energies
+            found[name] = cell
+    return found
 
 
 def _first_seeds(experiment: Experiment) -> dict[str, Cell]:
@@ -258,7 +259,8 @@ def _prediction_rows(of_groups: Sequence[Group], finished: set[str]) -> list[lis
 
 def _energy(maps: NDArray[Any]) -> float:
     """Checkerboard energy of logits (C, H, W); 0 for a map too small to have one."""
-    return float(checkerboard_energy(torch.from_numpy(maps.astype(np.float32))[None]).nan_to_num())
+    energy = grid_share(maps)
+    return 0.0 if math.isnan(energy) else energy
 
 
 def _centred(maps: NDArray[Any]) -> NDArray[np.float64]:

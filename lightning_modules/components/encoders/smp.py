@@ -2,6 +2,8 @@
 
 Iakubovskii, Segmentation Models Pytorch, https://github.com/qubvel-org/segmentation_models.pytorch
 Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models
+
+Both are imported where they are used: that takes a second or two, and most networks have no encoder of theirs.
 """
 
 import copy
@@ -11,10 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
-from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from torch import Tensor, nn
 
 from lightning_modules.components.blocks import pad_to_multiple
@@ -62,6 +61,8 @@ class SmpEncoder(Encoder):
         self, name: str, in_channels: int = 3, *, depth: int = 5, output_stride: int = 32, weights: str | None = None
     ) -> None:
         super().__init__()
+        import segmentation_models_pytorch as smp
+
         fetched = to_download(name, weights)
         arguments = {"in_channels": in_channels, "depth": depth, "output_stride": output_stride}
         self.depth, self.output_stride = depth, min(output_stride, 2**depth)
@@ -93,6 +94,9 @@ def to_download(name: str, weights: str | None) -> str | bool | None:
     Raises:
         ValueError: for an encoder or weights that neither smp nor timm has.
     """
+    import segmentation_models_pytorch as smp
+    import timm
+
     encoders = smp.encoders.encoders
     if name.startswith("tu-"):
         if not timm.is_model(name[3:]):
@@ -130,6 +134,8 @@ def load_smp(model: Any, name: str, weights: str | None, in_channels: int) -> No
     if weights == "package":
         architecture = name.removeprefix("tu-").split(".")[0]
         _load_state(model, name, read_package(architecture), weights, in_channels)
+    import segmentation_models_pytorch as smp
+
     with downloading(name, None if name.startswith("tu-") else weights):
         return normalisation_of(smp.encoders.get_preprocessing_params(name, weights), in_channels)
 
@@ -138,6 +144,8 @@ def any_size(name: str) -> dict[str, bool]:
     """timm's argument that lets the encoder `name` take images of any size, nothing where it has no such."""
     if not name.startswith("tu-"):
         return {}
+    import timm
+
     file = timm.model_entrypoint(name[3:].split(".")[0]).__module__.rpartition(".")[2]
     return dict([ANY_SIZE[file]]) if file in ANY_SIZE else {}
 
@@ -148,6 +156,8 @@ def explaining(asked: str, name: str, way_out: str, fetched: str | bool | None =
 
     Errors of a download, where something is `fetched`, are left to `downloading`.
     """
+    import timm
+
     try:
         yield
     except Exception as error:  # of every kind, for what they do not foresee
@@ -162,6 +172,10 @@ def explaining(asked: str, name: str, way_out: str, fetched: str | bool | None =
 
 def _load_state(model: Any, name: str, state: State, weights: str, in_channels: int) -> None:
     """Loads a state dict of the encoder, as smp or we save it, or of the classifier of which it is a part."""
+    import segmentation_models_pytorch as smp
+    import timm
+    from segmentation_models_pytorch.encoders import TimmUniversalEncoder
+
     if "model." + next(iter(model.state_dict())) in state:  # of an SmpEncoder
         state = {key.removeprefix("model."): value for key, value in state.items()}
     if isinstance(model, TimmUniversalEncoder) and not all(key.startswith("model.") for key in state):

