@@ -26,6 +26,8 @@ from datamodules.files import SPLITS
 from datamodules.scale import Scale
 from datamodules.transforms import Augmentation, JointTransform
 
+SEED_OF_NO_RUN = 2**32  # a run's is less
+
 Sample = dict[str, Tensor]
 """An image with its labels, and a batch of them when collated.
 
@@ -282,6 +284,20 @@ class SegmentationDataModule(LightningDataModule):
         sampler = EpochSampler(len(dataset), self.batch_size, self.seed, rank=rank, world=world)
         (sampler.epoch, sampler.done), self._position = self._position, (0, 0)
         return self._loader(TrainingSamples(dataset, self.transform, self.seed), sampler, self.batch_size // parts)
+
+    def crops(self, count: int) -> Iterator[Tensor]:
+        """So many training images as `train_dataloader` has them, in batches: the same for every seed.
+
+        (N, in_channels, H, W) in [0, 1] each, N the `batch_size` but for the last. Where there are fewer images, each
+        comes more than once, augmented otherwise.
+        """
+        dataset = self.dataset("train")
+        samples = TrainingSamples(dataset, self.transform, SEED_OF_NO_RUN)
+        epochs = range(math.ceil(count / len(dataset)))
+        orders = (torch.randperm(len(dataset), generator=random_generator(SEED_OF_NO_RUN, e, 0)) for e in epochs)
+        keys = [(epoch, index) for epoch, order in enumerate(orders) for index in order.tolist()][:count]
+        for first in range(0, count, self.batch_size):
+            yield torch.stack([samples[key]["image"] for key in keys[first : first + self.batch_size]])
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and the batches of it that a checkpoint has behind it.

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from lightning_modules.components.averaging import AVERAGES, AverageName
 from lightning_modules.components.choices import one_of
 from lightning_modules.components.losses import LOSSES, LossName
 from lightning_modules.components.schedules import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
@@ -34,6 +35,9 @@ class Recipe:
         warmup: share of all steps in which the rate rises to `lr`
         mean: of each channel, subtracted from images in [0, 1]; null takes that of the weights, or ImageNet's
         std: of each channel, by which images in [0, 1] are divided; null takes that of the weights, or ImageNet's
+        average: what is scored: the last weights, their exponential moving average, either with batch-norm statistics
+            measured anew on training crops
+        ema_decay: share of the moving average that a step keeps; null makes a fifth of all steps its memory
         channels_last: whether the channels of a pixel lie together in memory, which is faster for narrow networks on a
             CPU, and may be slower for others; it changes the rounding, and which values dropout draws
     """
@@ -48,17 +52,20 @@ class Recipe:
     warmup: float = 0.0
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    average: Annotated[AverageName, ("neutral", "none")] = "none"
+    ema_decay: Annotated[float | None, ("neutral", None)] = None
     channels_last: Annotated[bool, ("neutral", False)] = False
 
     def __post_init__(self) -> None:
         one_of("loss", self.loss, LOSSES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)
         one_of("schedule", self.schedule, SCHEDULES)
+        one_of("average", self.average, AVERAGES)
         for key, number in (("lr", self.lr), ("weight_decay", self.weight_decay)):
             if number is not None and not 0 <= number < math.inf:
                 raise ValueError(f"{key} must be at least 0 and finite, got {number}")
-        for key, share in (("momentum", self.momentum), ("warmup", self.warmup)):
-            if not 0 <= share < 1:
+        for key, share in (("momentum", self.momentum), ("warmup", self.warmup), ("ema_decay", self.ema_decay)):
+            if share is not None and not 0 <= share < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1, got {share}")
 
     def weight_of_class(self, num_classes: int) -> Tensor | None:

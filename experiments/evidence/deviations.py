@@ -242,6 +242,8 @@ def _budget(plan: Mapping[str, Any]) -> list[str]:
         for key in ("optimizer", "lr", "momentum", "weight_decay", "schedule")
     )
     extras = [f"{_words(key)} {_say(b[key])}" for key in ("warmup", "gradient_clip_val") if b[key]]
+    if (average := b.get("average", "none")) != "none":
+        extras.append(f"average {average}" + f" (decay {b['ema_decay']})" * (b.get("ema_decay") is not None))
     adds = f" in {b['accumulation']} accumulated parts" if b["accumulation"] > 1 else ""
     whose = plan["baseline"] if unequal(plan) else "every variant"
     seen = f"{b['images']:,} images seen, {_epochs(b['epochs'])} of {b['train_images']:,} training images"

@@ -52,6 +52,51 @@ def spread(scores: Mapping[tuple[str, int], float], *, seed: int = 0) -> Spread 
     return Spread(dict(zip(names, map(float, deviations), strict=True)), math.sqrt(variance), blocks.df, p)
 
 
+def ratio_of_deviations(over: Floats, under: Floats) -> tuple[float, float, float]:
+    """How many times as far seeds lie apart in `over` as in `under`, (arms, seeds) each, with its 95 % interval.
+
+    Of one standard deviation for all arms, once an arm's mean is taken out. Two arms of the same networks go together,
+    which the interval allows for: Pitman 1939, Morgan 1939; exact for normal scores.
+    """
+    from scipy import stats  # takes a second, and a report needs none of it
+
+    a, b = (scores - scores.mean(axis=1, keepdims=True) for scores in (over, under))
+    df = a.size - len(a)
+    squares = float((a**2).sum()), float((b**2).sum())
+    if df < 2 or min(squares) == 0:
+        return math.nan, math.nan, math.nan
+    together = float((a * b).sum()) / math.sqrt(squares[0] * squares[1])
+    k = 1 + 2 * max(0.0, 1 - together**2) * float(stats.t.ppf(0.975, df - 1)) ** 2 / (df - 1)
+    share, far = squares[0] / squares[1], k + math.sqrt(k**2 - 1)
+    return math.sqrt(share), math.sqrt(share / far), math.sqrt(share * far)
+
+
+@dataclass(frozen=True)
+class Common:
+    """What a seed does to all arms alike, of scores (arms, seeds)."""
+
+    f: float  # of the seeds' block, 1 on average where a seed does nothing to all
+    p: float
+    share: float  # of the variance over seeds: the intraclass correlation, at most 1
+
+
+def common(scores: Floats) -> Common | None:
+    """None of fewer than two arms or seeds, and where nothing varies."""
+    arms, seeds = scores.shape
+    if min(arms, seeds) < 2:
+        return None
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    of_seed = centred.mean(axis=0)
+    between = arms * float((of_seed**2).sum()) / (seeds - 1)
+    within = float(((centred - of_seed) ** 2).sum()) / ((arms - 1) * (seeds - 1))
+    if within == 0:
+        return None
+    from scipy import stats
+
+    p = float(stats.f.sf(between / within, seeds - 1, (arms - 1) * (seeds - 1)))
+    return Common(between / within, p, (between - within) / (between + (arms - 1) * within))
+
+
 def diverged(scores: Mapping[tuple[str, int], float]) -> list[tuple[str, int, float]]:
     """Variant and seed of each cell that lies far below the next seed of its arm, and how far."""
     found = []

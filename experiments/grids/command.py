@@ -40,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=Seed,
         nargs="+",
-        default=[0, 1, 2],
-        help="each variant is trained once a seed; those that the folder has already are kept beside them",
+        default=[*range(5)],
+        help="each variant is trained once a seed (default: 0 1 2 3 4); those that the folder has already are kept "
+        "beside them",
     )
     parser.add_argument(
         "--only-seeds", action="store_true", help="plan and report these --seeds alone, not those of earlier calls, too"

@@ -24,7 +24,10 @@ from lightning_modules.components.checkpoints import read_checkpoint
 
 MOST_WIDENING = 2**12  # a search for a match ends here
 # What a hyperparameter of this name decides about the training, whatever the architecture.
-RECIPE = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup", "loss", "class_weights")
+RECIPE = (
+    *("optimizer", "lr", "momentum", "weight_decay", "schedule", "warmup"),
+    *("loss", "class_weights", "average", "ema_decay"),
+)
 LENGTH = (
     *("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches", "trainer.accumulate_grad_batches"),
     "data.batch_size",
@@ -197,7 +200,10 @@ def check_fair(ablation: Ablation) -> dict[str, Budget]:
         if "module" in declared:  # what only one of two architectures has is a part of it
             allowed |= {key for key in base.keys() ^ other.keys() if key.startswith("hparams.")}
         allowed.add("corrections")  # which follow from the other settings
-        allowed |= {key for key in other if run.step and key.split(".")[0] == "step"}  # declared by being there
+        if run.step:  # declared by being there, as are the networks that it works on
+            others = ablation.parents_of(name) != ablation.parents_of(ablation.baseline)
+            parts = ("step", "module", "hparams") if others else ("step",)
+            allowed |= {key for key in base | other if key.split(".")[0] in parts}
         differing = {key for key in base | other if base.get(key) != other.get(key)} - allowed
         if differing:
             undeclared = "; ".join(f"{k}: {_shown(base, k)} against {_shown(other, k)}" for k in sorted(differing))
@@ -259,6 +265,8 @@ def _check_budgets(ablation: Ablation, budgets: Mapping[str, Budget], declared: 
     for name in ablation.runs:
         items_of_variant = items(budgets[name])
         by_parents = {"start", "steps_before"} if ablation.parents_of(name) != of_base else set()
+        if by_parents and ablation.runs[name].step:  # the network that a step works on has its own recipe
+            by_parents |= {*RECIPE, "rates"}
         for item, value in items_of_variant.items():
             part, _, key = item.partition(".")
             sources = (f"data.{key}",) if part == "augmentation" else SOURCES.get(item, ())

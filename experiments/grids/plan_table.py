@@ -35,7 +35,9 @@ def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Cons
     baseline, variants, stages = content["baseline"], content["variants"], content.get("stages", {})
     parents, levels = content.get("parents", {}), list(content["factors"])
     table = Table("variant", title=f"{content['experiment']}: {len(variants)} variants x {len(seeds)} seeds")
-    followed = dict.fromkeys(key for of_one in content["differences"].values() for key in of_one)
+    # What a step has follows from what it works on.
+    trained = [name for name in content["differences"] if not planned(content, name).get("step")]
+    followed = dict.fromkeys(key for name in trained for key in content["differences"][name])
     for key in [*map(setting, levels), *PARENTS, *(key for key in followed if key.split(".")[0] == "step")]:
         followed.pop(key, None)
     levels = [name for name in levels if len({str(of_one["levels"][name]) for of_one in variants.values()}) > 1]
@@ -115,8 +117,8 @@ def show_without_data(
     if ablation is None:
         console.print(f"Not known without the data: {reason}", soft_wrap=True, markup=False)
         return
-    differing = dict.fromkeys(key for changed in differences(ablation).values() for key in changed)
-    differing.pop("step.of", None)
+    of_all = differences(ablation).items()
+    differing = dict.fromkeys(key for name, keys in of_all if not ablation.runs[name].step for key in keys)
     table = Table(
         "variant",
         *(escape(key.removeprefix("hparams.")) for key in differing),

@@ -33,6 +33,7 @@ class Settings:
         epochs: passes over the training images
         scale: factor of the sides of images and crop
         full_size: the paper's network and whole images, for a GPU
+        quick: a quarter of the epochs, for a first look
         weights: of the encoder
         tune: hyperparameters with the values that every variant is tried with
     """
@@ -44,6 +45,7 @@ class Settings:
     epochs: int | None = None
     scale: float | None = None
     full_size: bool = False
+    quick: bool = False
     weights: str | None = None
     tune: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 

@@ -64,7 +64,12 @@ class Study:
     def experiment(self, settings: Settings) -> str:
         """The name of the experiment on a data set: that of the study on the first of the catalogue."""
         data = key_of(settings.datamodule, DATAMODULES)
-        return self.name + f"_{data}" * (data != next(iter(DATAMODULES))) + "_full_size" * settings.full_size
+        return (
+            self.name
+            + f"_{data}" * (data != next(iter(DATAMODULES)))
+            + "_full_size" * settings.full_size
+            + "_quick" * settings.quick
+        )
 
     def ablation(self, data: str = "", arguments: Mapping[str, Any] | None = None, **settings: Any) -> Ablation:
         """The grid on the data set, see `Settings`.
@@ -88,14 +93,18 @@ class Study:
             raise ValueError(f"{s.datamodule.__name__} takes no {', '.join(unknown)}: it takes {', '.join(takes)}")
         if s.epochs is not None and "max_epochs" in s.trainer:
             raise ValueError("--epochs and --trainer.max_epochs are one setting: leave one of them out")
+        if s.quick and (s.full_size or s.epochs is not None or {"max_epochs", "max_steps"} & s.trainer.keys()):
+            raise ValueError("--quick says how long to train: leave out --epochs, --trainer.max_epochs and --full-size")
         trainer = dict(s.trainer)
         epochs = s.epochs or trainer.pop("max_epochs", None)
         if epochs is not None and epochs < 1:
             raise ValueError(f"--trainer.max_epochs must be at least 1, got {epochs}")
         base, reason = shared.run(s.datamodule, s.arguments, epochs)
         before = base.resolved()
+        if s.quick:
+            epochs = max(1, before["trainer.max_epochs"] // 4)
         if epochs is not None:
-            self._refuse_varied("--epochs", "trainer.max_epochs")
+            self._refuse_varied("--quick" if s.quick else "--epochs", "trainer.max_epochs")
             # The largest interval that is not longer than the default and ends with the last epoch.
             every = max(n for n in range(1, before["trainer.check_val_every_n_epoch"] + 1) if epochs % n == 0)
             base = base.but(trainer={"max_epochs": epochs, "check_val_every_n_epoch": every})
@@ -149,8 +158,11 @@ class Study:
         shown |= {"trainer.max_epochs": f"{epochs} epoch{'s' * (epochs > 1)}"} if epochs else {}
         size = ", ".join(text for key, text in shown.items() if key not in map(setting, factors))
         after = shared.trainer.get("max_epochs")
-        size += f", then {after} more of every variant" if stages and after else ""
+        trained_on = stages and after and any(run.step is None for run in runs.values())
+        size += f", then {after} more of every variant" if trained_on else ""
         notes = [f"{'Full size' if s.full_size else 'CPU scale'}: {size}.", reason]
+        if s.quick:
+            notes.append("A first look with --quick: after a full training the variants may rank otherwise.")
         notes.append(f"Set by flags: {', '.join(changed)}." if changed else "")
         tune = {**self.tune, **s.tune}
         by = [how.by for how in self.matched.values() if how.by]

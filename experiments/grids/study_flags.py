@@ -19,6 +19,7 @@ from experiments.shell.flags import refuse
 from lightning_modules.recipe import Recipe
 
 OF_DATA = {"num_classes", "ignore_index", "in_channels"}  # arguments of a module that follow from the data
+QUICK_SEEDS = (0, 1, 2)  # as many as an interval takes
 USAGE = "%(prog)s [--data NAME] [--data.FLAG ...] [--base.FLAG ...] [--trainer.FLAG ...] [--seeds SEED ...] [options]"
 
 
@@ -78,6 +79,12 @@ def parse_study(
         type=jsonargparse.typing.PositiveFloat,
         help="factor of the sides of images and crop, beside that of the study (default: 1)",
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a first look, in a folder of its own: a quarter of the epochs, "
+        f"and seeds {' '.join(map(str, QUICK_SEEDS))}",
+    )
     parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
     parser.add_argument("--weights", help="the encoder's: imagenet (downloaded), package (of pip), a file or a folder")
     add_arguments(parser)
@@ -87,6 +94,8 @@ def parse_study(
     add_trainer(parser, where=False)
     given = parser.parse_args(rest, defaults=False)
     args = argparse.Namespace(**{**_plain(parser.get_defaults()), **_plain(given)})
+    if args.quick and "seeds" not in given:
+        args.seeds = [*QUICK_SEEDS]
     parts = {part: _part(given, part) for part in ("data", "base", "trainer")}
     for flag in study.flags:
         value = getattr(args, flag.name.lstrip("-").replace("-", "_"))
@@ -100,6 +109,7 @@ def parse_study(
         epochs=args.epochs,
         scale=args.scale,
         full_size=args.full_size,
+        quick=args.quick,
         weights=args.weights,
         tune=_tuned(study.name, args.tune, module),
     )

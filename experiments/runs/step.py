@@ -13,6 +13,7 @@ from lightning_modules.base import plain
 # gets a `scoring.Task` and the options. It returns the module that is to be scored on the test split, and by name what
 # it has found.
 STEPS = {
+    "average": ("experiments.runs.averaging", "average_of"),
     "crf": ("experiments.crfs.behind", "crf_behind"),
 }
 

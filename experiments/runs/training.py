@@ -20,6 +20,7 @@ from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import SegmentationDataModule
+from experiments.runs.averaging import Averaging, check_average
 from experiments.runs.callbacks import MetricsFile, PerImage, Predictions, Samples, SeedSteps
 from experiments.runs.checkpoints import (
     LAST,
@@ -108,6 +109,8 @@ def train(
         run.check_parents()
         seed_everything(run.seed, workers=True, verbose=False)
         module, datamodule = build(run)
+        average = module.hparams["average"]
+        check_average(average, {**run.trainer, **where}.get("precision"))
         datamodule.verify()
         run = run.identified()
         with locked(out) if first_process() else nullcontext():
@@ -117,7 +120,8 @@ def train(
             settings = run.resolved() | {"hash": run.hash}
             settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
             tracked = tracker(settings, out)
-            saving = [SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
+            averaging = [] if average == "none" else [Averaging(average, module.hparams["ema_decay"])]
+            saving = [*averaging, SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
             trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
             _check_strategy(trainer.strategy)  # what "auto" has become
             _synchronise_batch_norm(trainer, module)

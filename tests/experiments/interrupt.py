@@ -50,6 +50,12 @@ RUNS = {
     "counted-weights": BASE.but(
         class_weights="median-frequency", trainer={"max_epochs": None, "max_steps": 7, "gradient_clip_val": 0.5}
     ),
+    "recalibrated": BASE.but(average="recalibrate"),
+    "averaged": BASE.but(average="ema", ema_decay=0.6, trainer={"val_check_interval": 2}),
+    "averaged-recalibrated": BASE.but(
+        average="ema+recalibrate", ema_decay=0.6, trainer={"max_epochs": None, "max_steps": 7}
+    ),
+    "averaged-accumulate": BASE.but(average="ema+recalibrate", trainer={"accumulate_grad_batches": 2}),
     "channels-last": BASE.but(channels_last=True),
 }
 
@@ -87,7 +93,7 @@ def outcome(out: Path) -> dict[str, Any]:
     """All that a finished run has written and that must not depend on whether it was interrupted."""
     stored = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
     found: dict[str, Any] = {key: stored[key] for key in ("epoch", "global_step", "optimizer_states", "lr_schedulers")}
-    found["state_dict"] = stored["state_dict"]
+    found |= {key: stored[key] for key in ("state_dict", "averaging") if key in stored}
     found["metrics"] = pd.read_csv(out / "metrics.csv").drop(columns="seconds").to_csv()
     result = json.loads((out / "result.json").read_text())
     found["result"] = {key: value for key, value in result.items() if key != "seconds"}

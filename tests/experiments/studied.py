@@ -18,6 +18,7 @@ STUDY = Study(
     base=cpu_scale(UNetModule, depth=1, lr=5e-3, exceptions={"brain": {"depth": 2, "data.crop": 64}}),
 )
 TINY = ["--data", "shapes", "--data.size", "24", "--data.length", "4", "--data.batch_size", "2", "--epochs", "1"]
+TINY += ["--seeds", "0", "1", "2"]
 
 
 def asked(*words: str, study: Study = STUDY) -> Ablation:

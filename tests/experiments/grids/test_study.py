@@ -86,6 +86,17 @@ def test_overrides_are_part_of_the_hash_and_named() -> None:
     assert asked("--data.crop", "160").runs["width 2"].data["crop"] == 160
 
 
+def test_a_quick_look_is_shorter_and_says_so_in_a_folder_of_its_own() -> None:
+    changed, settings, args = parse_study(STUDY, None, ["--quick"])
+    grid, whole = changed.asked(settings), asked()
+    assert (args.seeds, changed.experiment(settings), grid.name) == ([0, 1, 2], *["ablate_width_quick"] * 2)
+    lengths = [of.runs["width 2"].trainer["max_epochs"] for of in (grid, whole)]
+    assert lengths == [3, 12] and grid.runs["width 2"].trainer["check_val_every_n_epoch"] in (1, 3)
+    assert "A first look with --quick" in grid.scale_note
+    assert parse_study(STUDY, None, ["--quick", "--seeds", "7"])[2].seeds == [7]
+    assert parse_study(STUDY, None, [])[2].seeds == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -121,6 +132,8 @@ def test_wrong_flags_are_refused_with_the_right_one(
         (["--tune", "width", "2", "4"], "tune names 'width', which the variants differ in"),
         (["--tune", "lr", "1e-3", "1e-3"], "at least two values of lr, all different"),
         (["--trainer.max_epochs", "3", "--epochs", "2"], "--epochs and --trainer.max_epochs are one setting"),
+        (["--quick", "--epochs", "2"], "--quick says how long to train: leave out --epochs"),
+        (["--quick", "--full-size"], "ablate_width has no full size"),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs must be at least 1, got 0"),
         (["--trainer.limit_val_batches", "0", "--tune", "lr", "1", "2"], "a trial must end with a validation"),
     ],
