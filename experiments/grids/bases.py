@@ -69,8 +69,8 @@ def cpu_scale(
     """Runs of `module` that two CPU cores train in a minute or so, from scratch by AdamW and poly.
 
     The papers' own recipes fine-tune ImageNet weights over days; they belong to the full-size runs. After so few steps
-    the running statistics of batch norm are those of the last ones, and make seeds of a U-Net with skips differ twice
-    as much. So they are measured anew: experiments/results/ablate_averaging.md.
+    the running statistics of batch norm are those of the last ones, and cost single seeds of a U-Net several points.
+    So they are measured anew: experiments/results/ablate_averaging.md.
     """
     recipe = {"optimizer": "adamw", "momentum": 0.9, "weight_decay": 1e-4, "schedule": "poly", "lr": 2e-3}
     recipe["average"] = "recalibrate"
