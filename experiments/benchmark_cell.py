@@ -7,7 +7,6 @@ within it; the median over the rounds, as a Markdown table. One thread, so that 
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from experiments.grids.processes import environment
 from experiments.shell.command import command
 from experiments.shell.flags import Parser, positive, refuse
 
@@ -123,7 +123,6 @@ def main() -> None:
     variant = args.variant or next(iter(runs))
     if variant not in runs:
         refuse(f"--variant must be one of {', '.join(runs)}, got {variant!r}")
-    threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     found = []
     for number in range(args.rounds):
         print(f"training {variant}, round {number + 1} of {args.rounds}", file=sys.stderr)
@@ -134,7 +133,7 @@ def main() -> None:
             )
             done = subprocess.run(
                 [sys.executable, "-c", code],
-                env=os.environ | threads,
+                env=environment(args.threads),
                 check=True,
                 stdout=subprocess.PIPE,
                 encoding="utf-8",

@@ -28,6 +28,14 @@ def can_fork(threads: int, devices: str) -> bool:
     return sys.platform == "linux" and threads == 1 and devices in ("auto", "1") and not torch.cuda.is_available()
 
 
+def environment(threads: int) -> dict[str, str]:
+    """The variables of a cell's process, which have to be set before an interpreter starts."""
+    # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
+    variables = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    # Keeps freed memory for the next step instead of giving it back to the system at each.
+    return variables | {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+
 class Processes:
     """Starts the processes of cells, which end when this one does, however it ends. Use it as a context.
 
@@ -56,7 +64,7 @@ class Processes:
         flags = [str(folder), "--devices", self.devices, *flags]
         for _ in range(2 * self._forks):
             if self._warm is None:
-                self._warm = _Warm(self.classes, self._environment())
+                self._warm = _Warm(self.classes, environment(self.threads))
                 self._forks = self._warm.is_ready()
             if self._forks:
                 try:
@@ -64,27 +72,20 @@ class Processes:
                 except ConnectionError:  # it was killed since the last cell
                     self._warm.close()
                     self._warm = None
-        environment = self._environment()
+        variables = environment(self.threads)
         if torch.cuda.device_count() > 1 and self.devices == "auto":
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             device = slot % torch.cuda.device_count()
-            environment["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
+            variables["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
         with (folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "experiments.grids.cell", *flags, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=variables,
                 start_new_session=True,
             )
-
-    def _environment(self) -> dict[str, str]:
-        """What has to be set before an interpreter starts, which is therefore no matter of a fork."""
-        # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
-        environment = os.environ | {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        # Keeps freed memory for the next step instead of giving it back to the system at each.
-        return environment | {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
 class Forked:
