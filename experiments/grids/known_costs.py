@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -141,7 +142,5 @@ def _keep(made: _Table) -> None:
         {"on": table.on, "costs": {of: asdict(one) for of, one in table.costs.items()}}
         for table in [*others, made][-MOST:]
     ]
-    try:
+    with suppress(OSError, ValueError, RuntimeError):  # they are measured again the next time
         write_json(cache_folder() / NAME, {"tables": tables})
-    except (OSError, ValueError, RuntimeError):
-        pass  # measured again the next time

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -91,7 +90,9 @@ class Averaging(Callback):
         rest = {name: value for name, value in state.items() if not name.startswith(NETWORK)}
 
         def whole(network: nn.Module | None) -> dict[str, Tensor]:
-            return rest | {NETWORK + name: value for name, value in network.state_dict().items()} if network else state
+            if network is None:
+                return state
+            return rest | {NETWORK + name: value for name, value in network.state_dict().items()}
 
         checkpoint["state_dict"] = whole(self._scored())
         checkpoint[KEY] = {"raw": whole(self.trained), "final": self.final is not None}
@@ -125,7 +126,7 @@ def average_of(task: Task, *, average: str) -> tuple[SegmentationModule, dict[st
     (module,), (checkpoint,) = task.modules, task.run.parents
     kept = read_checkpoint(checkpoint).get(KEY, {})
     if "average" not in kept:
-        raise ValueError(f"{Path(checkpoint)} holds no moving average: train its network with average='ema'")
+        raise ValueError(f"{checkpoint} holds no moving average: train its network with average='ema'")
     module.load_state_dict(kept["average" if average.startswith("ema") else "raw"])
     if "recalibrate" in average:
         module.network = recalibrate(module, module.network, task.datamodule)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 AverageName = Literal["none", "recalibrate", "ema", "ema+recalibrate"]
-AVERAGES: tuple[AverageName, ...] = ("none", "recalibrate", "ema", "ema+recalibrate")
+AVERAGES: tuple[AverageName, ...] = get_args(AverageName)
 
 
 def decay_of(steps: int) -> float:

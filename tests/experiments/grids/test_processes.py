@@ -231,7 +231,6 @@ def test_a_process_that_cannot_be_forked_from_leaves_the_cells_to_interpreters(t
 
 @pytest.mark.parametrize("way", ["forked"], indirect=True)
 def test_a_forked_cell_logs_to_wandb(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     (cell,) = planned = cells(tmp_path / "grid", a=BASE)
     assert run(planned, logging=Logging("wandb")) == []
