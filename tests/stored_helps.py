@@ -17,29 +17,29 @@ from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES
 
 def calls() -> Iterator[list[str]]:
     """The verb and the words of each call, without its --help."""
-    yield from (["train"], ["explain"], ["search_crf"])
+    folder = helps.ROOT / "experiments"
+    yield from ([path.stem] for path in sorted(folder.glob("*.py")) if "Parser(" in path.read_text(encoding="utf-8"))
     yield from (["train", "--model", name] for name in ARCHITECTURES)
     yield from (["train", "--data", name] for name in DATAMODULES)
     yield from (["explain", name] for name in ARCHITECTURES)
-    for path in sorted((helps.ROOT / "experiments").glob("ablate_*.py")):
+    for path in sorted(folder.glob("ablate_*.py")):
         yield from ([path.stem], *([path.stem, "--data", name] for name in DATAMODULES))
 
 
 def help_of(verb: str, *words: str) -> tuple[list[helps.Part], str]:
     """The parts of what a call prints that asks for help, and all of it."""
     module: Any = import_module(f"experiments.{verb}")
-    main: Callable[[list[str]], Any] = getattr(module, "main", None) or (
-        lambda argv: module.STUDY.command_line(module.__doc__, argv)
-    )
+    main: Callable[[], Any] = getattr(module, "main", None) or (lambda: module.STUDY.command_line(module.__doc__))
     kept, out = list[list[helps.Part]](), io.StringIO()
-    before, helps._keep = helps._keep, kept.append
+    before, helps._keep = (helps._keep, sys.argv), kept.append
+    sys.argv = [str(module.__file__), *words, "--help"]
     try:
         with redirect_stdout(out):
-            main([*words, "--help"])
+            main()
     except SystemExit as stop:
         assert not stop.code, (verb, words)
     finally:
-        helps._keep = before
+        helps._keep, sys.argv = before
     (parts,) = kept  # none where they would not be printed as `out`
     return parts, out.getvalue()
 

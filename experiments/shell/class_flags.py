@@ -6,13 +6,12 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from typing import Any, NoReturn
 
 import jsonargparse
 
 from experiments.shell import helps
-from experiments.shell.flags import refuse, with_nearest
+from experiments.shell.flags import recorded, refuse, with_nearest
 from lightning_modules.settings import explanations
 
 
@@ -23,34 +22,6 @@ class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFo
         told = re.sub(r"\(type: Literal\[[^\]]*\], default", "(default", super()._expand_help(action))
         # typing gives equal unions the order of the first of them, which another package may have made
         return told.replace("Union[float, int", "Union[int, float")
-
-
-class Recorder(Formatter):
-    """Collects in `parts` what it is to format, in the form of `helps`, and formats nothing."""
-
-    def __init__(self, parts: list[helps.Part], prog: str) -> None:
-        super().__init__(prog)  # type: ignore[no-untyped-call]
-        self.parts = parts
-
-    def add_usage(self, usage: str | None, *args: Any, **kwargs: Any) -> None:
-        self.parts.append(["usage", (usage or "") % {"prog": self._prog}])
-
-    def add_text(self, text: str | None) -> None:
-        if text is not None and text is not argparse.SUPPRESS:
-            self.parts += [["text", paragraph] for paragraph in text.split("\n\n")]
-
-    def start_section(self, heading: str | None) -> None:
-        self.parts.append(["section", heading or ""])
-
-    def end_section(self) -> None:
-        self.parts.append(["end"])
-
-    def add_argument(self, action: argparse.Action) -> None:
-        if action.help is not argparse.SUPPRESS:
-            self.parts.append(["flag", self._format_action_invocation(action), self._expand_help(action)])
-
-    def format_help(self) -> str:
-        return ""
 
 
 def settings_of(cls: type, *parts: type) -> Callable[..., None]:
@@ -102,11 +73,7 @@ class ClassParser(jsonargparse.ArgumentParser):
 
     def print_help(self, file: Any = None) -> None:
         super().print_help(file)
-        text, parts = self.format_help(), list[helps.Part]()
-        self.formatter_class = partial(Recorder, parts)  # type: ignore[assignment]
-        self.format_help()
-        self.formatter_class = Formatter
-        helps.keep(parts, text)
+        helps.keep(*recorded(self))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]

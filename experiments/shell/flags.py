@@ -36,6 +36,53 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{told} (default: %(default)s)"
 
 
+class Recorder(argparse.HelpFormatter):
+    """Collects in `parts` what a formatter is to lay out, in the form of `helps`, and lays out nothing; a mix-in."""
+
+    parts: list[helps.Part]
+
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        if usage is None:  # then argparse spells it out, in lines that fit the terminal
+            kinds = [[a for a in actions if bool(a.option_strings) is flags] for flags in (True, False)]
+            spelt = [self._format_actions_usage(kind, groups) for kind in kinds]
+            self.parts.append(["usage", self._prog, *spelt])
+        else:
+            self.parts.append(["usage", usage % {"prog": self._prog}])
+
+    def add_text(self, text: str | None) -> None:
+        if text is not None and text is not argparse.SUPPRESS:
+            self.parts += [["text", paragraph] for paragraph in text.split("\n\n")]
+
+    def start_section(self, heading: str | None) -> None:
+        self.parts.append(["section", heading or ""])
+
+    def end_section(self) -> None:
+        self.parts.append(["end"])
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if action.help is not argparse.SUPPRESS:
+            self.parts.append(["flag", self._format_action_invocation(action), self._expand_help(action)])
+
+    def format_help(self) -> str:
+        return ""
+
+
+def recorded(parser: argparse.ArgumentParser) -> tuple[list[helps.Part], str]:
+    """The parts of the help of a parser, and all of it, which is the one part where its parts do not make it."""
+    formatter, parts, text = parser.formatter_class, list[helps.Part](), parser.format_help()
+
+    class Recording(Recorder, formatter):  # type: ignore[misc, valid-type]
+        pass
+
+    Recording.parts = parts
+    parser.formatter_class = Recording
+    try:
+        parser.format_help()
+    finally:
+        parser.formatter_class = formatter
+    return (parts if helps.laid_out(parts) == text else [["whole", text]]), text
+
+
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` without abbreviations that names the nearest flag."""
 
@@ -49,8 +96,7 @@ class Parser(argparse.ArgumentParser):
 
     def print_help(self, file: Any = None) -> None:
         super().print_help(file)
-        text = self.format_help()
-        helps.keep([["whole", text]], text)
+        helps.keep(*recorded(self))
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]

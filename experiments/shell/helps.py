@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -114,6 +114,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def _expand_help(self, action: argparse.Action) -> str:
         return action.help or ""
 
+    def _format_actions_usage(self, actions: Iterable[argparse.Action], groups: Any) -> str:
+        return " ".join(str(action.metavar) for action in actions if action.metavar)
+
 
 def laid_out(parts: Sequence[Sequence[str]]) -> str:
     """The help as argparse prints it in this terminal."""
@@ -121,8 +124,13 @@ def laid_out(parts: Sequence[Sequence[str]]) -> str:
     for kind, *texts in parts:
         if kind == "whole":
             return texts[0]
-        if kind == "usage":
+        if kind == "usage" and len(texts) == 1:
             formatter.add_usage(texts[0].replace("%", "%%"), [], [])
+        elif kind == "usage":
+            prog, flags, places = texts
+            formatter._prog = prog
+            actions = [argparse.Action(["-"], "", metavar=flags), argparse.Action([], "", metavar=places)]
+            formatter.add_usage(None, actions, [])
         elif kind == "text":
             formatter.add_text(texts[0])
         elif kind == "section":
