@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from experiments.runs.averaging import CROPS
-from experiments.runs.checkpoints import LAST
+from experiments.runs.checkpoints import LAST, digest_file
 from experiments.runs.scoring import carry_out, evaluate
 from experiments.runs.step import Step
 from experiments.runs.training import build, train
@@ -262,3 +262,16 @@ def test_what_cannot_be_averaged_is_said_before_anything_is_written(
     with pytest.raises(ValueError, match=said):
         train(BASE.but(**settings), tmp_path / "run", **QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_without_the_trained_weights_is_named(tmp_path: Path) -> None:
+    run = BASE.but(average="ema")
+    with pytest.raises(Interrupted):
+        train(run, tmp_path, callbacks=[At(9, terminate)], **QUIET)
+    last = tmp_path / "checkpoints" / LAST
+    stored = _stored(tmp_path)
+    del stored["averaging"]
+    torch.save(stored, last)
+    digest_file(last).unlink()
+    with pytest.raises(ValueError, match=f"the checkpoint in {tmp_path} holds no trained weights.*--out"):
+        train(run, tmp_path, resume=True, **QUIET)
