@@ -14,10 +14,11 @@ from test_train import QUIET, TINY
 from experiments.runs.training import STRATEGIES, _check_strategy, train
 
 
-def test_two_processes_score_every_image_once_and_agree_with_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["", "--model.norm batch --model.average ema+recalibrate"])
+def test_two_processes_score_every_image_once_and_agree_with_one(recipe: str, tmp_path: Path) -> None:
     """A real `--trainer.devices 2` of the command line: 7 images on 2 devices leave one device a padding image."""
     flags = "--data shapes --data.size 32 --data.length 7 --data.batch_size 2 --model.width 2 --model.depth 2"
-    command = [sys.executable, "-m", "experiments.train", *flags.split(), "--trainer.max_epochs", "1"]
+    command = [sys.executable, "-m", "experiments.train", *f"{flags} {recipe}".split(), "--trainer.max_epochs", "1"]
     command += ["--trainer.accelerator", "cpu", "--model.lr", "0.0"]  # the same weights, so that scores must be equal
     stored = []
     for devices, strategy in (("1", "auto"), ("2", "ddp")):
