@@ -6,8 +6,8 @@
 Three networks with batch norm, two U-Nets and an FCN-8s, are trained once a seed, by the recipe of the study that has
 them. The same training is scored four times. `none` has its last weights, `recalibrate` also batch-norm statistics of
 240 training crops, the same for all seeds. `ema` has an exponential moving average of the weights, `ema+recalibrate`
-both. Beside the means, the report says how much closer the seeds lie together than with `none`, and how much a seed
-does to all networks alike.
+both. Beside the means, the report says what an average changes within a training, how much closer the seeds lie
+together than with `none`, and how much a seed does to all networks alike.
 Izmailov et al. 2018 measure the statistics anew behind averaged weights; Polyak and Juditsky 1992 average them.
 Answer: experiments/results/ablate_averaging.md
 """
@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from experiments.evidence.spread import common, ratio_of_deviations
+from experiments.evidence.spread import common, mean_with_interval, ratio_of_deviations
 from experiments.grids.ablation import Measured
 from experiments.grids.cells import PlannedCell
 from experiments.grids.study import Study, cpu_scale, full_size
@@ -48,8 +48,15 @@ def describe(cells: Sequence[PlannedCell], say: Callable[[str], None]) -> Measur
         return Measured(notes=["How far seeds lie apart is compared from three seeds on that have all scores."])
     by = {a: np.array([[scores[f"{n}, {a}", s] for s in seeds] for n in NETWORKS]) for a in AVERAGES}
     notes = []
+    parts = [(network, [i]) for i, network in enumerate(NETWORKS)] + [("all together", [*range(len(NETWORKS))])]
     for average in AVERAGES[1:]:
-        parts = [(network, [i]) for i, network in enumerate(NETWORKS)] + [("all together", [*range(len(NETWORKS))])]
+        changes = [(name, mean_with_interval((by[average] - by["none"])[arms].mean(axis=0))) for name, arms in parts]
+        said = ", ".join(f"{name} {mean:+.2f} [{low:.2f}, {high:.2f}]" for name, (mean, low, high) in changes)
+        notes.append(
+            f"What {average} changes in the same training, in points of mIoU, mean of {len(seeds)} seeds and its 95 % "
+            f"interval (Student's t, each by itself): {said}."
+        )
+    for average in AVERAGES[1:]:
         ratios = [(name, ratio_of_deviations(by[average][arms], by["none"][arms])) for name, arms in parts]
         said = ", ".join(f"{name} {ratio:.2f} [{low:.2f} to {high:.2f}]" for name, (ratio, low, high) in ratios)
         notes.append(

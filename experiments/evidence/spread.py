@@ -52,13 +52,24 @@ def spread(scores: Mapping[tuple[str, int], float], *, seed: int = 0) -> Spread 
     return Spread(dict(zip(names, map(float, deviations), strict=True)), math.sqrt(variance), blocks.df, p)
 
 
+def mean_with_interval(values: Floats) -> tuple[float, float, float]:
+    """Of independent values (n,), with its 95 % interval by Student's t: NaN of fewer than two."""
+    from scipy import stats  # takes a second, and a report needs none of it
+
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1)) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
 def ratio_of_deviations(over: Floats, under: Floats) -> tuple[float, float, float]:
     """How many times as far seeds lie apart in `over` as in `under`, (arms, seeds) each, with its 95 % interval.
 
     Of one standard deviation for all arms, once an arm's mean is taken out. Two arms of the same networks go together,
     which the interval allows for: Pitman 1939, Morgan 1939; exact for normal scores.
     """
-    from scipy import stats  # takes a second, and a report needs none of it
+    from scipy import stats
 
     a, b = (scores - scores.mean(axis=1, keepdims=True) for scores in (over, under))
     df = a.size - len(a)

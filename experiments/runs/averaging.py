@@ -42,8 +42,8 @@ class Averaging(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if KEY not in checkpoint:
             raise ValueError(
-                f"the checkpoint in {trainer.default_root_dir} holds no trained weights beside the averaged ones, so that "
-                "no training can go on from it: put back the one that belongs there, or train from the start with --out"
+                f"the checkpoint in {trainer.default_root_dir} holds no trained weights beside the averaged ones, so "
+                "that no training can go on from it: put back the one that belongs there, or train from the start with --out"
             )
         self.stored, self.step = {**checkpoint[KEY], "scored": checkpoint["state_dict"]}, checkpoint["global_step"]
         pl_module.load_state_dict(self.stored["raw"])

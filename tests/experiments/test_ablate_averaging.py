@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from interrupt import QUIET
+from scipy import stats
 
 from experiments.ablate_averaging import NETWORKS, STUDY, describe
 from experiments.grids.fairness import check_fair
@@ -57,7 +58,14 @@ def test_what_is_said_of_the_seeds_is_computed_from_the_scores() -> None:
                 run = SimpleNamespace(seed=seed)
                 cells.append(Done(f"{network}, {average}", run, {"test": {"miou": 0.5 + score / 100}}))
     whole: Any = cells
-    recalibrate, _, _, block = describe(whole, print).notes
+    change, of_ema, _, recalibrate, _, _, block = describe(whole, print).notes
+    by = {(c.variant, c.planned.seed): 100 * c.result["test"]["miou"] - 50 for c in whole}
+    changes = [by["U-Net, recalibrate", seed] - by["U-Net, none", seed] for seed in range(6)]
+    low, high = stats.ttest_1samp(changes, 0).confidence_interval(0.95)
+    assert f"U-Net {np.mean(changes):+.2f} [{low:.2f}, {high:.2f}]" in change and "of 6 seeds" in change
+    together = np.mean([[by[f"{n}, ema", s] - by[f"{n}, none", s] for n in NETWORKS] for s in range(6)], axis=1)
+    low, high = stats.ttest_1samp(together, 0).confidence_interval(0.95)
+    assert f"all together {np.mean(together):+.2f} [{low:.2f}, {high:.2f}]" in of_ema
     assert "over 6 seeds with recalibrate" in recalibrate
     assert recalibrate.count("0.50 [0.50 to 0.50]") == 4
     assert "none" in block and "ema+recalibrate" in block and "share 1.00" not in block

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.evidence.blocks import Blocks
-from experiments.evidence.spread import common, diverged, ratio_of_deviations, spread
+from experiments.evidence.spread import common, diverged, mean_with_interval, ratio_of_deviations, spread
 
 
 def scores(deviations: list[float], seeds: int, seed: int = 0) -> dict[tuple[str, int], float]:
@@ -83,3 +83,8 @@ def test_what_a_seed_does_to_all_agrees_with_the_analysis_of_variance() -> None:
     assert found.share == pytest.approx((between - within) / (between + 2 * within))
     assert found.p < 0.01
     assert common(x[:1]) is None and common(np.ones((3, 4))) is None
+
+
+def test_the_interval_of_one_value_is_open() -> None:
+    mean, low, high = mean_with_interval(np.array([2.0]))
+    assert mean == 2 and np.isnan([low, high]).all()
