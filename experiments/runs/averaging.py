@@ -43,7 +43,7 @@ class Averaging(Callback):
         if KEY not in checkpoint:
             raise ValueError(
                 f"the checkpoint in {trainer.default_root_dir} holds no trained weights beside the averaged ones, so "
-                "that no training can go on from it: put back the one that belongs there, or train from the start with --out"
+                "that no training can go on from it: put back the one that belongs there, or begin anew with --out"
             )
         self.stored, self.step = {**checkpoint[KEY], "scored": checkpoint["state_dict"]}, checkpoint["global_step"]
         pl_module.load_state_dict(self.stored["raw"])
