@@ -33,16 +33,16 @@ Seed = jsonargparse.typing.restricted_number_type("Seed", int, [(">=", 0), ("<",
 Devices = jsonargparse.typing.restricted_string_type("Devices", r"^(auto|[1-9]\d*)$")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of every ablation."""
+def add_arguments(parser: argparse.ArgumentParser, seeds: int = 5) -> None:
+    """The flags of every ablation; without --seeds it trains so many `seeds`."""
     positive = jsonargparse.typing.PositiveInt
     parser.add_argument(
         "--seeds",
         type=Seed,
         nargs="+",
-        default=[*range(5)],
-        help="each variant is trained once a seed (default: 0 1 2 3 4); those that the folder has already are kept "
-        "beside them",
+        default=[*range(seeds)],
+        help=f"each variant is trained once a seed (default: {' '.join(map(str, range(seeds)))}); those that the "
+        "folder has already are kept beside them",
     )
     parser.add_argument(
         "--only-seeds", action="store_true", help="plan and report these --seeds alone, not those of earlier calls, too"

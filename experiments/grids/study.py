@@ -41,6 +41,7 @@ class Study:
             differ from
         levels: of each variant, of factors that are no settings
         finish: measures what the report says beside the scores
+        seeds: how many are trained where a call names none
     """
 
     name: str
@@ -56,6 +57,7 @@ class Study:
     stages: Callable[[Run], tuple[Mapping[str, Run], Run]] | None = None
     levels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finish: Callable[[Sequence[PlannedCell], Callable[[str], None]], Measured] | None = None
+    seeds: int = 5
 
     def runs(self, data: str = "", *, full_size: bool = False, **arguments: Any) -> dict[str, Run]:
         """The runs of its variants on a data set of the catalogue, with these arguments of its data module."""

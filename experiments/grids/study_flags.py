@@ -87,7 +87,7 @@ def parse_study(
     )
     parser.add_argument("--full-size", action="store_true", help="the paper's width and whole images, for a GPU")
     parser.add_argument("--weights", help="the encoder's: imagenet (downloaded), package (of pip), a file or a folder")
-    add_arguments(parser)
+    add_arguments(parser, study.seeds)
     module = settings_of(base.module, Recipe, base.module.network_class)
     parser.add_class(settings_of(datamodule, Loading), "data", help=f"the data set, {first} by default")
     parser.add_class(module, "base", skip=OF_DATA)

@@ -1,6 +1,7 @@
 """A study on any data: its bases, the flags that change them, and what its plan says of both."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,7 @@ def test_a_quick_look_is_shorter_and_says_so_in_a_folder_of_its_own() -> None:
     assert "A first look with --quick" in grid.scale_note
     assert parse_study(STUDY, None, ["--quick", "--seeds", "7"])[2].seeds == [7]
     assert parse_study(STUDY, None, [])[2].seeds == [0, 1, 2, 3, 4]
+    assert parse_study(replace(STUDY, seeds=2), None, [])[2].seeds == [0, 1]
 
 
 @pytest.mark.parametrize(
