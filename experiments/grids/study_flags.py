@@ -28,6 +28,9 @@ class Asked(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def seeds(self) -> int: ...
     @property
     def question(self) -> str: ...
     @property
