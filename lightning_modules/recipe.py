@@ -31,13 +31,13 @@ class Recipe:
         lr: learning rate; some papers give parts of the network a multiple of it
         momentum: of SGD, the share of the last step that is added to the next one; of "adamw" its beta 1
         weight_decay: pulls the weights towards 0: the share of them that a step of rate 1 takes off
-        schedule: how the rate falls over all steps: not, as (1 - t)^0.9, or to a tenth after each third
+        schedule: of the rate over all steps: constant, poly as (1 - t)^0.9, or step to a tenth after each third
         warmup: share of all steps in which the rate rises to `lr`
         mean: of each channel, subtracted from images in [0, 1]; null takes that of the weights, or ImageNet's
         std: of each channel, by which images in [0, 1] are divided; null takes that of the weights, or ImageNet's
-        average: what is scored: the last weights, their exponential moving average, either with batch-norm statistics
-            measured anew on training crops
-        ema_decay: share of the moving average that a step keeps; null makes a fifth of all steps its memory
+        average: what is scored: the last weights (none) or their exponential moving average (ema), recalibrate with
+            batch-norm statistics computed again on training crops
+        ema_decay: share of the moving average that a step keeps; null is 1 - 5/steps, a memory of a fifth of all
         channels_last: whether the channels of a pixel lie together in memory, which is faster for narrow networks on a
             CPU, and may be slower for others; it changes the rounding, and which values dropout draws
     """

@@ -111,10 +111,11 @@ def planned_seeds(plan: Mapping[str, Any]) -> str:
 
 
 def unequal(plan: Mapping[str, Any]) -> list[str]:
-    """A sentence for each variant whose declared factors give it another budget than the baseline's."""
+    """A sentence for each budget, other than the baseline's, that declared factors give to one or more variants."""
     if "budget" not in plan:
         return []
-    base, sentences, tuned = items(plan["budget"][plan["baseline"]]), [], plan.get("tuning", {}).get("settings", {})
+    base, tuned = items(plan["budget"][plan["baseline"]]), plan.get("tuning", {}).get("settings", {})
+    variants: dict[str, list[str]] = {}  # by what they differ in
     for variant, budget in plan["budget"].items():
         budget_items = items(budget)
         differing = [
@@ -126,10 +127,12 @@ def unequal(plan: Mapping[str, Any]) -> list[str]:
             listed = ", ".join(
                 f"{_words(key)} ({_say(budget_items.get(key))}, not {_say(base.get(key))})" for key in differing
             )
-            sentences.append(
-                f"Not of equal budget, as declared: {variant} differs from {plan['baseline']} in {listed}."
-            )
-    return sentences
+            variants.setdefault(listed, []).append(variant)
+    return [
+        f"Not of equal budget, as declared: {'; '.join(alike)} differ{'s' * (len(alike) == 1)} from {plan['baseline']} "
+        f"in {listed}."
+        for listed, alike in variants.items()
+    ]
 
 
 def deviations(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:

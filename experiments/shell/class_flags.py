@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import jsonargparse
 
@@ -35,11 +35,18 @@ def settings_of(cls: type, *parts: type) -> Callable[..., None]:
 
     told = explanations(*(base for part in (*parts, cls) for base in reversed(part.__mro__)))
     signature = inspect.signature(cls)
+    plain = [p.replace(annotation=_plain(p.annotation)) for p in signature.parameters.values()]
+    signature = signature.replace(parameters=plain)
     summary = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
     lines = [f"    {name}: {text}" for name, text in told.items() if name in signature.parameters]
     settings.__signature__ = signature  # type: ignore[attr-defined]
     settings.__doc__ = "\n".join([summary, "", "Args:", *lines])
     return settings
+
+
+def _plain(annotation: Any) -> Any:
+    """The type without what it is annotated with, which is for the hash of a run."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 class ClassParser(jsonargparse.ArgumentParser):

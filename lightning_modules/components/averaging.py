@@ -1,4 +1,4 @@
-"""The network that is scored after a training: its last weights, an average of them, with measured batch statistics."""
+"""What is scored after a training: the last weights or their average, with batch-norm statistics computed again."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ def recalibrated(module: Any, network: nn.Module, batches: Iterable[Tensor]) -> 
     its kind. Batch norms alone are in training mode, so no dropout moves what they measure. Those that are frozen, and
     those that no image reaches, stay as they are. A network without any other is copied, and no batch is read.
 
-    After `torch.optim.swa_utils.update_bn`, which measures under dropout and resets frozen batch norms, too.
+    Modelled on `torch.optim.swa_utils.update_bn`, which measures under dropout and resets frozen batch norms, too.
     """
     network = deepcopy(network).train()
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training and m.running_mean is not None]

@@ -58,7 +58,8 @@ def test_what_is_said_of_the_seeds_is_computed_from_the_scores() -> None:
                 run = SimpleNamespace(seed=seed)
                 cells.append(Done(f"{network}, {average}", run, {"test": {"miou": 0.5 + score / 100}}))
     whole: Any = cells
-    change, of_ema, _, recalibrate, _, _, block = describe(whole, print).notes
+    change, of_ema, _, recalibrate, _, _, block, together_or_not = describe(whole, print).notes
+    assert "too narrow" in together_or_not
     by = {(c.variant, c.planned.seed): 100 * c.result["test"]["miou"] - 50 for c in whole}
     changes = [by["U-Net, recalibrate", seed] - by["U-Net, none", seed] for seed in range(6)]
     low, high = stats.ttest_1samp(changes, 0).confidence_interval(0.95)

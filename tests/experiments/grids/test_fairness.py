@@ -313,6 +313,8 @@ def test_a_declared_budget_is_allowed_and_said(tmp_path: Path) -> None:
     plan, printed = printed_plan(ablation, tmp_path)
     said = "Not of equal budget, as declared: long differs from short in steps (6, not 3), images (12, not 6)."
     assert unequal(plan) == [said]
+    budgets = plan["budget"] | {"again": plan["budget"]["long"]}
+    assert unequal(plan | {"budget": budgets}) == [said.replace("long differs", "long; again differ")]
     assert said in printed
     assert "Budget of short: 3 optimiser steps of 2 images (6 images seen, 1 epoch of 6 training images)" in printed
     assert [plan["budget"][name]["steps"] for name in ("short", "long")] == [3, 6]
