@@ -12,6 +12,7 @@ Izmailov et al. 2018 measure the statistics anew behind averaged weights; Polyak
 Answer: experiments/results/ablate_averaging.md
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -58,7 +59,10 @@ def describe(cells: Sequence[PlannedCell], say: Callable[[str], None]) -> Measur
         )
     for average in AVERAGES[1:]:
         ratios = [(name, ratio_of_deviations(by[average][arms], by["none"][arms])) for name, arms in parts]
-        said = ", ".join(f"{name} {ratio:.2f} [{low:.2f} to {high:.2f}]" for name, (ratio, low, high) in ratios)
+        said = ", ".join(
+            f"{name} unknown" if math.isnan(ratio) else f"{name} {ratio:.2f} [{low:.2f} to {high:.2f}]"
+            for name, (ratio, low, high) in ratios
+        )
         notes.append(
             f"Standard deviation over {len(seeds)} seeds with {average}, as a multiple of that with none, and its "
             f"95 % interval (Pitman-Morgan, each by itself): {said}."

@@ -67,6 +67,10 @@ class Recipe:
         for key, share in (("momentum", self.momentum), ("warmup", self.warmup), ("ema_decay", self.ema_decay)):
             if share is not None and not 0 <= share < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1, got {share}")
+        if self.ema_decay is not None and not self.average.startswith("ema"):
+            raise ValueError(
+                f"ema_decay is of average='ema', got {self.ema_decay} with average={self.average!r}: leave it out"
+            )
 
     def weight_of_class(self, num_classes: int) -> Tensor | None:
         """(C,) float32; NaN where the training masks have to be counted first."""

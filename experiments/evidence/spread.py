@@ -88,7 +88,7 @@ class Common:
 
     f: float  # of the seeds' block, 1 on average where a seed does nothing to all
     p: float
-    share: float  # of the variance over seeds: the intraclass correlation, at most 1
+    share: float  # of the variance over seeds: the intraclass correlation, 0 to 1
 
 
 def common(scores: Floats) -> Common | None:
@@ -105,7 +105,7 @@ def common(scores: Floats) -> Common | None:
     from scipy import stats
 
     p = float(stats.f.sf(between / within, seeds - 1, (arms - 1) * (seeds - 1)))
-    return Common(between / within, p, (between - within) / (between + (arms - 1) * within))
+    return Common(between / within, p, max(0.0, (between - within) / (between + (arms - 1) * within)))
 
 
 def diverged(scores: Mapping[tuple[str, int], float]) -> list[tuple[str, int, float]]:

@@ -117,6 +117,7 @@ def run_cells(
     free = list(range(jobs))
     running: list[PlannedCell] = []
     failed: list[PlannedCell] = []
+    again: list[PlannedCell] = []  # those that ended with the process that they were forked from, and go on
     flags = ["--command", command, *logging.flags(), "--save-every", str(save_every)]
     started, before = time.monotonic(), sum(seconds(c) for c in cells if c.result)
 
@@ -150,13 +151,20 @@ def run_cells(
                 for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
                     running.remove(cell)
                     free.append(cell.slot)
-                    if not _tell_end(cell, console):
+                    if _is_orphaned(cell) and cell not in again:
+                        again.append(cell)
+                        console.print(
+                            f"{cell.folder} goes on from what it has saved, as the process it was forked from was killed",
+                            soft_wrap=True,
+                            markup=False,
+                        )
+                        waiting.insert(0, cell)
+                    elif not _tell_end(cell, console):
                         failed.append(cell)
                 if running:
                     progress.show(how_far)
         finally:
-            for cell in running:
-                _stop(cell)
+            _stop(running)
     return failed
 
 
@@ -184,6 +192,11 @@ def _tell_end(cell: PlannedCell, console: Console) -> bool:
     cell.error = _why(cell)
     console.print(f"[red]{cell.folder} failed[/red] after {took}: {escape(cell.error)}", soft_wrap=True)
     return False
+
+
+def _is_orphaned(cell: PlannedCell) -> bool:
+    """Whether it has no result because the process that it was forked from was killed."""
+    return cell.result is None and isinstance(cell.process, Forked) and cell.process.orphaned
 
 
 def _why(cell: PlannedCell) -> str:
@@ -225,18 +238,21 @@ def _set_aside(folder: Path) -> Path:
     return folder.rename(folder.with_name(f"{folder.name}.old{number}"))
 
 
-def _stop(cell: PlannedCell) -> None:
-    if cell.process is None or cell.process.poll() is not None:
-        return
-    cell.process.terminate()  # it alone: it saves, and ends the processes that it has started
-    try:
-        cell.process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        if hasattr(os, "killpg"):
-            os.killpg(cell.process.pid, signal.SIGKILL)
-        elif isinstance(cell.process, subprocess.Popen):  # Windows
-            cell.process.kill()
-        cell.process.wait()
+def _stop(cells: Sequence[PlannedCell]) -> None:
+    """Ends the processes of all cells, which save at the same time, as a scheduler may not wait for long."""
+    processes = [cell.process for cell in cells if cell.process is not None and cell.process.poll() is None]
+    for process in processes:
+        process.terminate()  # it alone: it saves, and ends the processes that it has started
+    until = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            elif isinstance(process, subprocess.Popen):  # Windows
+                process.kill()
+            process.wait()
 
 
 def _last_line(path: Path) -> str:

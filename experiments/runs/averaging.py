@@ -17,16 +17,17 @@ from lightning_modules.components.choices import one_of
 
 CROPS = 240  # training images, the same for all seeds, that batch-norm statistics are measured on
 KEY = "averaging"  # of a checkpoint
+HALF = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")  # precisions of all numbers
 NETWORK = "network."  # what the names of its weights begin with
 
 
 class Averaging(Callback):
     """Makes the final network of a run, on a copy, so that the training and its resume stay as they are.
 
-    The last validation and the test are of the final network. Validations before it are of the moving average, or of
-    the trained weights where there is none. In a checkpoint `state_dict` is what a validation would score then, and
-    "averaging" holds all weights as they are trained ("raw"), their moving "average", and whether `state_dict` is
-    "final".
+    The test is of the final network, and so is a validation after the last step. Those before it are of the moving
+    average, or of the trained weights where there is none. In a checkpoint `state_dict` is what a validation would
+    score then, and "averaging" holds all weights as they are trained ("raw"), their moving "average", and whether
+    `state_dict` is "final".
 
     Lightning's `EMAWeightAveraging` swaps the weights themselves for a validation, and saves them swapped within it.
     """
@@ -139,11 +140,11 @@ def average_of(task: Task, *, average: str) -> tuple[SegmentationModule, dict[st
 
 
 def check_average(average: str, precision: Any) -> None:
-    """Raises ValueError for a moving average of weights in half precision, whose small steps would be rounded away."""
-    if average.startswith("ema") and str(precision) in ("16-true", "bf16-true", "transformer-engine"):
+    """Raises ValueError for averages of numbers in half precision, whose small steps would be rounded away."""
+    if average != "none" and str(precision) in HALF:
         raise ValueError(
-            f"average={average!r} needs weights in float32, got --trainer.precision {precision}: use bf16-mixed or "
-            "16-mixed, or average='recalibrate'"
+            f"average={average!r} needs weights and statistics in float32, got --trainer.precision {precision}: use "
+            "bf16-mixed or 16-mixed, or average='none'"
         )
 
 

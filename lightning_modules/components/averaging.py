@@ -34,8 +34,9 @@ def recalibrated(module: Any, network: nn.Module, batches: Iterable[Tensor]) -> 
     """A copy of `network` whose batch norms have the mean statistics of `batches` instead of running ones.
 
     `module`: the SegmentationModule whose `predict` takes the images, (N, in_channels, H, W) in [0, 1], to a network of
-    its kind. Batch norms alone are in training mode, so no dropout moves what they measure. Those that are frozen, and
-    those that no image reaches, stay as they are. A network without any other is copied, and no batch is read.
+    its kind, whole as in training. Batch norms alone are in training mode, so no dropout moves what they measure. Those
+    that are frozen, and those that no image reaches, stay as they are. A network without any other is copied, and no
+    batch is read.
 
     Modelled on `torch.optim.swa_utils.update_bn`, which measures under dropout and resets frozen batch norms, too.
     """
@@ -61,9 +62,12 @@ def recalibrated(module: Any, network: nn.Module, batches: Iterable[Tensor]) -> 
 
 @contextmanager
 def standing_in(module: Any, network: nn.Module) -> Iterator[None]:
-    """Has `module` use another network of its kind in this context; its own is not touched."""
-    own, module.network = module.network, network
+    """Has `module` use another network of its kind in this context, and take images as in training.
+
+    Its own network is not touched.
+    """
+    own, module.network, mode, module.training = module.network, network, module.training, True
     try:
         yield
     finally:
-        module.network = own
+        module.network, module.training = own, mode

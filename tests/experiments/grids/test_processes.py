@@ -18,7 +18,7 @@ from rich.console import Console
 from datamodules.brain import BrainDataModule, read_template
 from datamodules.shapes import ShapesDataModule
 from experiments.grids import processes, warm
-from experiments.grids.cells import PlannedCell, run_cells
+from experiments.grids.cells import PlannedCell, _stop, run_cells
 from experiments.grids.processes import Forked, Processes, can_fork
 from experiments.runs.checkpoints import Signals
 from experiments.shell.files import read_json
@@ -144,20 +144,33 @@ def test_a_cell_that_is_killed_is_named_and_the_others_go_on(
     assert other.result and later.result
 
 
-def test_cells_whose_common_process_is_killed_save_and_say_so_and_the_next_has_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[Callable[[], None]], None]
+def test_cells_whose_common_process_is_killed_go_on_once_and_the_second_time_say_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    meanwhile: Callable[[Callable[[], None]], None],
 ) -> None:
     monkeypatch.setattr(processes, "can_fork", lambda *_: True)
     before = children(os.getpid())
     one, two, later = planned = cells(tmp_path, one=ENDLESS, two=ENDLESS.but(seed=1), later=BASE)
 
+    def common() -> list[int]:
+        found = [cell.process for cell in (one, two) if isinstance(cell.process, Forked)]
+        return [process._warm.process.pid for process in found if process.returncode is None]
+
     def kill() -> None:
-        wait_for(lambda: one.epochs_done() > 1 and two.epochs_done() > 1, 120)
-        assert isinstance(one.process, Forked)
-        os.kill(one.process._warm.process.pid, signal.SIGKILL)
+        killed: list[int] = []
+        done = [0]
+        for _ in range(2):
+            wait_for(lambda: len(common()) == 2 and len({*common()}) == 1 and not {*common()} & {*killed}, 120)
+            wait_for(lambda: min(one.epochs_done(), two.epochs_done()) > done[-1] + 1, 120)
+            done.append(max(one.epochs_done(), two.epochs_done()))
+            killed.append(common()[0])
+            os.kill(killed[-1], signal.SIGKILL)
 
     meanwhile(kill)
     assert {*run(planned)} == {one, two}
+    assert capsys.readouterr().out.replace("\n", " ").count("goes on from what it has saved, as the process") == 2
     for cell in (one, two):
         assert cell.error.startswith(
             "told to end, because the process that it was forked from was killed by SIGKILL, most likely because the "
@@ -166,6 +179,27 @@ def test_cells_whose_common_process_is_killed_save_and_say_so_and_the_next_has_a
         assert is_saved(cell)
     assert later.result
     assert children(os.getpid()) == before
+
+
+def test_all_cells_are_told_to_end_before_any_is_waited_for(tmp_path: Path) -> None:
+    events = []
+
+    class Process:
+        pid, returncode = 0, None
+
+        def poll(self) -> None: ...
+
+        def terminate(self) -> None:
+            events.append("told")
+
+        def wait(self, timeout: float = 0) -> None:
+            events.append("waited")
+
+    ending = cells(tmp_path, a=BASE, b=BASE.but(seed=1))
+    for cell in ending:
+        cell.process = Process()  # type: ignore[assignment]
+    _stop(ending)
+    assert events == ["told", "told", "waited", "waited"]
 
 
 def grid(out: Path, forked: bool) -> None:

@@ -42,7 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, W
     runs = {}
     for average in AVERAGES:
         out, weights = tmp_path_factory.mktemp("averaging") / average, Weights()
-        train(BASE.but(average=average, ema_decay=DECAY), out, callbacks=[weights], **QUIET)
+        decay = DECAY if average.startswith("ema") else None
+        train(BASE.but(average=average, ema_decay=decay), out, callbacks=[weights], **QUIET)
         runs[average] = out, weights
     return runs
 
@@ -175,7 +176,7 @@ class Holder:
     """As much of a module as is needed."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
+        self.network, self.training = network, False
 
     def predict(self, images: Tensor) -> Tensor:
         out: Tensor = self.network(images)
@@ -224,6 +225,16 @@ def test_crops_are_the_same_for_all_seeds_and_each_pass_is_augmented_anew() -> N
     assert len({image.numpy().tobytes() for image in images}) == 17
 
 
+def test_statistics_are_those_of_whole_crops_whether_or_not_the_last_epoch_is_validated(tmp_path: Path) -> None:
+    """A U-Net that predicts by tiles does so in evaluation alone."""
+    run = BASE.but(padding="valid", tile=16, depth=1, average="recalibrate", data={"size": 48})
+    final = []
+    for every in (1, 2):
+        train(run.but(trainer={"check_val_every_n_epoch": every}), tmp_path / str(every), **QUIET)
+        final.append(_stored(tmp_path / str(every))["state_dict"])
+    assert _equal(*final)
+
+
 def test_the_memory_of_the_average_is_a_fifth_of_the_steps(tmp_path: Path) -> None:
     """9 steps keep 1 - 5/9 each; a training of fewer than 5 is not averaged."""
     train(BASE.but(average="ema"), tmp_path / "null", **QUIET)
@@ -253,7 +264,9 @@ def test_none_is_neutral_in_the_hash_and_the_rest_is_in_it() -> None:
     [
         ({"average": "ema+recalibrat"}, r"average must be one of none, .*did you mean 'ema\+recalibrate'"),
         ({"average": "ema", "ema_decay": 1.0}, "ema_decay must be at least 0 and less than 1, got 1.0"),
-        ({"average": "ema", "trainer.precision": "bf16-true"}, "average='ema' needs weights in float32.*bf16-mixed"),
+        ({"average": "ema", "trainer.precision": "bf16-true"}, "average='ema' needs weights and stat.*use bf16-mixed"),
+        ({"average": "recalibrate", "trainer.precision": "16-true"}, "average='recalibrate' needs .* got .* 16-true"),
+        ({"average": "recalibrate", "ema_decay": 0.9}, "ema_decay is of average='ema', got 0.9 with average='recal"),
     ],
 )
 def test_what_cannot_be_averaged_is_said_before_anything_is_written(
