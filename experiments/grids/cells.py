@@ -154,7 +154,7 @@ def run_cells(
                     if _is_orphaned(cell) and cell not in again:
                         again.append(cell)
                         console.print(
-                            f"{cell.folder} goes on from what it has saved, as the process that it came from was killed",
+                            f"{cell.folder} goes on from what it has saved, as the process it came from was killed",
                             soft_wrap=True,
                             markup=False,
                         )
