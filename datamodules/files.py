@@ -12,8 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from datamodules.checks.formats import named, tiff_bands
+from datamodules.checks.problems import Problem, coded, shown, some
+
 SPLITS = ("train", "val", "test")
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+MANIFEST = "SHA256SUMS"
+JUNK = {"Thumbs.db", "desktop.ini"}
 GROUPS = "groups.csv"
 MAX_GROUP = 255  # letters of a group's name
 MAX_PIXELS = 64_000_000  # more is rather a bomb: 20 KB of PNG can unpack to a gigabyte
@@ -27,8 +33,9 @@ def readable(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ValueError(
-            f"{name} cannot be read ({error.strerror or error}); see to its permissions and its disk, or move it out"
+        raise coded(
+            "E_UNREADABLE",
+            f"{name} cannot be read ({error.strerror or error}); see to its permissions and its disk, or move it out",
         ) from error
 
 
@@ -38,7 +45,7 @@ def decoded(path: Path, name: str) -> str:
         with readable(name):
             return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"{name} is not a UTF-8 text file; save it as UTF-8") from None
+        raise coded("E_TEXT", f"{name} is not a UTF-8 text file; save it as UTF-8") from None
 
 
 def read_lines(path: Path) -> list[str]:
@@ -83,17 +90,18 @@ def has_groups(root: Path) -> bool:
     return os.path.lexists(root / GROUPS)
 
 
-def read_groups(root: Path, test: Sequence[str], images: Container[str] | None) -> tuple[dict[str, str], list[str]]:
-    """The groups in groups.csv by the name of the image, and a line for each problem of the file.
+def read_groups(root: Path, test: Sequence[str], images: Container[str] | None) -> tuple[dict[str, str], list[Problem]]:
+    """The groups in groups.csv by the name of the image, and the problems of the file.
 
     It must name the images of the `test` split, and may name other `images`; None where those are not known.
     """
     if not (root / GROUPS).is_file():  # a pipe would be waited for
-        return {}, [f"{GROUPS} is not a regular file; put one with the lines image,group in its place"]
+        said = f"{GROUPS} is not a regular file; put one with the lines image,group in its place"
+        return {}, [Problem("E_NOT_REGULAR_FILE", said)]
     try:
         reader = csv.reader(StringIO(decoded(root / GROUPS, GROUPS)), strict=True)
     except ValueError as error:
-        return {}, [str(error)]
+        return {}, [Problem.of(error)]
     groups: dict[str, str] = {}
     lines: dict[str, int] = {}
     problems = []
@@ -101,23 +109,25 @@ def read_groups(root: Path, test: Sequence[str], images: Container[str] | None) 
         header = next(reader, [])
         if [word.strip() for word in header] != ["image", "group"]:
             got = ",".join(header)[:80]
-            return {}, [f"{GROUPS} line 1: expected the header image,group, got {got!r}; separate by commas"]
+            said = f"{GROUPS} line 1: expected the header image,group, got {got!r}; separate by commas"
+            return {}, [Problem("E_GROUPS", said)]
         for row in reader:
             words = [unicodedata.normalize("NFC", word.strip()) for word in row]
             if any(words):
                 if problem := _group_problem(words, lines, images):
-                    problems.append(f"{GROUPS} line {reader.line_num}: {problem}")
+                    problems.append(Problem("E_GROUPS", f"{GROUPS} line {reader.line_num}: {problem}"))
                 lines.setdefault(words[0], reader.line_num)
                 groups[words[0]] = words[-1]
     except csv.Error as error:
-        problems.append(f"{GROUPS} line {reader.line_num}: expected image,group, got what is no CSV ({error}); mend it")
+        said = f"{GROUPS} line {reader.line_num}: expected image,group, got what is no CSV ({error}); mend it"
+        problems.append(Problem("E_GROUPS", said))
     else:
         if missing := [name for name in test if name not in groups]:
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            problems.append(
-                f"{GROUPS} names {len(groups)} images, but of splits/test.txt not {', '.join(missing[:5])}{more}; add "
-                "them, each with its own name as the group where it stands alone"
+            said = (
+                f"{GROUPS} names {len(groups)} images, but of splits/test.txt not {some(missing, 5)}; add them, each "
+                "with its own name as the group where it stands alone"
             )
+            problems.append(Problem("E_GROUPS", said))
     return groups, problems
 
 
@@ -149,7 +159,7 @@ def files_by_name(folder: Path) -> dict[str, list[Path]]:
     with readable(f"{folder.name}/"):
         paths = sorted(folder.iterdir())
     for path in paths:
-        if not path.name.startswith(".") and path.name not in {"Thumbs.db", "desktop.ini"}:
+        if not path.name.startswith(".") and path.name not in JUNK:
             files.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
     return files
 
@@ -160,49 +170,75 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """(H, W) uint8, the indices as they are: converting a palette mask to grey would turn them into other labels."""
-    return np.asarray(decode(path, read_bytes(path)), dtype=np.uint8)
+    """(H, W) uint8, the indices as they are: converting a palette mask to grey would turn them into other labels.
+
+    Turned as its metadata say, as its image is.
+    """
+    return np.asarray(ImageOps.exif_transpose(decode(path, read_bytes(path))), dtype=np.uint8)
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file; a pipe is not opened, because reading it would wait for ever."""
-    with readable(short(path)):
+    name = short(path)
+    with readable(name):
         if path.is_symlink() and not path.exists():
-            raise ValueError(f"{short(path)} is a broken link; restore the file it points to")
+            raise coded("E_BROKEN_LINK", f"{name} is a broken link; restore the file it points to")
+        if path.is_dir():
+            within = f"; {path.parent.name}/ is read without its folders: move its files up, or move it out"
+            raise coded("E_NOT_REGULAR_FILE", f"{name} is a folder{within}")
         if not path.is_file():
-            kind = "a folder" if path.is_dir() else "not a regular file"
-            raise ValueError(f"{short(path)} is {kind}; move it out, {path.parent.name}/ holds image files only")
+            raise coded(
+                "E_NOT_REGULAR_FILE",
+                f"{name} is not a regular file; move it out, {path.parent.name}/ holds image files only",
+            )
         data = path.read_bytes()
     if not data:
-        raise ValueError(f"{short(path)} is empty (0 bytes); copy it again")
+        raise coded("E_EMPTY_FILE", f"{name} is empty (0 bytes); copy it again")
     return data
 
 
 def decode(path: Path, data: bytes) -> Image.Image:
     """The image in the file `path` with the content `data`; its size is read from the header before it is decoded."""
+    name = short(path)
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise ValueError(f"{short(path)} has more than {MAX_PIXELS // 10**6} million pixels; cut it up") from None
+        raise coded(
+            "E_TOO_MANY_PIXELS", f"{name} has more than {MAX_PIXELS // 10**6} million pixels; cut it up"
+        ) from None
     except Exception as error:  # broken files raise six kinds of exception in Pillow
-        begins = data[:16].decode("ascii", "replace")
-        raise ValueError(
-            f"{short(path)} is damaged or not an image ({', '.join(FORMATS)}), it begins with {begins!r}; "
-            "replace it or move it out"
+        if known := named(data, path.name):
+            raise coded(
+                "E_FORMAT",
+                f"{name} is {known[0]}, and what is read is {', '.join(FORMATS)} with 8 bits a channel; "
+                f"{shown(known[1])}",
+            ) from error
+        # What a link points to may be private.
+        begins = "" if path.is_symlink() else f", it begins with {data[:16].decode('ascii', 'replace')!r}"
+        raise coded(
+            "E_DECODE",
+            f"{name} is damaged or not an image ({', '.join(FORMATS)}){begins}; replace it or move it out",
         ) from error
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(
-            f"{short(path)} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; "
-            "cut it up"
+        raise coded(
+            "E_TOO_MANY_PIXELS",
+            f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; cut it up",
         )
     try:
         image.load()
         image.getexif()
     except Exception as error:
-        raise ValueError(f"{short(path)} is damaged or cut off ({error}); copy it again") from error
+        raise coded("E_DECODE", f"{name} is damaged or cut off ({error}); copy it again") from error
     return image
+
+
+def depth(image: Image.Image, data: bytes) -> tuple[int, int]:
+    """Bands and bits a channel of the file, which Pillow may have dropped when it decoded the image."""
+    if image.format == "TIFF" and (bands := tiff_bands(data)):
+        return bands[0], bands[1]
+    return len(image.getbands()), data[24] if image.format == "PNG" else 8
 
 
 def short(path: Path) -> str:
     """images/a.jpg, as a message calls a file of the data set."""
-    return f"{path.parent.name}/{path.name}"
+    return shown(f"{path.parent.name}/{path.name}")

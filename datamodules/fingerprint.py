@@ -15,9 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from datamodules.files import GROUPS, SPLITS, files_by_name, read_bytes, read_lines, read_split
+from datamodules.files import GROUPS, MANIFEST, SPLITS, files_by_name, read_bytes, read_lines, read_split
 
-VERSION = 1  # of the checks in datamodules/verify.py and of this record: what others have kept is not taken over
+VERSION = 2  # of the checks in datamodules/verify.py and of this record: what others have kept is not taken over
 FRESH = 2 * 10**9  # ns; a file changed so shortly before may change again without another time: nothing is kept of it
 
 
@@ -27,7 +27,7 @@ class Record:
 
     files: dict[str, list[int]]  # by path: bytes, and times of change of the content and of the entry in ns
     digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of images and masks, by path
-    verified: list[int] = field(default_factory=list)  # for so many classes and this ignore_index; empty where not
+    verified: list[str] = field(default_factory=list)  # for these classes and this ignore_index; empty where not
     warnings: list[str] = field(default_factory=list)  # what verifying it had to say
     version: int = VERSION
 
@@ -90,7 +90,7 @@ def file_states(root: Path) -> dict[str, list[int]]:
     for folder in ("images", "masks", "splits", "."):
         with os.scandir(root / folder) as entries:
             for entry in entries:
-                if folder != "." or entry.name in ("classes.txt", GROUPS):
+                if folder != "." or entry.name in ("classes.txt", GROUPS, MANIFEST):
                     try:
                         state = entry.stat()
                     except OSError:  # a broken link, which is a problem of its own
@@ -100,7 +100,7 @@ def file_states(root: Path) -> dict[str, list[int]]:
 
 
 def make_record(
-    root: Path, states: Mapping[str, list[int]], digests: Mapping[Path, str], verified: Sequence[int], warned: Any
+    root: Path, states: Mapping[str, list[int]], digests: Mapping[Path, str], verified: Sequence[str], warned: Any
 ) -> Record:
     """`states` are those from before anything was read."""
     by_path = {_relative(root, path): digest for path, digest in digests.items()}

@@ -115,7 +115,7 @@ class FolderDataModule(SegmentationDataModule):
             return self.default_groups(names)
         groups, problems = read_groups(self.root, names, None)
         if problems:
-            raise ValueError(f"in {self.root}: {problems[0]}")
+            raise ValueError(f"in {self.root}: {problems[0].said}")
         return [groups[name] for name in names]
 
     def default_groups(self, names: Sequence[str]) -> list[str]:
@@ -134,4 +134,4 @@ class FolderDataModule(SegmentationDataModule):
         return fingerprint(root)
 
     def verify(self) -> None:
-        check_folder(self.root, self.num_classes, self.ignore_index)
+        check_folder(self.root, self.class_names, self.ignore_index)

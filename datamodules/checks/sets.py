@@ -1,0 +1,232 @@
+"""What is wrong only with all files of a folder together: lists, names, leaks between splits, labels, palettes."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from datamodules.checks.pairs import Check, Colour
+from datamodules.checks.problems import Problem, shown, some
+from datamodules.files import IMAGE_ENDINGS, MANIFEST, read_lines, short
+
+Files = Mapping[str, Sequence[Path]]
+Splits = Mapping[str, Sequence[str]]
+Checks = Mapping[str, Check]
+
+ALIKE = 0.995  # correlation of two thumbnails from which on two pictures are called nearly the same
+FLAT = 4.0  # grey levels: a thumbnail that varies less shows nothing to tell pictures apart by
+
+
+def split_problems(splits: Splits, images: Files | None) -> Iterator[Problem]:
+    """Empty splits, names that stand twice, and those of no image."""
+    for split in splits:
+        if not splits[split]:
+            yield Problem("E_SPLIT_EMPTY", f"splits/{split}.txt names no image; add names, one a line")
+    home: dict[str, str] = {}
+    folded = {name.casefold(): name for name in images or ()}
+    for split, names in splits.items():
+        for name, times in Counter(names).items():
+            told = shown(name)
+            if times > 1:
+                yield Problem("E_SPLIT_TWICE", f"splits/{split}.txt names {told} {times} times; leave one")
+            if home.setdefault(name, split) != split:
+                yield Problem(
+                    "E_SPLIT_LEAK",
+                    f"{told} is in splits/{home[name]}.txt and in splits/{split}.txt, so that it leaks from one to the "
+                    "other; remove it from one",
+                )
+            if images is not None and name not in images:
+                meant = _meant(name, images, folded)
+                hint = (
+                    f"did you mean {shown(meant)}? A line is the name of a file in images/, as it is written there, "
+                    "without folder and extension"
+                    if meant
+                    else "correct or remove the line"
+                )
+                yield Problem(
+                    "E_SPLIT_UNKNOWN", f"splits/{split}.txt names {told}, and images/ has no such file; {hint}"
+                )
+
+
+def _meant(line: str, images: Files, folded: Mapping[str, str]) -> str | None:
+    """The image that a line of a split names in other words; never another one that merely looks like it."""
+    columns = [column for column in re.split(r"[,;\t]|\s+", line) if column]
+    for written in (line, *columns[:1]):
+        without, last = os.path.splitext(written)[0], PurePosixPath(written.replace("\\", "/"))
+        for name in (written, without, last.name, last.stem):
+            if name in images:
+                return name
+            if name.casefold() in folded:
+                return folded[name.casefold()]
+    return None
+
+
+def pairing_problems(images: Files, masks: Files) -> Iterator[Problem]:
+    """Images without a mask and the other way round, files of one name, and names that cannot be seen."""
+    for folder, files, others, other in (("images", images, masks, "mask"), ("masks", masks, images, "image")):
+        if not files:
+            yield Problem("E_EMPTY_DATASET", f"{folder}/ is empty; put the {folder} here")
+        for name, paths in files.items():
+            pictures = [path for path in paths if path.suffix.lower() in IMAGE_ENDINGS]
+            alone = len(pictures) == 1
+            if len(paths) > 1 and not alone:
+                alike = " and ".join(shown(path.name) for path in paths)
+                yield Problem(
+                    "E_DUP_STEM",
+                    f"{folder}/ has {alike}, which are one name; give each its own name, or move what is no part of "
+                    f"the set out of {folder}/",
+                )
+            for path in (path for path in paths if alone and path not in pictures):
+                yield Problem(
+                    "E_EXT",
+                    f"{short(path)} lies beside {shown(pictures[0].name)} and is no image; move it out of {folder}/",
+                )
+            if name not in others:
+                path = (pictures or paths)[0]
+                code, way = "E_EXT", ""
+                if pictures:
+                    code = "E_MISSING_MASK" if other == "mask" else "E_ORPHAN_MASK"
+                    way = f"add {other}s/{shown(name)}.* or "
+                yield Problem(code, f"{short(path)} has no {other}; {way}move it out of {folder}/")
+            if any(unicodedata.category(char) == "Cc" for path in paths for char in path.name):
+                yield Problem(
+                    "E_CONTROL_CHAR_IN_NAME",
+                    f"{short(paths[0])} has a control character in its name, which stands as \\x.. here; rename it",
+                )
+
+
+def label_problems(checks: Checks, num_classes: int, ignore_index: int) -> Iterator[Problem]:
+    """What only the labels of all masks together give away."""
+    of_masks = {name: {*check.labels} for name, check in checks.items() if check.labels}
+    labels = set().union(*of_masks.values())
+    if ignore_index == 255 and labels == {0, 255}:
+        yield Problem(
+            "E_BINARY_0_255",
+            "masks/: all masks hold 0 and 255 only, like black and white, but 255 is unlabelled; write 1 for 255",
+        )
+    if 0 not in labels and max(labels - {ignore_index}, default=0) == num_classes:
+        yield Problem(
+            "E_LABEL_RANGE",
+            f"masks/: the labels of all masks are 1 to {num_classes}, but the first class is 0; subtract 1",
+        )
+    if num_classes == 2 and (mixed := _black_and_white(of_masks, ignore_index)) and not _has_all(of_masks):
+        whole = next(name for name, found in of_masks.items() if 1 in found)
+        yield Problem(
+            "E_BINARY_0_255",
+            f"masks/: {some(mixed)} hold 0 and 255 and others, such as {shown(whole)}, hold 0 and 1, so that what is 1 "
+            "there would be unlabelled here; write 1 for 255 in those",
+        )
+
+
+def label_warnings(checks: Checks, splits: Splits, class_names: Sequence[str], ignore_index: int) -> Iterator[Problem]:
+    """Masks of 0 and 255 that may well be right, and classes that are never trained."""
+    of_masks = {name: {*check.labels} for name, check in checks.items() if check.labels}
+    if (len(class_names) > 2 or _has_all(of_masks)) and (mixed := _black_and_white(of_masks, ignore_index)):
+        yield Problem(
+            "W_255_AMONG_LABELS",
+            f"masks of 0 and 255 alone, whose 255 is unlabelled: {some(mixed)}; right if nothing there belongs to a "
+            "class",
+        )
+    trained = set().union(*(of_masks.get(name, set()) for name in splits.get("train", ())))
+    if trained and (missing := [name for label, name in enumerate(class_names) if label not in trained]):
+        yield Problem(
+            "W_NO_TRAINING_PIXEL",
+            f"no pixel of the training split has these classes, which cannot be learnt: {some(missing)}",
+        )
+
+
+def _black_and_white(of_masks: Mapping[str, set[int]], ignore_index: int) -> list[str]:
+    """Masks of 0 and 255 alone, where others hold another class."""
+    if ignore_index != 255 or not any(found - {0, 255} for found in of_masks.values()):
+        return []
+    return [name for name, found in of_masks.items() if found == {0, 255}]
+
+
+def _has_all(of_masks: Mapping[str, set[int]]) -> bool:
+    """Whether some mask has a class beside unlabelled pixels, so that 255 is used as it is meant."""
+    return any(255 in found and found - {0, 255} for found in of_masks.values())
+
+
+def palette_problems(checks: Checks, masks: Files) -> Iterator[Problem]:
+    """A label that two masks show in two colours: each file then has a numbering of its own."""
+    first: dict[int, tuple[str, Colour]] = {}
+    for name, check in checks.items():
+        for label, colour in check.colours.items():
+            other, known = first.setdefault(label, (name, colour))
+            if known != colour:
+                yield Problem(
+                    "E_MASK_PALETTES",
+                    f"{short(masks[other][0])} shows label {label} in the colour {known} and {short(masks[name][0])} "
+                    f"in {colour}: each file numbers its colours anew, as an image editor does; map colours to labels "
+                    "by one table for all masks (docs/data.md has the lines)",
+                )
+                break  # one line a mask
+
+
+def leaks(splits: Splits, checks: Checks) -> Iterator[Problem]:
+    """The same picture under two names in two splits, whatever its file format."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, names in splits.items():
+        for name in names:
+            if name in checks and (digest := checks[name].picture):
+                twin, home = seen.setdefault(digest, (name, split))
+                if home != split and twin != name:
+                    yield Problem(
+                        "E_SPLIT_LEAK",
+                        f"{shown(twin)} in splits/{home}.txt and {shown(name)} in splits/{split}.txt are the same "
+                        "image; remove one from its split",
+                    )
+
+
+def manifest_problems(root: Path, checks: Checks) -> Iterator[Problem]:
+    """Files that are no longer those of SHA256SUMS, the file of `sha256sum images/* masks/*`, where there is one."""
+    if not (root / MANIFEST).is_file():
+        return
+    known = {
+        path.relative_to(root).as_posix(): digest for check in checks.values() for path, digest in check.digests.items()
+    }
+    for number, line in enumerate(read_lines(root / MANIFEST), 1):
+        found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line)
+        if not found:
+            yield Problem(
+                "E_MANIFEST_HASH", f"{MANIFEST} line {number}: expected a SHA-256 and a file, as sha256sum writes it"
+            )
+        elif not (root / found[2]).exists():
+            yield Problem("E_MANIFEST_HASH", f"{MANIFEST} lists {shown(found[2])}, which is not there; copy it again")
+        elif known.get(found[2], found[1].lower()) != found[1].lower():
+            yield Problem(
+                "E_MANIFEST_HASH",
+                f"{shown(found[2])} is not the file that {MANIFEST} lists; copy it again, or write the list anew if "
+                "the change was meant",
+            )
+
+
+def near_duplicates(splits: Splits, checks: Checks) -> list[tuple[str, str]]:
+    """Pairs of images over two splits that look nearly the same, such as neighbouring frames of a video.
+
+    By the correlation of grey thumbnails, so that brightness, compression and size do not matter.
+    """
+    rows, names, homes, pictures = [], [], [], []
+    for number, of_split in enumerate(splits.values()):
+        for name in of_split:
+            check = checks.get(name)
+            if check is not None and check.thumb is not None and check.thumb.std() >= FLAT:
+                flat = check.thumb.astype(np.float32).ravel()
+                flat -= flat.mean()
+                rows.append(flat / np.linalg.norm(flat))
+                names.append(name)
+                homes.append(number)
+                pictures.append(check.picture)
+    if not rows:
+        return []
+    vectors, home = np.stack(rows), np.array(homes)
+    found = []
+    for begin in range(0, len(names), 1024):
+        alike = vectors[begin : begin + 1024] @ vectors.T >= ALIKE
+        alike &= home[begin : begin + 1024, None] < home[None, :]
+        found += [(begin + int(i), int(j)) for i, j in zip(*alike.nonzero(), strict=True)]
+    return [(names[i], names[j]) for i, j in found if pictures[i] != pictures[j] and names[i] != names[j]]
