@@ -16,6 +16,7 @@ from datamodules.checks.formats import named, tiff_bands
 from datamodules.checks.problems import Problem, coded, shown, some
 
 SPLITS = ("train", "val", "test")
+FOLDER = "splits"  # of their lists, unless another one is named
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MANIFEST = "SHA256SUMS"
@@ -80,9 +81,9 @@ def read_classes(path: Path, ignore_index: int) -> list[str]:
     return lines
 
 
-def read_split(root: Path, split: str) -> list[str]:
-    """The names in splits/<split>.txt, one a line, without extension."""
-    return [unicodedata.normalize("NFC", line) for line in read_lines(root / "splits" / f"{split}.txt")]
+def read_split(root: Path, split: str, folder: str = FOLDER) -> list[str]:
+    """The names in <folder>/<split>.txt, one a line, without extension."""
+    return [unicodedata.normalize("NFC", line) for line in read_lines(root / folder / f"{split}.txt")]
 
 
 def has_groups(root: Path) -> bool:
@@ -124,7 +125,7 @@ def read_groups(root: Path, test: Sequence[str], images: Container[str] | None) 
     else:
         if missing := [name for name in test if name not in groups]:
             said = (
-                f"{GROUPS} names {len(groups)} images, but of splits/test.txt not {some(missing, 5)}; add them, each "
+                f"{GROUPS} names {len(groups)} images, but of the test split not {some(missing, 5)}; add them, each "
                 "with its own name as the group where it stands alone"
             )
             problems.append(Problem("E_GROUPS", said))

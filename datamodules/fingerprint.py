@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from datamodules.files import GROUPS, MANIFEST, SPLITS, files_by_name, read_bytes, read_lines, read_split
+from datamodules.files import FOLDER, GROUPS, MANIFEST, SPLITS, files_by_name, read_bytes, read_lines, read_split
 
 VERSION = 2  # of the checks in datamodules/verify.py and of this record: what others have kept is not taken over
 FRESH = 2 * 10**9  # ns; a file changed so shortly before may change again without another time: nothing is kept of it
@@ -32,16 +32,17 @@ class Record:
     version: int = VERSION
 
 
-def fingerprint(root: Path) -> str:
-    """16 hexadecimal digits of the folder's SHA-256: equal contents and splits give equal ones, on any machine.
+def fingerprint(root: Path, folder: str = FOLDER) -> str:
+    """16 hexadecimal digits of the SHA-256 of `root`: equal contents and splits give equal ones, on any machine.
 
+    `folder` has the lists of the splits.
     Counted are the classes, the names in each split in their order, and of these the bytes of image and mask; not
     groups.csv, which changes no weight and no score. Raises as
     `datamodules.verify.check_layout` and `datamodules.files` do.
     """
-    splits = {split: read_split(root, split) for split in SPLITS}
+    splits = {split: read_split(root, split, folder) for split in SPLITS}
     images, masks = (files_by_name(root / folder) for folder in ("images", "masks"))
-    record = stored_record(root)
+    record = stored_record(root, folder)
     digests = record.digests if record else {}
 
     def digest(path: Path) -> str:
@@ -58,23 +59,23 @@ def fingerprint(root: Path) -> str:
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def stored_record(root: Path) -> Record | None:
+def stored_record(root: Path, folder: str = FOLDER) -> Record | None:
     """What is kept of the folder, if none of its files has changed since."""
     try:
-        stored = json.loads(_place(root).read_text(encoding="utf-8"))
+        stored = json.loads(_place(root, folder).read_text(encoding="utf-8"))
         record = Record(**stored)
     except (OSError, ValueError, TypeError, RuntimeError):  # a RuntimeError where the user has no home
         return None
-    return record if record.version == VERSION and record.files == file_states(root) else None
+    return record if record.version == VERSION and record.files == file_states(root, folder) else None
 
 
-def keep_record(root: Path, record: Record) -> None:
+def keep_record(root: Path, record: Record, folder: str = FOLDER) -> None:
     """Keeps it for later processes, unless a file is so new that it may still change unseen."""
     newest = max((max(state[1:]) for state in record.files.values()), default=0)
     if time.time_ns() - newest < FRESH:
         return
     try:
-        place = _place(root)
+        place = _place(root, folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=place.parent, suffix=".tmp")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -84,18 +85,18 @@ def keep_record(root: Path, record: Record) -> None:
         pass  # it is found again each time
 
 
-def file_states(root: Path) -> dict[str, list[int]]:
+def file_states(root: Path, folder: str = FOLDER) -> dict[str, list[int]]:
     """Size and times of every file that counts; of a link those of what it points to."""
     states = {}
-    for folder in ("images", "masks", "splits", "."):
-        with os.scandir(root / folder) as entries:
+    for part in ("images", "masks", folder, "."):
+        with os.scandir(root / part) as entries:
             for entry in entries:
-                if folder != "." or entry.name in ("classes.txt", GROUPS, MANIFEST):
+                if part != "." or entry.name in ("classes.txt", GROUPS, MANIFEST):
                     try:
                         state = entry.stat()
                     except OSError:  # a broken link, which is a problem of its own
                         state = entry.stat(follow_symlinks=False)
-                    states[f"{folder}/{entry.name}"] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+                    states[f"{part}/{entry.name}"] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
     return dict(sorted(states.items()))
 
 
@@ -120,6 +121,7 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "seglab")
 
 
-def _place(root: Path) -> Path:
-    name = sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
+def _place(root: Path, folder: str) -> Path:
+    where = os.fsencode(os.path.realpath(root)) + (b"\0" + os.fsencode(folder)) * (folder != FOLDER)
+    name = sha256(where).hexdigest()[:32]
     return cache_folder() / "data" / f"{name}.json"

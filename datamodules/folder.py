@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from datamodules.files import (
+    FOLDER,
     decode,
     files_by_name,
     has_groups,
@@ -76,7 +77,7 @@ class FolderDataModule(SegmentationDataModule):
     - root/images/ holds JPEG, PNG, BMP, TIFF or WebP with 8 bits a channel.
     - root/masks/ holds an 8-bit index PNG with the name of each image, 255 where unlabelled.
     - root/classes.txt holds lines "index name", or "name" in the order of the labels.
-    - root/splits/ holds train.txt, val.txt and test.txt: names without extension, one a line.
+    - root/splits/ holds train.txt, val.txt and test.txt: names without extension, one a line (`experiments.split`).
     - root/groups.csv, where test images belong together, holds below "image,group" lines such as "a,patient 7".
 
     FileNotFoundError where part of it is missing, ValueError for a bad classes.txt. A data set that is published in
@@ -84,6 +85,7 @@ class FolderDataModule(SegmentationDataModule):
 
     Args:
         root: folder with images/, masks/, splits/, classes.txt and, where test images belong together, groups.csv
+        splits: folder of train.txt, val.txt and test.txt within root, such as folds/0
     """
 
     note = (
@@ -92,10 +94,10 @@ class FolderDataModule(SegmentationDataModule):
     )
     classes: Mapping[str, tuple[int, int, int]] | None = None  # what classes.txt must list, with colours; None for any
 
-    def __init__(self, root: str, **loading: Any) -> None:
+    def __init__(self, root: str, *, splits: Annotated[str, ("neutral", FOLDER)] = FOLDER, **loading: Any) -> None:
         super().__init__(**loading)
-        self.root = Path(root)
-        check_layout(self.root)
+        self.root, self.splits = Path(root), splits
+        check_layout(self.root, splits)
         self.class_names = read_classes(self.root / "classes.txt", self.ignore_index)
         self.num_classes = len(self.class_names)
         if self.classes is None:
@@ -123,15 +125,16 @@ class FolderDataModule(SegmentationDataModule):
         return super().groups(names)
 
     def load(self, split: str) -> SegmentationDataset:
-        return Folder(self.root, read_split(self.root, split), self.loading.scale)
+        return Folder(self.root, read_split(self.root, split, self.splits), self.loading.scale)
 
     @classmethod
     def identify(cls, arguments: Mapping[str, Any]) -> str:
         if "root" not in arguments:
             raise ValueError(f"{cls.__name__} needs root, the folder of its data (--data.root)")
         root = Path(arguments["root"])
-        check_layout(root)
-        return fingerprint(root)
+        folder = arguments.get("splits", FOLDER)
+        check_layout(root, folder)
+        return fingerprint(root, folder)
 
     def verify(self) -> None:
-        check_folder(self.root, self.class_names, self.ignore_index)
+        check_folder(self.root, self.class_names, self.ignore_index, self.splits)

@@ -10,7 +10,8 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
+from shlex import quote
 
 from datamodules.checks.pairs import Check, check_pair
 from datamodules.checks.problems import Problem, shown, some, told
@@ -26,16 +27,28 @@ from datamodules.checks.sets import (
     palette_problems,
     split_problems,
 )
-from datamodules.files import IMAGE_ENDINGS, JUNK, SPLITS, files_by_name, has_groups, read_groups, read_split, readable
+from datamodules.files import (
+    FOLDER,
+    IMAGE_ENDINGS,
+    JUNK,
+    SPLITS,
+    files_by_name,
+    has_groups,
+    read_groups,
+    read_split,
+    readable,
+)
 from datamodules.fingerprint import file_states, keep_record, make_record, stored_record
 
 
-def check_layout(root: Path) -> None:
-    """Raises a FileNotFoundError that lists what the folder lacks and what is there instead.
+def check_layout(root: Path, folder: str = FOLDER) -> None:
+    """Raises a FileNotFoundError that lists what the folder lacks and what is there instead; `folder` has its splits.
 
-    ValueError where the system does not let it be looked into, or it is a file.
+    ValueError where the system does not let it be looked into, it is a file, or `folder` lies outside of it.
     """
-    expected = ["images/", "masks/", "classes.txt", *(f"splits/{split}.txt" for split in SPLITS)]
+    if PurePath(folder).is_absolute() or ".." in PurePath(folder).parts or not PurePath(folder).parts:
+        raise ValueError(f"splits must be a folder within {shown(str(root))}, such as {FOLDER}, got {shown(folder)!r}")
+    expected = ["images/", "masks/", "classes.txt", *(f"{folder}/{split}.txt" for split in SPLITS)]
     name = shown(str(root))
     with readable(f"the data folder {name}"):
         if root.is_file():
@@ -47,27 +60,34 @@ def check_layout(root: Path) -> None:
                 f"{shown(str(nearest))} holds {_listing(nearest)}"
             )
         if missing := [e for e in expected if not ((root / e).is_dir() if e.endswith("/") else (root / e).is_file())]:
-            raise FileNotFoundError(f"{name} has no {', '.join(missing)}; it holds {_listing(root)}")
+            lists = {f"{folder}/{split}.txt" for split in SPLITS}
+            made = (
+                f". The lists are made by: python -m experiments.split {shown(quote(str(root)))}"
+                if lists <= {*missing}
+                else ""
+            )
+            raise FileNotFoundError(f"{name} has no {', '.join(missing)}; it holds {_listing(root)}{made}")
 
 
-def check_folder(root: Path, class_names: Sequence[str], ignore_index: int) -> None:
+def check_folder(root: Path, class_names: Sequence[str], ignore_index: int, folder: str = FOLDER) -> None:
     """Raises a ValueError with every problem of the folder by kind: how many there are, and three of each.
 
-    Every file counts, also one that no split names; one that cannot be read is a problem like any other. Warns of what
-    may be right. A folder that was found right is not read again until one of its files has another size or time.
+    `folder` has its splits. Every file counts, also one that no split names; one that cannot be read is a problem, too.
+    Warns of what may be right. A folder that was found right is not read again until one of its files has another size
+    or time.
     """
-    wanted, record = [*class_names, str(ignore_index)], stored_record(root)
+    wanted, record = [*class_names, str(ignore_index)], stored_record(root, folder)
     if record and record.verified == wanted:
         for line in record.warnings:
             warnings.warn(line, stacklevel=3)
         return
     try:
-        states = file_states(root)
+        states = file_states(root, folder)
     except OSError:  # the reads below meet it again, and say of what
         states = {}
     unread: list[Problem] = []
     images, masks = (_listed(root / folder, unread) for folder in ("images", "masks"))
-    splits = {split: names for split in SPLITS if (names := _named(root, split, unread)) is not None}
+    splits = {split: names for split in SPLITS if (names := _named(root, split, folder, unread)) is not None}
     both = [name for name in images if name in masks] if images is not None and masks is not None else []
     pairs = {name: (_first(images[name]), _first(masks[name])) for name in both} if images and masks else {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
@@ -75,9 +95,9 @@ def check_folder(root: Path, class_names: Sequence[str], ignore_index: int) -> N
         checks = dict(zip(pairs, checked, strict=True))
     problems = [
         *unread,
-        *split_problems(splits, images),
+        *split_problems(splits, images, folder),
         *label_problems(checks, len(class_names), ignore_index),
-        *leaks(splits, checks),
+        *leaks(splits, checks, folder),
         *(read_groups(root, splits.get("test", []), images)[1] if has_groups(root) else []),
         *(pairing_problems(images, masks) if images is not None and masks is not None else []),
         *(problem for check in checks.values() for problem in check.problems),
@@ -97,7 +117,7 @@ def check_folder(root: Path, class_names: Sequence[str], ignore_index: int) -> N
     for line in warned:
         warnings.warn(line, stacklevel=3)
     digests = {path: digest for check in checks.values() for path, digest in check.digests.items()}
-    keep_record(root, make_record(root, states, digests, wanted, warned))
+    keep_record(root, make_record(root, states, digests, wanted, warned), folder)
 
 
 def _first(paths: Sequence[Path]) -> Path:
@@ -158,10 +178,10 @@ def _listed(folder: Path, unread: list[Problem]) -> dict[str, list[Path]] | None
         return None
 
 
-def _named(root: Path, split: str, unread: list[Problem]) -> list[str] | None:
+def _named(root: Path, split: str, folder: str, unread: list[Problem]) -> list[str] | None:
     """The names in a split; None, and one more problem in `unread`, where they cannot be read."""
     try:
-        return read_split(root, split)
+        return read_split(root, split, folder)
     except ValueError as error:
         unread.append(Problem.of(error))
         return None

@@ -21,23 +21,23 @@ ALIKE = 0.995  # correlation of two thumbnails from which on two pictures are ca
 FLAT = 4.0  # grey levels: a thumbnail that varies less shows nothing to tell pictures apart by
 
 
-def split_problems(splits: Splits, images: Files | None) -> Iterator[Problem]:
+def split_problems(splits: Splits, images: Files | None, folder: str) -> Iterator[Problem]:
     """Empty splits, names that stand twice, and those of no image."""
     for split in splits:
         if not splits[split]:
-            yield Problem("E_SPLIT_EMPTY", f"splits/{split}.txt names no image; add names, one a line")
+            yield Problem("E_SPLIT_EMPTY", f"{folder}/{split}.txt names no image; add names, one a line")
     home: dict[str, str] = {}
     folded = {name.casefold(): name for name in images or ()}
     for split, names in splits.items():
         for name, times in Counter(names).items():
             told = shown(name)
             if times > 1:
-                yield Problem("E_SPLIT_TWICE", f"splits/{split}.txt names {told} {times} times; leave one")
+                yield Problem("E_SPLIT_TWICE", f"{folder}/{split}.txt names {told} {times} times; leave one")
             if home.setdefault(name, split) != split:
                 yield Problem(
                     "E_SPLIT_LEAK",
-                    f"{told} is in splits/{home[name]}.txt and in splits/{split}.txt, so that it leaks from one to the "
-                    "other; remove it from one",
+                    f"{told} is in {folder}/{home[name]}.txt and in {folder}/{split}.txt, so that it leaks from one to "
+                    "the other; remove it from one",
                 )
             if images is not None and name not in images:
                 meant = _meant(name, images, folded)
@@ -48,7 +48,7 @@ def split_problems(splits: Splits, images: Files | None) -> Iterator[Problem]:
                     else "correct or remove the line"
                 )
                 yield Problem(
-                    "E_SPLIT_UNKNOWN", f"splits/{split}.txt names {told}, and images/ has no such file; {hint}"
+                    "E_SPLIT_UNKNOWN", f"{folder}/{split}.txt names {told}, and images/ has no such file; {hint}"
                 )
 
 
@@ -167,7 +167,7 @@ def palette_problems(checks: Checks, masks: Files) -> Iterator[Problem]:
                 break  # one line a mask
 
 
-def leaks(splits: Splits, checks: Checks) -> Iterator[Problem]:
+def leaks(splits: Splits, checks: Checks, folder: str) -> Iterator[Problem]:
     """The same picture under two names in two splits, whatever its file format."""
     seen: dict[str, tuple[str, str]] = {}
     for split, names in splits.items():
@@ -177,7 +177,7 @@ def leaks(splits: Splits, checks: Checks) -> Iterator[Problem]:
                 if home != split and twin != name:
                     yield Problem(
                         "E_SPLIT_LEAK",
-                        f"{shown(twin)} in splits/{home}.txt and {shown(name)} in splits/{split}.txt are the same "
+                        f"{shown(twin)} in {folder}/{home}.txt and {shown(name)} in {folder}/{split}.txt are the same "
                         "image; remove one from its split",
                     )
 

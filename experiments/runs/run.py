@@ -78,7 +78,9 @@ class Run:
             parts[part][key] = value
         parts["data"] |= data or {}
         parts["trainer"] |= trainer or {}
-        same_data = parts["data"].get("root") == self.data.get("root") and "datamodule" not in classes
+        same_data = "datamodule" not in classes and all(
+            parts["data"].get(name) == self.data.get(name) for name in ("root", "splits")
+        )
         return replace(
             self,
             **classes,
@@ -160,6 +162,7 @@ class Run:
         flat = self._flat(by_content(self.hparams, self.parents))
         if "root" in self.data:
             flat.pop("data.root")
+            flat.pop("data.splits", None)  # the fingerprint counts what they hold
             flat["data.fingerprint"] = self.fingerprint
         return flat
 
@@ -244,7 +247,7 @@ def identified(runs: Mapping[str, Run]) -> dict[str, Run]:
     fingerprints: dict[tuple[Any, ...], str | None] = {}
     identified_runs = {}
     for name, run in runs.items():
-        key = (run.datamodule, run.data.get("root"), run.fingerprint)
+        key = (run.datamodule, run.data.get("root"), run.data.get("splits"), run.fingerprint)
         if key not in fingerprints:
             fingerprints[key] = run.identified().fingerprint
         identified_runs[name] = replace(run, fingerprint=fingerprints[key])

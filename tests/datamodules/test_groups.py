@@ -80,7 +80,7 @@ BAD: dict[str, tuple[str | bytes, str, str]] = {
     "quote": (GOOD + 'val_0,"a\n', "line 5: expected image,group, got what is no CSV", "mend it"),
     "missing": (
         "image,group\nval_1,b\n",
-        "names 1 images, but of splits/test.txt not test_0, train_0;",
+        "names 1 images, but of the test split not test_0, train_0;",
         "its own name",
     ),
     "UTF-16": (GOOD.encode("utf-16"), "groups.csv is not a UTF-8 text file", "save it as UTF-8"),
@@ -118,7 +118,7 @@ def test_a_folder_that_was_found_right_is_read_again_for_new_groups(
     (datamodule.root / "groups.csv").write_text(GOOD.replace("val_1", "val_2"))
     with pytest.raises(ValueError, match="images/ has no 'val_2'"):
         datamodule.verify()
-    with pytest.raises(ValueError, match=r"in .*: groups\.csv names 3 images, but of splits/test\.txt not val_1"):
+    with pytest.raises(ValueError, match=r"in .*: groups\.csv names 3 images, but of the test split not val_1"):
         datamodule.groups(NAMES)
 
 

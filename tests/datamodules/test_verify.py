@@ -248,7 +248,8 @@ def test_missing_parts_are_listed_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "masks").mkdir()
     with pytest.raises(
-        FileNotFoundError, match=r"has no images/, classes.txt, splits/train.txt.*; it holds masks/, pictures/"
+        FileNotFoundError,
+        match=r"has no images/, classes.txt, splits/train.txt.*; it holds masks/, pictures/.*experiments.split /",
     ):
         FolderDataModule(str(tmp_path))
 

@@ -13,7 +13,7 @@ import torch
 from interrupt import BASE, QUIET
 from PIL import Image
 
-import datamodules.verify
+import datamodules.checks.pairs
 from datamodules.camvid import CamVidDataModule
 from datamodules.fingerprint import fingerprint, stored_record
 from experiments.evidence.experiment import load_experiment
@@ -143,7 +143,7 @@ def test_a_folder_is_read_once_until_a_file_changes(
     monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datamodules.fingerprint.FRESH", 0)
     read: list[Path] = []
-    for module in (datamodules.verify, datamodules.fingerprint):
+    for module in (datamodules.checks.pairs, datamodules.fingerprint):
         monkeypatch.setattr(module, "read_bytes", lambda path: (read.append(path), path.read_bytes())[1])
     module = CamVidDataModule(str(camvid))
     module.verify()

@@ -1,0 +1,168 @@
+"""Divides a folder of images and masks into training, validation and test images, and writes the lists.
+
+    python -m experiments.split DIR                              # 70, 15 and 15 %, into DIR/splits
+    python -m experiments.split DIR --fractions 0.8 0.1 0.1 --seed 1
+    python -m experiments.split DIR --group-by '^(p[0-9]+)_'     # all images of a patient in one split
+    python -m experiments.split DIR --folds 5 --into folds       # DIR/folds/0 to 4: --data.splits folds/0
+
+Each class is spread over the splits alike. Images of one group are never in two splits: groups are those of groups.csv,
+or what --group-by finds in the names, which is then written into groups.csv, so that intervals count groups, too.
+Without either, equal pictures are a group. Every file is checked as before a training.
+split.json beside the lists says how they were made, to be cited. Nothing that is there already is changed.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import rich.table
+from rich.text import Text
+
+from datamodules.checks.pairs import Check, check_pair
+from datamodules.checks.problems import shown, some, told
+from datamodules.files import FOLDER, GROUPS, SPLITS, files_by_name, has_groups, read_classes, read_groups
+from datamodules.splitting import Classes, divide, folds, groups_by
+from experiments.shell.command import command
+from experiments.shell.environment import command_line
+from experiments.shell.files import write_atomic, write_json
+from experiments.shell.flags import Parser, natural, positive
+
+IGNORED = 255
+MADE = "split.json"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with command() as console:
+        parser = Parser(description=__doc__)
+        parser.add_argument("root", type=Path, metavar="DIR", help="folder with images/, masks/ and classes.txt")
+        parser.add_argument(
+            "--fractions",
+            type=float,
+            nargs=3,
+            metavar=("TRAIN", "VAL", "TEST"),
+            help="shares of the images (default: 0.7 0.15 0.15)",
+        )
+        parser.add_argument("--folds", type=positive, metavar="K", help="cross-validation: each image is tested once")
+        parser.add_argument("--seed", type=natural, default=0, help="another division (default: 0)")
+        parser.add_argument("--group-by", metavar="REGEX", help="what tells the group of an image in its name")
+        parser.add_argument("--into", default=FOLDER, metavar="NAME", help="new folder within DIR (default: splits)")
+        args = parser.parse_args(argv)
+        _check(args)
+        checks, class_names = _read(args.root)
+        names = list(checks)
+        holds = {name: np.isin(np.arange(len(class_names)), check.labels) for name, check in checks.items()}
+        groups = _groups(args, checks)
+        args.fractions = None if args.folds else args.fractions or [0.7, 0.15, 0.15]
+        parts = divide(groups, holds, args.fractions or [1.0] * args.folds, args.seed)
+        divisions = folds(parts) if args.folds else [tuple(parts)]
+        for number, division in enumerate(divisions):
+            folder = args.root / args.into / (str(number) if args.folds else "")
+            lists = dict(zip(SPLITS, division, strict=True))
+            console.print(_table(folder, lists, groups, holds, class_names))
+            _write(folder, lists, groups, args)
+        if args.group_by and not has_groups(args.root):
+            lines = "".join(f"{_quoted(name)},{_quoted(groups[name])}\n" for name in names)
+            write_atomic(args.root / GROUPS, f"image,group\n{lines}")
+            console.print(f"{args.root / GROUPS} has the groups, which intervals for other images count", markup=False)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags that do not go together, and where something would be replaced."""
+    if args.folds and args.fractions:
+        raise ValueError("--folds makes parts of equal size: leave out --fractions")
+    if args.folds and args.folds < 3:
+        raise ValueError(f"--folds must be at least 3, one each to test, to validate and to train, got {args.folds}")
+    if len(Path(args.into).parts) != 1 or args.into in (".", "..", "images", "masks"):
+        raise ValueError(f"--into must be the name of a new folder, got {args.into!r}")
+    if args.group_by and has_groups(args.root):
+        raise ValueError(f"{args.root / GROUPS} has groups already: leave out --group-by, or move the file away")
+    target = args.root / args.into
+    if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} is there already, and nothing is replaced: choose another folder with --into")
+
+
+def _read(root: Path) -> tuple[dict[str, Check], list[str]]:
+    """What is known of each image and its mask, by name, and the classes' names. ValueError for bad files."""
+    for part in ("images", "masks"):
+        if not (root / part).is_dir():
+            raise FileNotFoundError(f"{shown(str(root))} has no {part}/: expected a folder with images/ and masks/")
+    images, masks = files_by_name(root / "images"), files_by_name(root / "masks")
+    if lacking := sorted(images.keys() ^ masks.keys()):
+        raise ValueError(
+            f"{some(lacking)} in {shown(str(root))} have an image or a mask alone: add the other, or move it"
+        )
+    if not images:
+        raise ValueError(f"{shown(str(root))} has no images: put them into images/")
+    class_names = read_classes(root / "classes.txt", IGNORED)
+
+    def check(name: str) -> Check:
+        return check_pair(images[name][0], masks[name][0], len(class_names), IGNORED)
+
+    names = sorted(images)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        checks = dict(zip(names, pool.map(check, names), strict=True))
+    if problems := [problem for check in checks.values() for problem in check.problems]:
+        raise ValueError(told(root, problems))
+    return checks, class_names
+
+
+def _groups(args: argparse.Namespace, checks: Mapping[str, Check]) -> dict[str, str]:
+    """The group of each image; where nothing tells, the name of the first one with this picture."""
+    names = list(checks)
+    if args.group_by:
+        return groups_by(args.group_by, names)
+    if not has_groups(args.root):
+        first: dict[str, str] = {}
+        return {name: first.setdefault(check.picture, name) for name, check in checks.items()}
+    groups, problems = read_groups(args.root, names, set(names))
+    if problems:
+        raise ValueError(f"in {shown(str(args.root))}: {problems[0].said.replace('the test split', 'all images')}")
+    return {name: groups[name] for name in names}
+
+
+def _table(
+    folder: Path,
+    lists: Mapping[str, Sequence[str]],
+    groups: Mapping[str, str],
+    holds: Mapping[str, Classes],
+    class_names: Sequence[str],
+) -> rich.table.Table:
+    """Images and groups of each split, and the share of its images that hold each class."""
+    table = rich.table.Table("split", "images", "groups", *map(shown, class_names), title=Text(str(folder)))
+    for split, names in lists.items():
+        shares = np.mean([holds[name] for name in names], axis=0)
+        row = [str(len(names)), str(len({groups[name] for name in names})), *(f"{share:.0%}" for share in shares)]
+        table.add_row(split, *row)
+    return table
+
+
+def _write(
+    folder: Path, lists: Mapping[str, Sequence[str]], groups: Mapping[str, str], args: argparse.Namespace
+) -> None:
+    """The lists, and how they were made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, names in lists.items():
+        write_atomic(folder / f"{split}.txt", "".join(f"{name}\n" for name in names))
+    content = {
+        "command": command_line(),
+        "seed": args.seed,
+        "fractions": args.fractions,
+        "folds": args.folds,
+        "group_by": args.group_by or (GROUPS if has_groups(args.root) else None),
+        "images": {split: len(names) for split, names in lists.items()},
+        "groups": {split: len({groups[name] for name in names}) for split, names in lists.items()},
+        "sha256": {s: sha256("".join(f"{n}\n" for n in names).encode()).hexdigest() for s, names in lists.items()},
+    }
+    write_json(folder / MADE, content)
+
+
+def _quoted(word: str) -> str:
+    return '"' + word.replace('"', '""') + '"' if any(char in word for char in ',"\n\r') else word
+
+
+if __name__ == "__main__":
+    main()
