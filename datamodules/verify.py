@@ -10,6 +10,8 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from shlex import quote
 
@@ -46,9 +48,14 @@ def check_layout(root: Path, folder: str = FOLDER) -> None:
 
     ValueError where the system does not let it be looked into, it is a file, or `folder` lies outside of it.
     """
+    check_parts(root, folder, [f"{folder}/{split}.txt" for split in SPLITS])
+
+
+def check_parts(root: Path, folder: str, lists: Sequence[str] = ()) -> None:
+    """The same, but for the `lists` of the splits, of which only these are looked for."""
     if PurePath(folder).is_absolute() or ".." in PurePath(folder).parts or not PurePath(folder).parts:
         raise ValueError(f"splits must be a folder within {shown(str(root))}, such as {FOLDER}, got {shown(folder)!r}")
-    expected = ["images/", "masks/", "classes.txt", *(f"{folder}/{split}.txt" for split in SPLITS)]
+    expected = ["images/", "masks/", "classes.txt", *lists]
     name = shown(str(root))
     with readable(f"the data folder {name}"):
         if root.is_file():
@@ -60,13 +67,9 @@ def check_layout(root: Path, folder: str = FOLDER) -> None:
                 f"{shown(str(nearest))} holds {_listing(nearest)}"
             )
         if missing := [e for e in expected if not ((root / e).is_dir() if e.endswith("/") else (root / e).is_file())]:
-            lists = {f"{folder}/{split}.txt" for split in SPLITS}
-            made = (
-                f". The lists are made by: python -m experiments.split {shown(quote(str(root)))}"
-                if lists <= {*missing}
-                else ""
-            )
-            raise FileNotFoundError(f"{name} has no {', '.join(missing)}; it holds {_listing(root)}{made}")
+            made = lists and {*lists} <= {*missing}
+            way = f". The lists are made by: python -m experiments.split {shown(quote(str(root)))}" if made else ""
+            raise FileNotFoundError(f"{name} has no {', '.join(missing)}; it holds {_listing(root)}{way}")
 
 
 def check_folder(root: Path, class_names: Sequence[str], ignore_index: int, folder: str = FOLDER) -> None:
@@ -85,14 +88,38 @@ def check_folder(root: Path, class_names: Sequence[str], ignore_index: int, fold
         states = file_states(root, folder)
     except OSError:  # the reads below meet it again, and say of what
         states = {}
+    examined = examine(root, class_names, ignore_index, folder)
+    if examined.problems:
+        raise ValueError(told(root, examined.problems))
+    warned = [f"{problem.code}: {problem.said}" for problem in examined.warnings]
+    for line in warned:
+        warnings.warn(line, stacklevel=3)
+    digests = {path: digest for check in examined.checks.values() for path, digest in check.digests.items()}
+    keep_record(root, make_record(root, states, digests, wanted, warned), folder)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a folder holds, and what is wrong with it."""
+
+    checks: dict[str, Check]  # of each image that has a mask
+    splits: dict[str, list[str]]  # those whose list can be read
+    problems: list[Problem]
+    warnings: list[Problem]  # where there is no problem
+
+
+def examine(
+    root: Path, class_names: Sequence[str], ignore_index: int, folder: str = FOLDER, *, histogram: bool = False
+) -> Examined:
+    """Reads every file of the folder; `folder` has its splits, and `histogram` asks for those of the images."""
     unread: list[Problem] = []
     images, masks = (_listed(root / folder, unread) for folder in ("images", "masks"))
     splits = {split: names for split in SPLITS if (names := _named(root, split, folder, unread)) is not None}
     both = [name for name in images if name in masks] if images is not None and masks is not None else []
     pairs = {name: (_first(images[name]), _first(masks[name])) for name in both} if images and masks else {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
-        checked = pool.map(lambda pair: check_pair(pair[0], pair[1], len(class_names), ignore_index), pairs.values())
-        checks = dict(zip(pairs, checked, strict=True))
+        read = partial(check_pair, num_classes=len(class_names), ignore_index=ignore_index, histogram=histogram)
+        checks = dict(zip(pairs, pool.map(read, *zip(*pairs.values(), strict=True)) if pairs else (), strict=True))
     problems = [
         *unread,
         *split_problems(splits, images, folder),
@@ -105,7 +132,7 @@ def check_folder(root: Path, class_names: Sequence[str], ignore_index: int, fold
         *(palette_problems(checks, masks) if masks is not None else []),
     ]
     if problems:
-        raise ValueError(told(root, problems))
+        return Examined(checks, splits, problems, [])
     found = [
         *_turned(checks),
         *_unused(pairs, splits),
@@ -113,11 +140,7 @@ def check_folder(root: Path, class_names: Sequence[str], ignore_index: int, fold
         *label_warnings(checks, splits, class_names, ignore_index),
         *_odd_names(root, images or {}, masks or {}),
     ]
-    warned = [f"{problem.code}: {problem.said}" for problem in found]
-    for line in warned:
-        warnings.warn(line, stacklevel=3)
-    digests = {path: digest for check in checks.values() for path, digest in check.digests.items()}
-    keep_record(root, make_record(root, states, digests, wanted, warned), folder)
+    return Examined(checks, splits, [], found)
 
 
 def _first(paths: Sequence[Path]) -> Path:
@@ -182,9 +205,12 @@ def _named(root: Path, split: str, folder: str, unread: list[Problem]) -> list[s
     """The names in a split; None, and one more problem in `unread`, where they cannot be read."""
     try:
         return read_split(root, split, folder)
+    except FileNotFoundError:
+        made = f"python -m experiments.split {shown(quote(str(root)))} makes the lists"
+        unread.append(Problem("E_NO_SPLITS", f"{folder}/{split}.txt is not there; {made}"))
     except ValueError as error:
         unread.append(Problem.of(error))
-        return None
+    return None
 
 
 def _listing(folder: Path) -> str:

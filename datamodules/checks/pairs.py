@@ -28,6 +28,9 @@ class Check:
 
     problems: list[Problem] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)  # values in the mask
+    pixels: list[int] = field(default_factory=list)  # of each of them
+    size: tuple[int, int] = (0, 0)  # width and height of the upright image
+    histogram: list[int] = field(default_factory=list)  # of red, green and blue, 256 each, where it was asked for
     colours: dict[int, Colour] = field(default_factory=dict)  # of these, where the mask has a palette of colours
     digests: dict[Path, str] = field(default_factory=dict)  # SHA-256 of the files that can be read
     picture: str = ""  # SHA-256 of the image's upright pixels
@@ -35,12 +38,15 @@ class Check:
     turned: list[Path] = field(default_factory=list)  # which of the two their metadata turn
 
 
-def check_pair(image_path: Path, mask_path: Path, num_classes: int, ignore_index: int) -> Check:
+def check_pair(
+    image_path: Path, mask_path: Path, num_classes: int, ignore_index: int, *, histogram: bool = False
+) -> Check:
     """Reads both; every error is a problem of the check."""
     check = Check()
     image = mask = None
     try:
         image = _check_image(image_path, check)
+        check.histogram = image.convert("RGB").histogram() if histogram else []
     except ValueError as error:
         check.problems.append(Problem.of(error))
     try:
@@ -92,7 +98,7 @@ def _check_image(path: Path, check: Check) -> Image.Image:
     upright = _upright(image, path, check)
     check.picture = sha256(f"{upright.mode} {upright.size} ".encode() + upright.tobytes()).hexdigest()
     grey = upright.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
-    check.thumb = np.asarray(grey, dtype=np.uint8)
+    check.thumb, check.size = np.asarray(grey, dtype=np.uint8), upright.size
     return upright
 
 
@@ -114,7 +120,9 @@ def _check_mask(path: Path, check: Check, num_classes: int, ignore_index: int) -
     _check_single(mask, path)
     check.digests[path] = sha256(data).hexdigest()
     mask = _upright(mask, path, check)
-    check.labels = np.bincount(np.asarray(mask, dtype=np.uint8).ravel()).nonzero()[0].tolist()
+    counts = np.bincount(np.asarray(mask, dtype=np.uint8).ravel())
+    check.labels = counts.nonzero()[0].tolist()
+    check.pixels = counts[check.labels].tolist()
     if check.labels == [ignore_index]:
         raise coded("E_ALL_IGNORE", f"{told} has no label, all of it is {ignore_index}; label it or move the pair out")
     if wrong := [label for label in check.labels if label >= num_classes and label != ignore_index]:

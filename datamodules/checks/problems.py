@@ -33,6 +33,7 @@ ERRORS = {
     "E_DUP_STEM": "two files of one name",
     "E_EXT": "a file that is no image among the images",
     "E_CONTROL_CHAR_IN_NAME": "a name with a character that cannot be seen",
+    "E_NO_SPLITS": "no lists of the training, validation and test images",
     "E_SPLIT_EMPTY": "a split without images",
     "E_SPLIT_TWICE": "an image that a split names twice",
     "E_SPLIT_UNKNOWN": "a split that names what is not there",
