@@ -42,6 +42,8 @@ def readable(name: str) -> Iterator[None]:
 
 def decoded(path: Path, name: str) -> str:
     """The text, without the byte order mark that Windows puts in front; `name` is what an error calls the file."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise coded("E_NOT_REGULAR_FILE", f"{shown(name)} is not a regular file; put a text in its place")
     try:
         with readable(name):
             return path.read_text(encoding="utf-8-sig")
@@ -77,7 +79,7 @@ def read_classes(path: Path, ignore_index: int) -> list[str]:
     if not 2 <= len(lines) <= ignore_index:
         raise ValueError(f"{path}: expected 2 to {ignore_index} classes, one a line, found {len(lines)}")
     if doubled := sorted({name for name in lines if lines.count(name) > 1}):
-        raise ValueError(f"{path}: every class needs its own name, found more than once: {', '.join(doubled)}")
+        raise ValueError(f"{path}: every class needs its own name, found more than once: {some(doubled)}")
     return lines
 
 

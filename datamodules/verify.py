@@ -20,6 +20,7 @@ from datamodules.checks.problems import Problem, shown, some, told
 from datamodules.checks.sets import (
     Files,
     Splits,
+    group_warnings,
     label_problems,
     label_warnings,
     leaks,
@@ -67,9 +68,20 @@ def check_parts(root: Path, folder: str, lists: Sequence[str] = ()) -> None:
                 f"{shown(str(nearest))} holds {_listing(nearest)}"
             )
         if missing := [e for e in expected if not ((root / e).is_dir() if e.endswith("/") else (root / e).is_file())]:
-            made = lists and {*lists} <= {*missing}
-            way = f". The lists are made by: python -m experiments.split {shown(quote(str(root)))}" if made else ""
+            way = _way(root, folder, missing, lists)
             raise FileNotFoundError(f"{name} has no {', '.join(missing)}; it holds {_listing(root)}{way}")
+
+
+def _way(root: Path, folder: str, missing: Sequence[str], lists: Sequence[str]) -> str:
+    """How to get what is missing."""
+    said = ". classes.txt has a class name a line; line 0 is that of label 0" if "classes.txt" in missing else ""
+    if not lists or not {*lists} <= {*missing}:
+        return said
+    if (root / folder).is_dir() and (
+        within := sorted(path.name for path in (root / folder).iterdir() if path.is_dir())
+    ):
+        return f"{said}. {shown(folder)} has folders with lists: name one of them, {shown(f'{folder}/{within[0]}')}"
+    return f"{said}. The lists are made by: python -m experiments.split {shown(quote(str(root)))}"
 
 
 def check_folder(root: Path, class_names: Sequence[str], ignore_index: int, folder: str = FOLDER) -> None:
@@ -116,20 +128,25 @@ def examine(
     images, masks = (_listed(root / folder, unread) for folder in ("images", "masks"))
     splits = {split: names for split in SPLITS if (names := _named(root, split, folder, unread)) is not None}
     both = [name for name in images if name in masks] if images is not None and masks is not None else []
-    pairs = {name: (_first(images[name]), _first(masks[name])) for name in both} if images and masks else {}
+    pairs = {name: (picture_of(images[name]), picture_of(masks[name])) for name in both} if images and masks else {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
         read = partial(check_pair, num_classes=len(class_names), ignore_index=ignore_index, histogram=histogram)
         checks = dict(zip(pairs, pool.map(read, *zip(*pairs.values(), strict=True)) if pairs else (), strict=True))
+    palettes = list(palette_problems(checks, masks)) if masks is not None else []
+    groups, of_groups = read_groups(root, splits.get("test", []), images) if has_groups(root) else ({}, [])
+    lists = [f"{folder}/{split}.txt" for split in SPLITS if not os.path.lexists(root / folder / f"{split}.txt")]
     problems = [
         *unread,
+        *palettes,
         *split_problems(splits, images, folder),
         *label_problems(checks, len(class_names), ignore_index),
         *leaks(splits, checks, folder),
-        *(read_groups(root, splits.get("test", []), images)[1] if has_groups(root) else []),
+        *of_groups,
         *(pairing_problems(images, masks) if images is not None and masks is not None else []),
-        *(problem for check in checks.values() for problem in check.problems),
+        # Labels of palettes that disagree mean nothing, also where they lie outside of the classes.
+        *(p for check in checks.values() for p in check.problems if not palettes or p.code != "E_LABEL_RANGE"),
         *manifest_problems(root, checks),
-        *(palette_problems(checks, masks) if masks is not None else []),
+        *_without_lists(root, lists),
     ]
     if problems:
         return Examined(checks, splits, problems, [])
@@ -137,13 +154,15 @@ def examine(
         *_turned(checks),
         *_unused(pairs, splits),
         *_alike(splits, checks),
+        *group_warnings(splits, groups),
+        *_constant(checks),
         *label_warnings(checks, splits, class_names, ignore_index),
         *_odd_names(root, images or {}, masks or {}),
     ]
     return Examined(checks, splits, [], found)
 
 
-def _first(paths: Sequence[Path]) -> Path:
+def picture_of(paths: Sequence[Path]) -> Path:
     """The one that is rather the picture, where several files have its name."""
     return min(paths, key=lambda path: path.suffix.lower() not in IMAGE_ENDINGS)
 
@@ -158,6 +177,21 @@ def _turned(checks: dict[str, Check]) -> Iterator[Problem]:
         )
     if masks := [name for name, check in checks.items() if any(path.parent.name == "masks" for path in check.turned)]:
         yield Problem("W_EXIF_APPLIED", f"masks turned by the orientation in their metadata: {some(masks)}")
+
+
+def _constant(checks: dict[str, Check]) -> Iterator[Problem]:
+    if constant := [name for name, check in checks.items() if check.constant]:
+        yield Problem(
+            "W_CONSTANT_IMAGE",
+            f"images of one colour alone: {some(constant)}; right if they are empty, and no conversion cut "
+            "their values off",
+        )
+
+
+def _without_lists(root: Path, lists: Sequence[str]) -> Iterator[Problem]:
+    if lists:
+        made = f"python -m experiments.split {shown(quote(str(root)))} makes the lists once the rest is right"
+        yield Problem("E_NO_SPLITS", f"{', '.join(lists)} are not there; {made}")
 
 
 def _unused(pairs: dict[str, tuple[Path, Path]], splits: Splits) -> Iterator[Problem]:
@@ -206,8 +240,7 @@ def _named(root: Path, split: str, folder: str, unread: list[Problem]) -> list[s
     try:
         return read_split(root, split, folder)
     except FileNotFoundError:
-        made = f"python -m experiments.split {shown(quote(str(root)))} makes the lists"
-        unread.append(Problem("E_NO_SPLITS", f"{folder}/{split}.txt is not there; {made}"))
+        pass  # `_without_lists` says so
     except ValueError as error:
         unread.append(Problem.of(error))
     return None

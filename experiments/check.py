@@ -27,12 +27,13 @@ import rich.table
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
+from rich.text import Text
 
 from datamodules.checks.problems import ERRORS, WARNINGS, shown, told
 from datamodules.files import FOLDER, files_by_name, has_groups, read_classes, read_image, read_mask
 from datamodules.folder import FolderDataModule, generated_palette, mask_palette
-from datamodules.splitting import groups_by
-from datamodules.verify import Examined, check_parts, examine
+from datamodules.splitting import SERIES, series
+from datamodules.verify import Examined, check_parts, examine, picture_of
 from experiments.shell.command import command
 from experiments.shell.files import write_atomic
 from experiments.shell.flags import Parser, positive
@@ -41,7 +42,6 @@ IGNORED = 255
 TEMPLATES = Path(__file__).parent / "reports" / "templates"
 SIDE = 320  # pixels of a picture on the page
 OPAQUE = 0.55  # of the labels over an image
-PATTERN = r"^(.*?)[-_. ]?\d+$"  # a name but its number: frames of a video, slices of a scan
 # Of a network that learns from scratch in few steps, as `cpu_scale` has it.
 RECIPE = "--model.norm batch --model.optimizer adamw --model.lr 2e-3 --model.schedule poly --model.average recalibrate"
 
@@ -60,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         examined = examine(args.root, class_names, IGNORED, args.splits, histogram=True)
         found = _facts(args, examined, class_names)
         if args.json:
-            sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(found, indent=2) + "\n")
         else:
             _tell(found, examined, console)
         if args.page:
             write_atomic(args.page, _page(args, examined, found))
-            console.print(f"page: {args.page}", markup=False, soft_wrap=True)
+            sys.stderr.write(f"written: {shown(str(args.page))}\n")
     sys.exit(2 if examined.problems else 0)
 
 
@@ -121,14 +121,13 @@ def _channels(histograms: Sequence[Sequence[int]]) -> dict[str, list[float]]:
     return {"mean": means.round(4).tolist(), "std": deviations.round(4).tolist()}
 
 
-def _next(args: argparse.Namespace, examined: Examined) -> list[str]:
+def _next(args: argparse.Namespace, examined: Examined) -> list[dict[str, str]]:
     """What to type next, each with its reason."""
-    root, said, taken = shown(quote(str(args.root))), list[str](), (args.root / FOLDER).exists()
-    if not has_groups(args.root) and (groups := _series(list(examined.checks))):
-        said.append(
-            f"The names look like {groups} series, such as videos, scans or patients, whose images go together: "
-            f"python -m experiments.split {root} --group-by {shown(quote(PATTERN))}{' --into grouped' * taken}"
-        )
+    root, said, taken = shown(quote(str(args.root))), list[dict[str, str]](), (args.root / FOLDER).exists()
+    if not has_groups(args.root) and (found := series(list(examined.checks))):
+        why = f"The names look like {found} series, such as videos, scans or patients, whose images go together."
+        into = " --into grouped" * taken
+        said.append({"why": why, "type": f"python -m experiments.split {root} --group-by {quote(SERIES)}{into}"})
     if examined.problems:
         return said
     from datamodules.scale import scale_by_rule  # imports torch, which the checks need not
@@ -137,12 +136,15 @@ def _next(args: argparse.Namespace, examined: Examined) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which are told of already
         scale = scale_by_rule(FolderDataModule, arguments)
-    data = {**arguments, **scale.data}
-    flags = " ".join(f"--data.{name} {quote(_word(value))}" for name, value in data.items())
+    flags = " ".join(
+        f"--data.{name} {shown(quote(_word(value)))}" for name, value in {**arguments, **scale.data}.items()
+    )
     weights = f" --model.class_weights {scale.class_weights}" if scale.class_weights else ""
+    out = shown(quote(f"outputs/train/{args.root.resolve().name}"))
+    train = f"python -m experiments.train --model unet --data folder {flags} --trainer.max_epochs {scale.epochs}"
+    said.append({"why": scale.reason, "type": f"{train} {RECIPE}{weights} --out {out}"})
     said.append(
-        f"{scale.reason} To train so: python -m experiments.train --model unet --data folder {flags} "
-        f"--trainer.max_epochs {scale.epochs} {RECIPE}{weights}"
+        {"why": "The images that are trained on then:", "type": f"python -m experiments.show --data folder {flags}"}
     )
     return said
 
@@ -150,15 +152,6 @@ def _next(args: argparse.Namespace, examined: Examined) -> list[str]:
 def _word(value: Any) -> str:
     """A value as a flag takes it."""
     return json.dumps(value, separators=(",", ":")) if isinstance(value, tuple) else str(value)
-
-
-def _series(names: Sequence[str]) -> int:
-    """How many series the numbered names make; 0 where they are none, or one, or hardly longer than one image."""
-    try:
-        groups = len({*groups_by(PATTERN, names).values()})
-    except ValueError:
-        return 0
-    return groups if 1 < groups <= len(names) / 3 else 0
 
 
 def _tell(found: Mapping[str, Any], examined: Examined, console: Console) -> None:
@@ -174,12 +167,14 @@ def _tell(found: Mapping[str, Any], examined: Examined, console: Console) -> Non
             table.add_row(code, (ERRORS | WARNINGS)[code], str(count))
         console.print(table)
     head, rows = _table(found)
-    table = rich.table.Table(*head)
+    table = rich.table.Table(*head, title="images, and the share of the labelled pixels that each class has")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table)
-    for line in [*_lines(found), *found["next"]]:
+    for line in _lines(found):
         console.print(line, markup=False, soft_wrap=True)
+    for step in found["next"]:
+        console.print(f"{step['why']}\n  {step['type']}", markup=False, soft_wrap=True)
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
@@ -191,12 +186,15 @@ def _verdict(found: Mapping[str, Any]) -> str:
 
 def _table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Images of each split, and the share of the labelled pixels that each class has."""
-    classes = list(found["splits"]["all"]["classes"])
-    rows = [
-        [split, str(of["images"]), *(f"{100 * of['classes'][name]:.2g} %" for name in classes)]
-        for split, of in found["splits"].items()
-    ]
-    return ["split", "images", *map(shown, classes)], rows
+    splits = found["splits"]
+    rows = [["images", *(str(of["images"]) for of in splits.values())]]
+    for name in splits["all"]["classes"]:
+        rows.append([shown(name), *(_percent(of["classes"][name]) for of in splits.values())])
+    return ["", *splits], rows
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
@@ -212,7 +210,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     if channels := found["channels"]:
         mean, std = (", ".join(f"{value:.3f}" for value in channels[key]) for key in ("mean", "std"))
         said.append(f"Red, green and blue, from 0 to 1: mean {mean}; standard deviation {std}.")
-    said.append(f"Unlabelled: {100 * found['unlabelled']:.2g} % of the pixels.")
+    said.append(f"Unlabelled: {_percent(found['unlabelled'])} of the pixels.")
     return said
 
 
@@ -230,7 +228,8 @@ def _page(args: argparse.Namespace, examined: Examined, found: Mapping[str, Any]
         problems=[f"{p['code']}: {p['said']}" for p in [*found["problems"], *found["warnings"]]],
         head=head,
         rows=rows,
-        facts=[*_lines(found), *found["next"]],
+        facts=_lines(found),
+        steps=found["next"],
         legend=[(shown(n), f"rgb({r}, {g}, {b})") for n, (r, g, b) in zip(class_names, palette, strict=True)],
         samples=_samples(args, examined, palette),
     )
@@ -247,8 +246,8 @@ def _samples(args: argparse.Namespace, examined: Examined, palette: Sequence[tup
     colours[: len(palette)] = palette
     samples = []
     for split, name in (listed[place] for place in places):
-        image = Image.fromarray(read_image(images[name][0]))
-        labels = Image.fromarray(colours[read_mask(masks[name][0])])
+        image = Image.fromarray(read_image(picture_of(images[name])))
+        labels = Image.fromarray(colours[read_mask(picture_of(masks[name]))])
         image.thumbnail((SIDE, SIDE))
         over = Image.blend(image, labels.resize(image.size, Image.Resampling.NEAREST), OPAQUE)
         samples.append({"image": _uri(image), "overlay": _uri(over), "caption": f"{split}: {shown(name)}"})

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             figure = draw(data, args.split, args.images, args.epochs, args.seed)
             lay_out(figure)
             save_figure(figure, args.out, {})
-        console.print(f"{args.split}: {args.out}", markup=False, soft_wrap=True)
+        console.print(f"written: {args.out}", markup=False, soft_wrap=True)
 
 
 def parse(argv: Sequence[str]) -> tuple[type[SegmentationDataModule], argparse.Namespace]:
@@ -109,7 +109,7 @@ def draw(data: SegmentationDataModule, split: str, images: int, epochs: int, see
 
 
 def _legend(data: SegmentationDataModule, colours: NDArray[np.uint8]) -> list[tuple[str, NDArray[np.uint8]]]:
-    named = [(shown(name).replace("$", r"\$"), colours[label]) for label, name in enumerate(data.class_names)]
+    named = [(shown(name), colours[label]) for label, name in enumerate(data.class_names)]
     return [*named, ("unlabelled, or outside of the image", colours[-1])]
 
 

@@ -5,27 +5,31 @@
     python -m experiments.split DIR --group-by '^(p[0-9]+)_'     # all images of a patient in one split
     python -m experiments.split DIR --folds 5 --into folds       # DIR/folds/0 to 4: --data.splits folds/0
 
-Each class is spread over the splits alike. Images of one group are never in two splits: groups are those of groups.csv,
-or what --group-by finds in the names, which is then written into groups.csv, so that intervals count groups, too.
-Without either, equal pictures are a group. Every file is checked as before a training.
+Each class is in its share of the images of each split. Images of one group are never in two splits: groups are those of
+groups.csv, or what --group-by finds in the names, which is then written into groups.csv, so that intervals count them.
+Equal pictures are in one split. Every file is checked as before a training.
 split.json beside the lists says how they were made, to be cited. Nothing that is there already is changed.
 """
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import rich.table
+from rich.console import Console
 from rich.text import Text
 
 from datamodules.checks.pairs import Check, check_pair
-from datamodules.checks.problems import shown, some, told
+from datamodules.checks.problems import shown, told
+from datamodules.checks.sets import label_problems, pairing_problems, palette_problems
 from datamodules.files import FOLDER, GROUPS, SPLITS, files_by_name, has_groups, read_classes, read_groups
-from datamodules.splitting import Classes, divide, folds, groups_by
+from datamodules.splitting import SERIES, Classes, divide, folds, groups_by, joined, series
 from experiments.shell.command import command
 from experiments.shell.environment import command_line
 from experiments.shell.files import write_atomic, write_json
@@ -33,6 +37,7 @@ from experiments.shell.flags import Parser, natural, positive
 
 IGNORED = 255
 MADE = "split.json"
+FEW = 8  # groups that a report needs to speak of other images
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,13 +62,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         holds = {name: np.isin(np.arange(len(class_names)), check.labels) for name, check in checks.items()}
         groups = _groups(args, checks)
         args.fractions = None if args.folds else args.fractions or [0.7, 0.15, 0.15]
-        parts = divide(groups, holds, args.fractions or [1.0] * args.folds, args.seed)
+        pictures = {name: name if check.constant else check.picture for name, check in checks.items()}
+        parts = divide(joined(groups, pictures), holds, args.fractions or [1.0] * args.folds, args.seed)
         divisions = folds(parts) if args.folds else [tuple(parts)]
         for number, division in enumerate(divisions):
             folder = args.root / args.into / (str(number) if args.folds else "")
             lists = dict(zip(SPLITS, division, strict=True))
             console.print(_table(folder, lists, groups, holds, class_names))
             _write(folder, lists, groups, args)
+        _warn(args, names, groups, divisions[0][2], console)
         if args.group_by and not has_groups(args.root):
             lines = "".join(f"{_quoted(name)},{_quoted(groups[name])}\n" for name in names)
             write_atomic(args.root / GROUPS, f"image,group\n{lines}")
@@ -76,13 +83,15 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--folds makes parts of equal size: leave out --fractions")
     if args.folds and args.folds < 3:
         raise ValueError(f"--folds must be at least 3, one each to test, to validate and to train, got {args.folds}")
-    if len(Path(args.into).parts) != 1 or args.into in (".", "..", "images", "masks"):
-        raise ValueError(f"--into must be the name of a new folder, got {args.into!r}")
+    if not re.fullmatch(r"\w[\w-]*", args.into) or args.into in ("images", "masks"):
+        raise ValueError(f"--into must be the name of a new folder, in letters, got {args.into!r}")
     if args.group_by and has_groups(args.root):
         raise ValueError(f"{args.root / GROUPS} has groups already: leave out --group-by, or move the file away")
     target = args.root / args.into
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} is there already, and nothing is replaced: choose another folder with --into")
+        raise ValueError(
+            f"{target} is there already, and nothing is replaced: remove it, or choose another with --into"
+        )
 
 
 def _read(root: Path) -> tuple[dict[str, Check], list[str]]:
@@ -91,12 +100,8 @@ def _read(root: Path) -> tuple[dict[str, Check], list[str]]:
         if not (root / part).is_dir():
             raise FileNotFoundError(f"{shown(str(root))} has no {part}/: expected a folder with images/ and masks/")
     images, masks = files_by_name(root / "images"), files_by_name(root / "masks")
-    if lacking := sorted(images.keys() ^ masks.keys()):
-        raise ValueError(
-            f"{some(lacking)} in {shown(str(root))} have an image or a mask alone: add the other, or move it"
-        )
-    if not images:
-        raise ValueError(f"{shown(str(root))} has no images: put them into images/")
+    if unpaired := list(pairing_problems(images, masks)):
+        raise ValueError(told(root, unpaired))
     class_names = read_classes(root / "classes.txt", IGNORED)
 
     def check(name: str) -> Check:
@@ -105,23 +110,46 @@ def _read(root: Path) -> tuple[dict[str, Check], list[str]]:
     names = sorted(images)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         checks = dict(zip(names, pool.map(check, names), strict=True))
-    if problems := [problem for check in checks.values() for problem in check.problems]:
+    palettes = list(palette_problems(checks, masks))
+    others = [problem for check in checks.values() for problem in check.problems]
+    of_labels = list(label_problems(checks, len(class_names), IGNORED))
+    if problems := palettes or [*of_labels, *others]:
         raise ValueError(told(root, problems))
     return checks, class_names
 
 
 def _groups(args: argparse.Namespace, checks: Mapping[str, Check]) -> dict[str, str]:
-    """The group of each image; where nothing tells, the name of the first one with this picture."""
+    """The group of each image; its own name where nothing tells."""
     names = list(checks)
-    if args.group_by:
+    if args.group_by is not None:
         return groups_by(args.group_by, names)
     if not has_groups(args.root):
-        first: dict[str, str] = {}
-        return {name: first.setdefault(check.picture, name) for name, check in checks.items()}
+        return {name: name for name in names}
     groups, problems = read_groups(args.root, names, set(names))
     if problems:
         raise ValueError(f"in {shown(str(args.root))}: {problems[0].said.replace('the test split', 'all images')}")
     return {name: groups[name] for name in names}
+
+
+def _warn(
+    args: argparse.Namespace, names: Sequence[str], groups: Mapping[str, str], test: Sequence[str], console: Console
+) -> None:
+    """What the lists cannot do."""
+    count = len({groups[name] for name in test})
+    if (args.group_by or has_groups(args.root)) and count < FEW:
+        console.print(
+            f"The test images are of {count} group{'s' * (count != 1)}: a report speaks of other images from {FEW} on",
+            markup=False,
+            soft_wrap=True,
+        )
+    elif not args.group_by and not has_groups(args.root) and (found := series(names)):
+        console.print(
+            f"The names look like {found} series, such as videos, scans or patients, whose images are in several "
+            f"splits now, so that scores flatter. Each in one: add --group-by {quote(SERIES)} --into grouped, and "
+            "train with --data.splits grouped",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _table(
@@ -132,11 +160,13 @@ def _table(
     class_names: Sequence[str],
 ) -> rich.table.Table:
     """Images and groups of each split, and the share of its images that hold each class."""
-    table = rich.table.Table("split", "images", "groups", *map(shown, class_names), title=Text(str(folder)))
-    for split, names in lists.items():
-        shares = np.mean([holds[name] for name in names], axis=0)
-        row = [str(len(names)), str(len({groups[name] for name in names})), *(f"{share:.0%}" for share in shares)]
-        table.add_row(split, *row)
+    title = Text(f"{shown(str(folder))}: images, groups, and the share of the images that hold each class")
+    table = rich.table.Table("", *lists, title=title)
+    table.add_row("images", *(str(len(names)) for names in lists.values()))
+    table.add_row("groups", *(str(len({groups[name] for name in names})) for names in lists.values()))
+    shares = [np.mean([holds[name] for name in names], axis=0) for names in lists.values()]
+    for label, name in enumerate(class_names):
+        table.add_row(Text(shown(name)), *(f"{of[label]:.0%}" for of in shares))
     return table
 
 

@@ -1,6 +1,6 @@
 """What can be wrong with one image and its mask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,7 @@ ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 5 to 8 swap height and width
 EXTRA_SAMPLES = 338  # TIFF tag; 1 and 2 are alpha channels
 MIN_SIDE = 8  # pixels; less is an icon, or a file that something went wrong with
 THUMB = 32  # pixels a side
+STRETCH = "stretch its values to 0 to 255, as docs/data.md does: to convert it as it is cuts them off"
 FIX = "save the mask as an 8-bit PNG of class indices"
 # To quantise or to convert to a palette gives every file a numbering of its own.
 FIX_COLOURS = "save it as an 8-bit PNG of class indices, by one table of colours for all (docs/data.md has the lines)"
@@ -35,6 +36,7 @@ class Check:
     digests: dict[Path, str] = field(default_factory=dict)  # SHA-256 of the files that can be read
     picture: str = ""  # SHA-256 of the image's upright pixels
     thumb: np.ndarray | None = None  # (THUMB, THUMB) uint8, grey
+    constant: bool = False  # whether the image has one colour alone
     turned: list[Path] = field(default_factory=list)  # which of the two their metadata turn
 
 
@@ -79,13 +81,15 @@ def _check_image(path: Path, check: Check) -> Image.Image:
         )
     if image.mode not in {"RGB", "L", "P", "1"} or "transparency" in image.info:
         meaning = _meaning(image)
-        code = "E_ALPHA" if "alpha" in meaning or "transparent" in meaning else "E_IMAGE_MODE"
-        raise coded(code, f"{told} holds {meaning}; save it as 8-bit RGB or grey without transparency")
+        if "alpha" in meaning or "transparent" in meaning:
+            raise coded("E_ALPHA", f"{told} holds {meaning}; save it as 8-bit RGB or grey without transparency")
+        if image.mode.startswith(("I", "F")):
+            raise coded("E_IMAGE_MODE", f"{told} holds {meaning}; {STRETCH}")
+        raise coded("E_IMAGE_MODE", f"{told} holds {meaning}; save it as 8-bit RGB or grey")
     if bits > 8:
         raise coded(
             "E_IMAGE_MODE",
-            f"{told} holds {bits}-bit numbers, of which 8 bits would be read; save it as 8-bit RGB or grey, "
-            "stretched to its own range",
+            f"{told} holds {bits}-bit numbers, of which 8 bits would be read; {STRETCH}",
         )
     _check_single(image, path)
     if min(image.size) < MIN_SIDE:
@@ -96,8 +100,10 @@ def _check_image(path: Path, check: Check) -> Image.Image:
         )
     check.digests[path] = sha256(data).hexdigest()
     upright = _upright(image, path, check)
-    check.picture = sha256(f"{upright.mode} {upright.size} ".encode() + upright.tobytes()).hexdigest()
+    check.picture = sha256(f"{upright.size} ".encode() + upright.convert("RGB").tobytes()).hexdigest()
     grey = upright.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+    ranges = np.reshape(upright.getextrema(), (-1, 2))
+    check.constant = bool((ranges[:, 0] == ranges[:, 1]).all())
     check.thumb, check.size = np.asarray(grey, dtype=np.uint8), upright.size
     return upright
 
@@ -124,7 +130,13 @@ def _check_mask(path: Path, check: Check, num_classes: int, ignore_index: int) -
     check.labels = counts.nonzero()[0].tolist()
     check.pixels = counts[check.labels].tolist()
     if check.labels == [ignore_index]:
-        raise coded("E_ALL_IGNORE", f"{told} has no label, all of it is {ignore_index}; label it or move the pair out")
+        raise coded(
+            "E_ALL_IGNORE",
+            f"{told} has no label, all of it is {ignore_index}; label it, move the "
+            "pair out, or add the colour that your table of colours lacks",
+        )
+    check.colours = _colours(mask, [label for label in check.labels if label != ignore_index])
+    _check_greys(check.colours, num_classes, told)
     if wrong := [label for label in check.labels if label >= num_classes and label != ignore_index]:
         listed = ", ".join(map(str, wrong[:8])) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
         # Labels go on without a gap; grey values of a smoothed mask lie all over.
@@ -134,15 +146,25 @@ def _check_mask(path: Path, check: Check, num_classes: int, ignore_index: int) -
             f"{told} has the label{'s'[: len(wrong) - 1]} {listed}; classes.txt has 0 to {num_classes - 1}, and "
             f"{ignore_index} is unlabelled: add the class or correct the mask{grey}",
         )
-    check.colours = _colours(mask, [label for label in check.labels if label != ignore_index])
     return mask
 
 
 def _colours(mask: Image.Image, labels: Sequence[int]) -> dict[int, Colour]:
-    """The colours of the labels in the palette; none without one, and of a palette that shows a label as grey."""
+    """The colours of the labels in the palette; none without one, and of a palette that shows label i as grey i."""
     flat = mask.getpalette() or [] if mask.mode == "P" else []
     colours = {i: (flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in labels if len(flat) >= 3 * i + 3}
     return {} if all(colour == (i, i, i) for i, colour in colours.items()) else colours
+
+
+def _check_greys(colours: Mapping[int, Colour], num_classes: int, told: str) -> None:
+    """Raises ValueError for a palette whose greys are labels themselves, but others: quantised from an index mask."""
+    if len(colours) > 1 and all(r == g == b < num_classes for r, g, b in colours.values()):
+        label, (grey, _, _) = next((i, c) for i, c in colours.items() if c[0] != i)
+        raise coded(
+            "E_MASK_PALETTES",
+            f"{told} shows label {label} as grey {grey}, which is another label: its palette was made from an index "
+            "mask and numbers it anew; save the mask without a palette, np.asarray(Image.open(path).convert('L'))",
+        )
 
 
 def _upright(image: Image.Image, path: Path, check: Check) -> Image.Image:

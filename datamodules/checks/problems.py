@@ -43,6 +43,8 @@ ERRORS = {
     "E_GROUPS": "a line of groups.csv that cannot be used",
 }
 WARNINGS = {
+    "W_CONSTANT_IMAGE": "an image of one colour alone",
+    "W_GROUP_LEAK": "a group of groups.csv in two splits",
     "W_EXIF_APPLIED": "an image or a mask that its metadata turn",
     "W_NEAR_DUPLICATE": "nearly the same picture in two splits",
     "W_NO_TRAINING_PIXEL": "a class without a pixel in the training split",

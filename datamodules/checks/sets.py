@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -18,6 +19,8 @@ Splits = Mapping[str, Sequence[str]]
 Checks = Mapping[str, Check]
 
 ALIKE = 0.995  # correlation of two thumbnails from which on two pictures are called nearly the same
+UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # categories of characters that end a line, steer a terminal or are no text
+MOST_PAIRS = 1000  # that look alike: of a camera that does not move each looks like each
 FLAT = 4.0  # grey levels: a thumbnail that varies less shows nothing to tell pictures apart by
 
 
@@ -67,6 +70,13 @@ def _meant(line: str, images: Files, folded: Mapping[str, str]) -> str | None:
 
 def pairing_problems(images: Files, masks: Files) -> Iterator[Problem]:
     """Images without a mask and the other way round, files of one name, and names that cannot be seen."""
+    if (suffix := _suffix(images, masks)) is not None:
+        yield Problem(
+            "E_MISSING_MASK",
+            f"masks/: the names end in {shown(suffix)!r} behind those of their images; rename "
+            f"masks/NAME{shown(suffix)}.png to masks/NAME.png",
+        )
+        return
     for folder, files, others, other in (("images", images, masks, "mask"), ("masks", masks, images, "image")):
         if not files:
             yield Problem("E_EMPTY_DATASET", f"{folder}/ is empty; put the {folder} here")
@@ -92,11 +102,38 @@ def pairing_problems(images: Files, masks: Files) -> Iterator[Problem]:
                     code = "E_MISSING_MASK" if other == "mask" else "E_ORPHAN_MASK"
                     way = f"add {other}s/{shown(name)}.* or "
                 yield Problem(code, f"{short(path)} has no {other}; {way}move it out of {folder}/")
-            if any(unicodedata.category(char) == "Cc" for path in paths for char in path.name):
+            if name != name.strip() or any(unicodedata.category(c) in UNSEEN for path in paths for c in path.name):
                 yield Problem(
                     "E_CONTROL_CHAR_IN_NAME",
-                    f"{short(paths[0])} has a control character in its name, which stands as \\x.. here; rename it",
+                    f"{short(paths[0])} has a control character, or a blank at an end, in its name, which no list can "
+                    "hold; rename it",
                 )
+
+
+def _suffix(images: Files, masks: Files) -> str | None:
+    """What every mask has behind the name of its image; None where that is nothing, or not the same."""
+    if not images or not masks or images.keys() & masks.keys():
+        return None
+    longest = {mask: max((name for name in images if mask.startswith(name)), key=len, default=None) for mask in masks}
+    suffixes = {mask[len(name) :] if name is not None else None for mask, name in longest.items()}
+    return suffixes.pop() if len(suffixes) == 1 else None
+
+
+def group_warnings(splits: Splits, groups: Mapping[str, str]) -> Iterator[Problem]:
+    """Groups whose images are in two splits, so that what is tested was seen."""
+    homes: dict[str, dict[str, str]] = {}  # by group, the first image in each split
+    for split, names in splits.items():
+        for name in names:
+            if name in groups:
+                homes.setdefault(groups[name], {}).setdefault(split, name)
+    if torn := {group: of for group, of in homes.items() if len(of) > 1}:
+        group, of = next(iter(torn.items()))
+        where = " and ".join(f"{shown(name)} in {split}" for split, name in of.items())
+        yield Problem(
+            "W_GROUP_LEAK",
+            f"groups of groups.csv that are in two splits, so that scores flatter: {some(torn)}; {shown(group)} has "
+            f"{where}. python -m experiments.split keeps each in one",
+        )
 
 
 def label_problems(checks: Checks, num_classes: int, ignore_index: int) -> Iterator[Problem]:
@@ -113,7 +150,7 @@ def label_problems(checks: Checks, num_classes: int, ignore_index: int) -> Itera
             "E_LABEL_RANGE",
             f"masks/: the labels of all masks are 1 to {num_classes}, but the first class is 0; subtract 1",
         )
-    if num_classes == 2 and (mixed := _black_and_white(of_masks, ignore_index)) and not _has_all(of_masks):
+    if num_classes == 2 and len(mixed := _black_and_white(of_masks, ignore_index)) > 1 and not _has_all(of_masks):
         whole = next(name for name, found in of_masks.items() if 1 in found)
         yield Problem(
             "E_BINARY_0_255",
@@ -125,7 +162,7 @@ def label_problems(checks: Checks, num_classes: int, ignore_index: int) -> Itera
 def label_warnings(checks: Checks, splits: Splits, class_names: Sequence[str], ignore_index: int) -> Iterator[Problem]:
     """Masks of 0 and 255 that may well be right, and classes that are never trained."""
     of_masks = {name: {*check.labels} for name, check in checks.items() if check.labels}
-    if (len(class_names) > 2 or _has_all(of_masks)) and (mixed := _black_and_white(of_masks, ignore_index)):
+    if mixed := _black_and_white(of_masks, ignore_index):  # in two classes more than one are an error
         yield Problem(
             "W_255_AMONG_LABELS",
             f"masks of 0 and 255 alone, whose 255 is unlabelled: {some(mixed)}; right if nothing there belongs to a "
@@ -172,7 +209,7 @@ def leaks(splits: Splits, checks: Checks, folder: str) -> Iterator[Problem]:
     seen: dict[str, tuple[str, str]] = {}
     for split, names in splits.items():
         for name in names:
-            if name in checks and (digest := checks[name].picture):
+            if name in checks and (digest := checks[name].picture) and not checks[name].constant:
                 twin, home = seen.setdefault(digest, (name, split))
                 if home != split and twin != name:
                     yield Problem(
@@ -186,22 +223,32 @@ def manifest_problems(root: Path, checks: Checks) -> Iterator[Problem]:
     """Files that are no longer those of SHA256SUMS, the file of `sha256sum images/* masks/*`, where there is one."""
     if not (root / MANIFEST).is_file():
         return
-    known = {
-        path.relative_to(root).as_posix(): digest for check in checks.values() for path, digest in check.digests.items()
-    }
-    for number, line in enumerate(read_lines(root / MANIFEST), 1):
-        found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line)
-        if not found:
-            yield Problem(
-                "E_MANIFEST_HASH", f"{MANIFEST} line {number}: expected a SHA-256 and a file, as sha256sum writes it"
-            )
-        elif not (root / found[2]).exists():
-            yield Problem("E_MANIFEST_HASH", f"{MANIFEST} lists {shown(found[2])}, which is not there; copy it again")
-        elif known.get(found[2], found[1].lower()) != found[1].lower():
+    of_files = (item for check in checks.values() for item in check.digests.items())
+    known = {path.relative_to(root).as_posix(): digest for path, digest in of_files}
+    try:
+        lines = read_lines(root / MANIFEST)
+    except ValueError as error:
+        yield Problem.of(error)
+        return
+    for number, line in enumerate(lines, 1):
+        found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
+        path = PurePosixPath(found[2]) if found else PurePosixPath("..")
+        if not found or path.is_absolute() or ".." in path.parts:
+            said = f"{MANIFEST} line {number}: expected a SHA-256 and a file within the folder, as sha256sum writes it"
+            yield Problem("E_MANIFEST_HASH", said)
+            continue
+        digest = known.get(path.as_posix())
+        if digest is None:
+            try:
+                digest = sha256((root / path).read_bytes() if (root / path).is_file() else b"").hexdigest()
+            except OSError:
+                digest = ""
+        if digest != found[1].lower():
+            there = "is not the file that" if os.path.exists(root / path) else "is not there, and"
             yield Problem(
                 "E_MANIFEST_HASH",
-                f"{shown(found[2])} is not the file that {MANIFEST} lists; copy it again, or write the list anew if "
-                "the change was meant",
+                f"{shown(str(path))} {there} {MANIFEST} lists; copy it again, or write the list anew if the change was "
+                "meant",
             )
 
 
@@ -228,5 +275,8 @@ def near_duplicates(splits: Splits, checks: Checks) -> list[tuple[str, str]]:
     for begin in range(0, len(names), 1024):
         alike = vectors[begin : begin + 1024] @ vectors.T >= ALIKE
         alike &= home[begin : begin + 1024, None] < home[None, :]
-        found += [(begin + int(i), int(j)) for i, j in zip(*alike.nonzero(), strict=True)]
+        rows_alike, others = (where[:MOST_PAIRS] for where in alike.nonzero())
+        found += [(begin + int(i), int(j)) for i, j in zip(rows_alike, others, strict=True)]
+        if len(found) > MOST_PAIRS:
+            break
     return [(names[i], names[j]) for i, j in found if pictures[i] != pictures[j] and names[i] != names[j]]

@@ -24,7 +24,7 @@ def forgiving_output() -> None:
 
 def console() -> Console:
     """As wide as the terminal, or `LOG_COLUMNS` where the output goes elsewhere."""
-    return Console(width=None if sys.stdout.isatty() else LOG_COLUMNS)
+    return Console(width=None if sys.stdout.isatty() else LOG_COLUMNS, emoji=False)
 
 
 @contextmanager

@@ -258,6 +258,7 @@ BAD = [
 # What else was once taken without a word, or with a wrong one.
 MORE = [
     Kind("palettes that disagree", palettes(PALETTE, [0, 255, 0, 0, 0, 0, 255, 0, 0]), "E_MASK_PALETTES"),
+    Kind("index masks that were quantised", palettes([2, 2, 2, 1, 1, 1, 0, 0, 0]), "E_MASK_PALETTES"),
     Kind("16-bit RGB, PNG", data(png(32, 24, 16, 2, (b"\0" + bytes(range(192))) * 24)), "E_IMAGE_MODE"),
     Kind("16-bit RGB, TIFF", data(tiff(3, 16, photometric=2)), "E_IMAGE_MODE"),
     Kind("0 and 255 beside 0 and 1", mixed_255, "E_BINARY_0_255", ("background", "cell")),
@@ -287,7 +288,15 @@ MORE = [
     Kind("no list of the training images", lambda r: (r / "splits/train.txt").unlink(), "E_NO_SPLITS"),
     Kind("a name twice in a split", listed("splits/val.txt", "val_0", "val_0"), "E_SPLIT_TWICE"),
     Kind("an empty split", listed("splits/val.txt", ""), "E_SPLIT_EMPTY"),
+    Kind("masks that end in _mask", lambda r: _suffixed(r), "E_MISSING_MASK"),
+    Kind("an image of one colour", image(PIXELS * 0, format="PNG"), "W_CONSTANT_IMAGE"),
+    Kind(
+        "a group in two splits",
+        listed("groups.csv", "image,group", "test_0,patient 1", "train_0,patient 1"),
+        "W_GROUP_LEAK",
+    ),
     Kind("an image in no split", listed("splits/val.txt", "val_0"), "W_UNUSED"),
+    Kind("a list that is a pipe", instead(os.mkfifo, "splits/val.txt"), "E_NOT_REGULAR_FILE"),
     Kind("a list that is no UTF-8", data(b"\xff\xfev\0", "splits/val.txt"), "E_TEXT"),
     Kind("a group without a name", listed("groups.csv", "image,group", "test_0,"), "E_GROUPS"),
 ]
@@ -297,6 +306,11 @@ def _flip(root: Path, path: str) -> None:
     content = bytearray((root / path).read_bytes())
     content[len(content) // 2] ^= 255
     (root / path).write_bytes(content)
+
+
+def _suffixed(root: Path) -> None:
+    for path in [*(root / "masks").iterdir()]:
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
 
 
 def _link_outside(root: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from datamodules.files import SPLITS, read_groups, read_split
 from datamodules.folder import FolderDataModule
-from datamodules.splitting import divide, folds, groups_by
+from datamodules.splitting import divide, folds, groups_by, joined
 from experiments.runs.run import Run
 from experiments.split import main
 from lightning_modules.unet import UNetModule
@@ -45,6 +45,31 @@ def test_parts_have_the_asked_sizes_and_their_share_of_each_class(groups: dict[s
         found = np.sum([HOLDS[name] for name in part], axis=0)
         assert (np.abs(found - share * whole) <= (2 if groups is ALONE else 5)).all()
         assert found.all()
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_a_class_in_few_images_is_in_every_part(count: int) -> None:
+    holds = {name: np.array([True, number < count]) for number, name in enumerate(NAMES)}
+    for seed in range(10):
+        parts = divide(ALONE, holds, SHARES, seed)
+        assert all(any(holds[name][1] for name in part) for part in parts)
+        assert [len(part) / len(NAMES) for part in parts] == pytest.approx(SHARES, abs=0.03)
+
+
+def test_a_large_group_with_a_rare_class_does_not_turn_the_shares() -> None:
+    """Dealt out by the rare class alone, the group of 200 would go to a small part."""
+    sizes = [200, *[5] * 20]
+    groups = {f"g{group}_{number}": f"g{group}" for group, size in enumerate(sizes) for number in range(size)}
+    rare = {name: group in {"g1", "g2", "g3"} or name in ("g0_0", "g0_1") for name, group in groups.items()}
+    parts = divide(groups, {name: np.array([True, held]) for name, held in rare.items()}, SHARES, 0)
+    assert [len(part) for part in parts] == pytest.approx([210, 45, 45], abs=10)
+
+
+def test_groups_with_a_picture_in_common_are_in_one_part() -> None:
+    pictures = {name: name for name in NAMES} | {"p00_0": "x", "p07_1": "x", "p12_0": "x"}
+    groups = joined(BY_PATIENT, pictures)
+    assert groups["p00_0"] == groups["p07_0"] == groups["p12_1"]
+    assert len({*groups.values()}) == 28
 
 
 def test_a_seed_is_another_division_and_the_order_of_names_none() -> None:
@@ -81,6 +106,7 @@ def test_shares_that_are_none_are_refused(shares: tuple[float, ...]) -> None:
 def test_the_group_of_a_name_is_what_the_pattern_finds() -> None:
     assert groups_by(r"^(p\d+)_", ["p01_3", "p02_1"]) == {"p01_3": "p01", "p02_1": "p02"}
     assert groups_by(r"^p\d+", ["p01_3"]) == {"p01_3": "p01"}
+    assert groups_by(r"^(.*?)_?\d+$", ["001", "a_1"]) == {"001": "001", "a_1": "a"}
     with pytest.raises(ValueError, match=r"matches nothing in x, y: every image needs a group"):
         groups_by(r"^p\d+", ["p01_3", "x", "y"])
     with pytest.raises(ValueError, match=r"--group-by must be a regular expression, got '\('"):
@@ -130,10 +156,10 @@ def test_a_run_is_known_by_what_its_splits_hold_and_not_by_their_folder(make_fol
 
 
 REFUSED = {
-    "replaced": ([], "splits is there already, and nothing is replaced: choose another folder with --into"),
+    "replaced": ([], "splits is there already, and nothing is replaced: remove it, or choose another with --into"),
     "both": (["--folds", "3", "--fractions", "1", "1", "1"], "--folds makes parts of equal size"),
     "two folds": (["--folds", "2", "--into", "new"], "--folds must be at least 3"),
-    "elsewhere": (["--into", "../new"], "--into must be the name of a new folder, got '../new'"),
+    "elsewhere": (["--into", "../new"], "--into must be the name of a new folder, in letters, got '../new'"),
     "images": (["--into", "images"], "--into must be the name of a new folder"),
     "many": (["--folds", "8", "--into", "new"], "7 groups cannot be divided into 8 parts"),
     "none": (["--group-by", "^q", "--into", "new"], "matches nothing in test_0, train_0, train_1 and 4 more"),

@@ -125,7 +125,11 @@ BAD = {
         "replace it",
     ),
     "notes": (written("images/notes.txt", b"todo"), "images/notes.txt has no mask", "move it out of images/"),
-    "16-bit image": (saved(LABELS.astype(np.uint16), "images/train_1.jpg", format="PNG"), "holds 16-bit", "8-bit RGB"),
+    "16-bit image": (
+        saved(LABELS.astype(np.uint16), "images/train_1.jpg", format="PNG"),
+        "holds 16-bit",
+        "stretch its values",
+    ),
     "CMYK": (saved(cmyk(), "images/train_1.jpg"), "images/train_1.jpg holds CMYK", "8-bit RGB"),
     "alpha": (
         saved(np.dstack([COLOURS, LABELS]), "images/train_1.jpg", format="PNG"),

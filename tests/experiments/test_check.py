@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments.check import main
+from experiments.show import parse
 from experiments.train import parse_run
 
 
@@ -92,35 +93,37 @@ def test_a_folder_without_lists_is_told_how_to_make_them(root: Path, capsys: pyt
         path.unlink()
     (root / "splits").rmdir()
     said = found(root, capsys)
-    assert {p["code"] for p in said["problems"]} == {"E_NO_SPLITS"}
+    assert [p["code"] for p in said["problems"]] == ["E_NO_SPLITS"]
     assert "python -m experiments.split '" in said["problems"][0]["said"]
     assert said["splits"]["all"]["images"] == 8
 
 
 def test_what_to_type_next_can_be_typed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    series, recipe = found(root, capsys)["next"]
-    assert "2 series" in series
-    assert shlex.split(series.partition("python -m ")[2])[:2] == ["experiments.split", str(root)]
-    words = shlex.split(recipe.partition("To train so: python -m experiments.train ")[2])
-    run, _ = parse_run(words)
+    split, train, show = found(root, capsys)["next"]
+    assert "2 series" in split["why"]
+    assert shlex.split(split["type"])[:4] == ["python", "-m", "experiments.split", str(root)]
+    run, args = parse_run(shlex.split(train["type"].partition("experiments.train ")[2]))
+    assert args.out == Path("outputs/train/my data") and "2 looked at" not in train["why"] and "rule" in train["why"]
+    _, shown = parse(shlex.split(show["type"].partition("experiments.show ")[2]))
+    assert shown.data["root"] == str(root)
     assert run.data["root"] == str(root) and run.hparams["norm"] == "batch" and run.trainer["max_epochs"] > 1
 
 
 def test_the_page_shows_images_under_their_labels_and_escapes_names(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (root / "classes.txt").write_text("ground\n<script>alert(1)</script>\n")
+    (root / "classes.txt").write_text("ground[/bold]:cat:\n<script>alert(1)</script>\n")
     page = tmp_path / "check.html"
     assert check(root, "--page", str(page), "--pictures", "3") == 0
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text and "&lt;script&gt;" in text and "default-src 'none'" in text
     uris = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
+    assert "ground[/bold]:cat:" in capsys.readouterr().out
     pictures = [np.asarray(Image.open(BytesIO(base64.b64decode(uri)))).astype(float) for uri in uris]
     assert len(pictures) == 6
     for plain, over in zip(pictures[::2], pictures[1::2], strict=True):
         assert plain.shape == over.shape == (24, 32, 3)
         assert over[18:].mean() > plain[18:].mean() + 40  # white where unlabelled
-    assert str(page) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", ["images", "classes.txt"])
