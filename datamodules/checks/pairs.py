@@ -158,7 +158,8 @@ def _colours(mask: Image.Image, labels: Sequence[int]) -> dict[int, Colour]:
 
 def _check_greys(colours: Mapping[int, Colour], num_classes: int, told: str) -> None:
     """Raises ValueError for a palette whose greys are labels themselves, but others: quantised from an index mask."""
-    if len(colours) > 1 and all(r == g == b < num_classes for r, g, b in colours.values()):
+    distinct = len({*colours.values()}) == len(colours) > 1
+    if distinct and all(r == g == b < num_classes for r, g, b in colours.values()):
         label, (grey, _, _) = next((i, c) for i, c in colours.items() if c[0] != i)
         raise coded(
             "E_MASK_PALETTES",
