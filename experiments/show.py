@@ -17,7 +17,6 @@ from typing import Any
 
 import jsonargparse
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -42,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         datamodule, args = parse(sys.argv[1:] if argv is None else argv)
         data: SegmentationDataModule = datamodule(**args.data)
         data.verify()
-        with drawing(), rc_context({"savefig.bbox": "tight"}):
+        with drawing():
             figure = draw(data, args.split, args.images, args.epochs, args.seed)
             lay_out(figure)
-            save_figure(figure, args.out, {})
+            save_figure(figure, args.out, {"CreationDate": None} if args.out.suffix == ".pdf" else {}, tight=True)
         console.print(f"written: {args.out}", markup=False, soft_wrap=True)
 
 
@@ -87,7 +86,8 @@ def draw(data: SegmentationDataModule, split: str, images: int, epochs: int, see
     tall = max(dataset[place][1].shape[0] / dataset[place][1].shape[1] for place in places)
     below = 0.4 + 0.2 * math.ceil(len(named) / COLUMNS)
     size = INCHES * len(heads), INCHES * min(2.0, tall) * len(places) + below
-    figure = Figure(figsize=size, layout="compressed")
+    with drawing():
+        figure = Figure(figsize=size, layout="compressed")
     axes = figure.subplots(len(places), len(heads), squeeze=False)
     for row, place in zip(axes, places, strict=True):
         image, mask = dataset[place]

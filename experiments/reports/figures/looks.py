@@ -281,9 +281,10 @@ def plain_fonts() -> Iterator[None]:
         Options._drop_tables_default = kept
 
 
-def save_figure(figure: Figure, path: Path, metadata: dict[str, Any]) -> bytes:
-    """Without a date, so that the same cells give the same bytes."""
+def save_figure(figure: Figure, path: Path, metadata: dict[str, Any], *, tight: bool = False) -> bytes:
+    """Without a date, so that the same cells give the same bytes; `tight` cuts empty borders off."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+    box = "tight" if tight else None
+    figure.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata, bbox_inches=box)
     write_atomic(path, buffer.getvalue())
     return buffer.getvalue()
