@@ -126,7 +126,8 @@ def examine(
     """Reads every file of the folder; `folder` has its splits, and `histogram` asks for those of the images."""
     unread: list[Problem] = []
     images, masks = (_listed(root / folder, unread) for folder in ("images", "masks"))
-    splits = {split: names for split in SPLITS if (names := _named(root, split, folder, unread)) is not None}
+    there = [split for split in SPLITS if (root / folder / f"{split}.txt").exists()]
+    splits = {split: names for split in there if (names := _named(root, split, folder, unread)) is not None}
     both = [name for name in images if name in masks] if images is not None and masks is not None else []
     pairs = {name: (picture_of(images[name]), picture_of(masks[name])) for name in both} if images and masks else {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
@@ -134,7 +135,6 @@ def examine(
         checks = dict(zip(pairs, pool.map(read, *zip(*pairs.values(), strict=True)) if pairs else (), strict=True))
     palettes = list(palette_problems(checks, masks)) if masks is not None else []
     groups, of_groups = read_groups(root, splits.get("test", []), images) if has_groups(root) else ({}, [])
-    lists = [f"{folder}/{split}.txt" for split in SPLITS if not os.path.lexists(root / folder / f"{split}.txt")]
     problems = [
         *unread,
         *palettes,
@@ -146,7 +146,7 @@ def examine(
         # Labels of palettes that disagree mean nothing, also where they lie outside of the classes.
         *(p for check in checks.values() for p in check.problems if not palettes or p.code != "E_LABEL_RANGE"),
         *manifest_problems(root, checks),
-        *_without_lists(root, lists),
+        *_without_lists(root, [f"{folder}/{split}.txt" for split in SPLITS if split not in there]),
     ]
     if problems:
         return Examined(checks, splits, problems, [])
@@ -239,11 +239,9 @@ def _named(root: Path, split: str, folder: str, unread: list[Problem]) -> list[s
     """The names in a split; None, and one more problem in `unread`, where they cannot be read."""
     try:
         return read_split(root, split, folder)
-    except FileNotFoundError:
-        pass  # `_without_lists` says so
     except ValueError as error:
         unread.append(Problem.of(error))
-    return None
+        return None
 
 
 def _listing(folder: Path) -> str:

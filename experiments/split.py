@@ -15,7 +15,6 @@ import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from shlex import quote
@@ -25,11 +24,12 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from datamodules.checks.pairs import Check, check_pair
+from datamodules.checks.pairs import Check
 from datamodules.checks.problems import shown, told
-from datamodules.checks.sets import label_problems, pairing_problems, palette_problems
-from datamodules.files import FOLDER, GROUPS, SPLITS, files_by_name, has_groups, read_classes, read_groups
+from datamodules.files import FOLDER, GROUPS, SPLITS, has_groups, read_classes, read_groups
 from datamodules.splitting import SERIES, Classes, divide, folds, groups_by, joined, series
+from datamodules.verify import examine
+from experiments.evidence.sums import MIN_GROUPS
 from experiments.shell.command import command
 from experiments.shell.environment import command_line
 from experiments.shell.files import write_atomic, write_json
@@ -37,7 +37,6 @@ from experiments.shell.flags import Parser, natural, positive
 
 IGNORED = 255
 MADE = "split.json"
-FEW = 8  # groups that a report needs to speak of other images
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument("--into", default=FOLDER, metavar="NAME", help="new folder within DIR (default: splits)")
         args = parser.parse_args(argv)
         _check(args)
-        checks, class_names = _read(args.root)
+        checks, class_names = _read(args.root, args.into)
         names = list(checks)
         holds = {name: np.isin(np.arange(len(class_names)), check.labels) for name, check in checks.items()}
         groups = _groups(args, checks)
@@ -74,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.group_by and not has_groups(args.root):
             lines = "".join(f"{_quoted(name)},{_quoted(groups[name])}\n" for name in names)
             write_atomic(args.root / GROUPS, f"image,group\n{lines}")
-            console.print(f"{args.root / GROUPS} has the groups, which intervals for other images count", markup=False)
+            said = f"{shown(str(args.root / GROUPS))} has the groups, which intervals for other images count"
+            console.print(said, markup=False, soft_wrap=True)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -86,36 +86,26 @@ def _check(args: argparse.Namespace) -> None:
     if not re.fullmatch(r"\w[\w-]*", args.into) or args.into in ("images", "masks"):
         raise ValueError(f"--into must be the name of a new folder, in letters, got {args.into!r}")
     if args.group_by and has_groups(args.root):
-        raise ValueError(f"{args.root / GROUPS} has groups already: leave out --group-by, or move the file away")
+        raise ValueError(
+            f"{shown(str(args.root / GROUPS))} has groups already: leave out --group-by, or move the file away"
+        )
     target = args.root / args.into
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(
-            f"{target} is there already, and nothing is replaced: remove it, or choose another with --into"
+            f"{shown(str(target))} is there already, and nothing is replaced: remove it, or choose another with --into"
         )
 
 
-def _read(root: Path) -> tuple[dict[str, Check], list[str]]:
+def _read(root: Path, into: str) -> tuple[dict[str, Check], list[str]]:
     """What is known of each image and its mask, by name, and the classes' names. ValueError for bad files."""
     for part in ("images", "masks"):
         if not (root / part).is_dir():
             raise FileNotFoundError(f"{shown(str(root))} has no {part}/: expected a folder with images/ and masks/")
-    images, masks = files_by_name(root / "images"), files_by_name(root / "masks")
-    if unpaired := list(pairing_problems(images, masks)):
-        raise ValueError(told(root, unpaired))
     class_names = read_classes(root / "classes.txt", IGNORED)
-
-    def check(name: str) -> Check:
-        return check_pair(images[name][0], masks[name][0], len(class_names), IGNORED)
-
-    names = sorted(images)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        checks = dict(zip(names, pool.map(check, names), strict=True))
-    palettes = list(palette_problems(checks, masks))
-    others = [problem for check in checks.values() for problem in check.problems]
-    of_labels = list(label_problems(checks, len(class_names), IGNORED))
-    if problems := palettes or [*of_labels, *others]:
+    examined = examine(root, class_names, IGNORED, into)
+    if problems := [problem for problem in examined.problems if problem.code != "E_NO_SPLITS"]:
         raise ValueError(told(root, problems))
-    return checks, class_names
+    return examined.checks, class_names
 
 
 def _groups(args: argparse.Namespace, checks: Mapping[str, Check]) -> dict[str, str]:
@@ -136,9 +126,10 @@ def _warn(
 ) -> None:
     """What the lists cannot do."""
     count = len({groups[name] for name in test})
-    if (args.group_by or has_groups(args.root)) and count < FEW:
+    if (args.group_by or has_groups(args.root)) and count < MIN_GROUPS:
         console.print(
-            f"The test images are of {count} group{'s' * (count != 1)}: a report speaks of other images from {FEW} on",
+            f"The test images are of {count} group{'s' * (count != 1)}: a report speaks of other images from "
+            f"{MIN_GROUPS} on",
             markup=False,
             soft_wrap=True,
         )

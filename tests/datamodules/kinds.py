@@ -296,6 +296,7 @@ MORE = [
         "W_GROUP_LEAK",
     ),
     Kind("an image in no split", listed("splits/val.txt", "val_0"), "W_UNUSED"),
+    Kind("a list that is a link to nothing", instead(lambda p: p.symlink_to("gone"), "splits/val.txt"), "E_NO_SPLITS"),
     Kind("a list that is a pipe", instead(os.mkfifo, "splits/val.txt"), "E_NOT_REGULAR_FILE"),
     Kind("a list that is no UTF-8", data(b"\xff\xfev\0", "splits/val.txt"), "E_TEXT"),
     Kind("a group without a name", listed("groups.csv", "image,group", "test_0,"), "E_GROUPS"),
