@@ -41,6 +41,7 @@ ERRORS = {
     "E_MANIFEST_HASH": "a file that is not the one in SHA256SUMS",
     "E_TEXT": "a list that is no UTF-8 text",
     "E_GROUPS": "a line of groups.csv that cannot be used",
+    "E_ANNOTATION": "an annotation that cannot be drawn",
 }
 WARNINGS = {
     "W_CONSTANT_IMAGE": "an image of one colour alone",

@@ -1,0 +1,1 @@
+"""Label maps from annotations that are no masks."""
