@@ -140,13 +140,20 @@ def _counts(canvas: Canvas, segmentation: dict[str, Any], where: str) -> np.ndar
     counts: np.ndarray | None = None
     if isinstance(listed, str) and listed.isascii():
         counts = run_lengths(listed.encode())
-    elif isinstance(listed, list) and 0 < len(listed) <= MAX_EDGES:
-        if all(type(count) is int and 0 <= count <= height * width for count in listed):
-            counts = np.array(listed, dtype=np.int64)
-    if counts is None or counts.min() < 0 or counts.sum() != height * width:
+    elif (
+        isinstance(listed, list) and 0 < len(listed) <= MAX_EDGES and all(_fits(run, height * width) for run in listed)
+    ):
+        counts = np.array(listed, dtype=np.int64)
+    if counts is not None and not 0 <= counts.min() <= counts.max() <= height * width:
+        counts = None  # before their sum overflows
+    if counts is None or counts.sum() != height * width:
         got = described(listed) if counts is None else f"{len(counts)} of them that sum to {counts.sum():,}"
         raise refused(where, f"run lengths that sum to {height * width:,} pixels", got, "export it again")
     return counts
+
+
+def _fits(run: object, pixels: int) -> bool:
+    return type(run) is int and 0 <= run <= pixels  # before an array of them overflows
 
 
 def run_lengths(text: bytes) -> np.ndarray | None:

@@ -193,9 +193,10 @@ class Canvas:
         for ring in rings:
             if len(ring) < 3:
                 raise refused(where, "at least 3 points around an area", f"{len(ring)}", "draw it again, or delete it")
-        steps = sum(float(np.abs(ring - np.roll(ring, 1, axis=0)).max(1).sum()) + len(ring) for ring in rings)
         left, right = np.clip([rings[0][:, 0].min(), rings[0][:, 0].max()], 0, self.size[1])
-        self._spend(int(steps), (int(right - left) + 2) * self.size[0], where)
+        for ring in rings:
+            steps = np.abs(ring - np.roll(ring, 1, axis=0)).max(1).sum() + 2 * len(ring)  # at least its runs, too
+            self._spend(int(steps), (int(right - left) + 2) * self.size[0], where)
         return Shape(name, Polygon(tuple(rings)))
 
     def runs(self, name: str, counts: np.ndarray, where: str) -> Shape:
@@ -203,16 +204,18 @@ class Canvas:
         self._spend(len(counts), int(counts[1::2].sum()), where)
         return Shape(name, Runs(counts.astype(np.int32)))
 
-    def bitmap(self, name: str, png: bytes, corner: tuple[int, int], where: str) -> Shape:
+    def bitmap(
+        self, name: str, png: bytes, corner: tuple[int, int], where: str, box: tuple[int, int] | None = None
+    ) -> Shape:
         """A shape of the pixels of a PNG that are not 0, or not transparent; its left upper pixel is at (x, y).
 
-        What lies outside the image is cut off.
+        What lies outside the image is cut off. A `box` is the width and height that it must have, give or take 1.
         """
         (height, width), (left, top) = self.size, corner
         try:
             image = Image.open(BytesIO(png), formats=["PNG"])
-        except Exception:  # broken files raise six kinds of exception in Pillow
-            raise refused(where, "a PNG of its mask", f"{len(png)} bytes that are none", "export it again") from None
+        except Exception as error:  # broken files raise six kinds of exception in Pillow
+            raise refused(where, "a PNG of its mask", f"{len(png)} bytes that are none", "export it again") from error
         if image.width > width or image.height > height:
             raise refused(
                 where,
@@ -220,11 +223,14 @@ class Canvas:
                 f"{image.width} x {image.height}",
                 "export it again for the image as it is here",
             )
-        self._spend(0, DECODING * image.width * image.height, where)
+        if box and max(abs(image.width - box[0]), abs(image.height - box[1])) > 1:
+            got = f"one of {image.width} x {image.height}"
+            raise refused(where, f"a mask of its box, {box[0]} x {box[1]} pixels", got, "draw it again")
+        self._spend(0, DECODING * (image.width * image.height + len(png)), where)
         try:
             inside = _foreground(image)
         except Exception as error:
-            raise refused(where, "a PNG of its mask", f"a damaged one ({error})", "export it again") from None
+            raise refused(where, "a PNG of its mask", f"a damaged one ({error})", "export it again") from error
         inside = inside[max(0, -top) : max(0, height - top), max(0, -left) : max(0, width - left)]
         left, top = max(0, left), max(0, top)
         edges = np.diff(np.pad(inside.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
@@ -270,4 +276,4 @@ def _foreground(image: Image.Image) -> np.ndarray:
     if "A" in image.getbands() or "transparency" in image.info:
         return np.asarray(image.convert("RGBA"))[..., 3] > 0
     values = np.asarray(image)  # of a palette, the indices
-    return values.astype(bool) if values.ndim == 2 else values.any(-1)
+    return values.astype(bool) if values.ndim == 2 else np.asarray(values.any(-1))

@@ -28,7 +28,7 @@ def read_labelme(content: dict[str, Any], where: str) -> Drawn:
     """The shapes of a file; `where` names it in errors.
 
     Coordinates are those of the picture on the screen, which are COCO's. A rectangle ends at its corners, and a circle
-    at its second point. The mask of a box is placed by its first corner.
+    at its second point. The corners of a mask's box are pixels, and it includes both.
     """
     size = size_of(content.get("imageHeight"), content.get("imageWidth"), where, "imageHeight and imageWidth")
     canvas = Canvas(size)
@@ -60,6 +60,8 @@ def _shape(canvas: Canvas, one: dict[str, Any], where: str) -> Shape:
         angles = np.linspace(0, 2 * np.pi, VERTICES, endpoint=False)
         points = points[0] + np.hypot(*(points[1] - points[0])) * np.stack([np.cos(angles), np.sin(angles)], 1)
     elif kind == "mask":
-        (left, top), _ = corners_of(points, where)
-        return canvas.bitmap(name, unpacked(one.get("mask"), where, compressed=False), (int(left), int(top)), where)
+        corner, opposite = corners_of(points, where)
+        left, top = int(corner[0]), int(corner[1])
+        box = int(opposite[0]) - left + 1, int(opposite[1]) - top + 1
+        return canvas.bitmap(name, unpacked(one.get("mask"), where, compressed=False), (left, top), where, box)
     return canvas.polygon(name, [points], where)

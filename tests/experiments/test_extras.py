@@ -45,7 +45,16 @@ def test_what_is_hidden_are_the_installed_modules_of_extras() -> None:
     hidden = modules_of_extras()
     assert not hidden & {"torch", "wandb", "nibabel", "pytest", "numpy", "PIL", "lightning", "experiments"}
     installed = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m)))"
-    probes = ["wandb_workspaces", "tensorboard", "skimage", "pydensecrf", "pymatting", "pycocotools", "playwright", "mypy"]
+    probes = [
+        "wandb_workspaces",
+        "tensorboard",
+        "skimage",
+        "pydensecrf",
+        "pymatting",
+        "pycocotools",
+        "playwright",
+        "mypy",
+    ]
     done = run("-c", installed, *probes, "torch")
     assert done.stdout.split() == ["torch"], done.stderr
 
