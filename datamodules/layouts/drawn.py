@@ -22,7 +22,7 @@ from datamodules.files import MAX_PIXELS, decoded, readable, short
 MAX_BYTES = 2**31  # of a file; the annotations of COCO's 118,287 training images have a fifth of it
 MAX_COORDINATE = 10_000_000  # pixels; COCO's C code counts fifths of them in 32 bits, and overflows unseen
 MAX_EDGES = 2_000_000  # pixels around one polygon, or runs of one mask; COCO's C code takes 120 bytes for each
-MAX_ALL_EDGES = 20_000_000  # of all shapes of an image; ten seconds
+MAX_ALL_EDGES = 20_000_000  # of all shapes of an image; half a minute where they are small
 MAX_COVERED = 10**11  # pixels of the columns that the shapes of an image cover, each shape by itself; ten seconds
 DECODING = 100  # times as long as to cover a pixel takes it to read one of a bitmap
 LONGEST = 40  # letters of a value that a message repeats
