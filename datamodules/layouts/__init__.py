@@ -1,0 +1,1 @@
+"""Data as it lies: what is read of which files, and how."""
