@@ -34,7 +34,7 @@ MOST_TAGS = 4096
 MOST_PAGES = 64  # a pyramid has one for each halving
 # With these alone, a part of the picture decodes to the size that its directory states, and to no more.
 COMPRESSIONS = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBits, deflate, LZMA, Zstandard
-LONGEST_TILE = 16384  # pixels a side
+SMALL_TILE = 2**24  # numbers that a tile may hold whatever the picture
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 6: 3}  # bands of white-is-zero, black-is-zero, RGB, palette, YCbCr
 BLACK_IS_ZERO, RGB, WITH_PALETTE, CMYK = 1, 2, 3, 5
 
@@ -197,8 +197,9 @@ def _tiff_header(file: BinaryIO, name: str) -> Bands:
         said = f"{name} is a TIFF of {count} bands with {bits[0]} bits, compressed by method {compression}"
         known = "what is read of such is LZW, deflate, PackBits, LZMA, Zstandard or none"
         raise coded("E_FORMAT", f"{said}; {known}: gdal_translate -co COMPRESS=DEFLATE writes it anew")
-    if max(first.get(TILE_WIDTH, 1), first.get(TILE_HEIGHT, 1)) > LONGEST_TILE:
-        raise coded("E_DECODE", f"{name} is a TIFF in tiles of over {LONGEST_TILE} pixels; save it in smaller ones")
+    each = 1 if first.get(PLANAR, 1) == 2 else count  # bands that lie together
+    if first.get(TILE_WIDTH, 1) * first.get(TILE_HEIGHT, 1) * each > max(4 * width * height * each, SMALL_TILE):
+        raise coded("E_DECODE", f"{name} is a TIFF in tiles far larger than its picture; save it in smaller ones")
     return Bands(count, bits[0], number, has_alpha, width, height, "tiff", page)
 
 
