@@ -143,10 +143,13 @@ def _pillow_header(file: BinaryIO, path: Path) -> Bands:
     transparent = "transparency" in image.info
     size = image.width, image.height
     if image.format == "PNG":
-        file.seek(24)
-        bits, colour = file.read(2)
+        file.seek(12)
+        header = file.read(14)
+        if header[:12] != struct.pack(">4sII", b"IHDR", *size):  # Pillow takes another one from further behind
+            raise coded("E_DECODE", f"{name} is a PNG that does not begin with its one header; save it again")
+        bits, colour = header[12:]
         if bits == 16:
-            count = BANDS_OF_PNG[colour] + transparent
+            count = BANDS_OF_PNG.get(colour, 0) + transparent
             reader: Literal["pillow", "png"] = "pillow" if count == 1 else "png"
             return Bands(count, 16, "uint", count in (2, 4), *size, reader)
     if image.mode not in BANDS_OF_MODE:

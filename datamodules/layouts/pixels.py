@@ -82,11 +82,12 @@ def as_channels(
     picture = pixels[:, :, :colours]
     if channels == "grey":
         return _scaled(picture[None, :, :, 0] if colours == 1 else _luma(picture)[None], low, high)
-    out = np.ones((3 + (channels == "rgba"), *pixels.shape[:2]), dtype=np.float32)
-    out[:3] = _scaled(np.moveaxis(picture, 2, 0), low, high)
-    if channels == "rgba" and colours < count:
-        out[3] = _scaled(pixels[:, :, -1], 0.0, FULL.get(pixels.dtype.name, 1.0))
-    return out
+    coloured = _scaled(np.moveaxis(picture, 2, 0), low, high)
+    coloured = np.repeat(coloured, 3, axis=0) if colours == 1 else coloured
+    if channels == "rgb":
+        return coloured
+    last = _scaled(pixels[:, :, -1], 0.0, FULL.get(pixels.dtype.name, 1.0)) if colours < count else 1
+    return np.concatenate([coloured, np.broadcast_to(np.float32(last), (1, *pixels.shape[:2]))])
 
 
 def _checked_range(pixels: np.ndarray, value_range: tuple[float, float] | None, name: str) -> tuple[float, float]:

@@ -232,6 +232,7 @@ def test_arrays(kind: str, order: str, bands: int, tmp_path: Path) -> None:
         (b"GIF89a", "E_FORMAT"),
         (b"", "E_EMPTY_FILE"),
         (png(13000, 13000), "E_TOO_MANY_PIXELS"),
+        (png(30000, 30000, 16, 2)[:33] + png(8, 8, 16, 2)[8:], "E_DECODE"),  # two headers
         (png(20000, 20000), "E_TOO_MANY_PIXELS"),
         (tiff(5, 32, 2), "E_IMAGE_MODE"),
         (tiff(1, 16, 2), "E_IMAGE_MODE"),
