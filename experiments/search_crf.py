@@ -71,6 +71,11 @@ def check_classes(module: SegmentationModule, datamodule: SegmentationDataModule
             f"the checkpoint takes images of {module.hparams['in_channels']} channels, the data have "
             f"{datamodule.in_channels}"
         )
+    if datamodule.in_channels not in (1, 3):
+        raise ValueError(
+            f"a CRF compares the colours of grey or RGB images, and the data have {datamodule.in_channels} channels: "
+            "score the network without one"
+        )
 
 
 def parse_search(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:

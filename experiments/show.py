@@ -26,6 +26,7 @@ from datamodules.base import Loading, SegmentationDataModule, TrainingSamples
 from datamodules.checks.problems import shown
 from datamodules.files import SPLITS
 from experiments.reports.figures.looks import drawing, label_colours, lay_out, save_figure
+from experiments.runs.callbacks import to_rgb
 from experiments.shell.catalogue import DATAMODULES, listed, lookup
 from experiments.shell.class_flags import Choice, ClassParser, settings_of
 from experiments.shell.command import command
@@ -91,7 +92,7 @@ def draw(data: SegmentationDataModule, split: str, images: int, epochs: int, see
     axes = figure.subplots(len(places), len(heads), squeeze=False)
     for row, place in zip(axes, places, strict=True):
         image, mask = dataset[place]
-        pictures = [_picture(image), _over(image, mask, colours)]
+        pictures = [to_rgb(image), _over(image, mask, colours)]
         for epoch in range(len(heads) - 2):
             sample = augmented[epoch, place]
             pictures.append(_over(sample["image"], sample["mask"], colours))
@@ -113,14 +114,8 @@ def _legend(data: SegmentationDataModule, colours: NDArray[np.uint8]) -> list[tu
     return [*named, ("unlabelled, or outside of the image", colours[-1])]
 
 
-def _picture(image: Tensor) -> NDArray[Any]:
-    """(H, W, 3) in [0, 1] of (C, H, W), grey where it has another number of channels than three."""
-    channels = image.numpy().clip(0, 1)
-    return np.moveaxis(channels if len(channels) == 3 else np.repeat(channels.mean(axis=0)[None], 3, axis=0), 0, 2)
-
-
 def _over(image: Tensor, mask: Tensor, colours: NDArray[np.uint8]) -> NDArray[Any]:
-    return (1 - OPAQUE) * _picture(image) + OPAQUE * colours[mask.numpy().astype(np.uint8)] / 255
+    return (1 - OPAQUE) * to_rgb(image) / 255 + OPAQUE * colours[mask.numpy().astype(np.uint8)] / 255
 
 
 if __name__ == "__main__":

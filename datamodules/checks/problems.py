@@ -20,6 +20,7 @@ ERRORS = {
     "E_IMAGE_MODE": "an image of 16 bits, of floats or of CMYK colours",
     "E_ALPHA": "an image with an alpha channel or transparent pixels",
     "E_BANDS": "an image with bands beside those of its colours",
+    "E_RANGE": "values without a known range, or that are no number",
     "E_MASK_FORMAT": "a mask that is no PNG",
     "E_LOSSY_MASK": "a mask whose compression changes labels",
     "E_MASK_MODE": "a mask of colours, of 16 bits or of few bits that readers stretch",

@@ -1,1 +1,1 @@
-"""Label maps from annotations that are no masks."""
+"""Data as it lies: what is read of which files, and how."""

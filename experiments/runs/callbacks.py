@@ -315,10 +315,8 @@ def sample_positions(length: int) -> list[int]:
 
 
 def to_rgb(image: Tensor) -> np.ndarray:
-    """(channels, H, W) in [0, 1] -> (H, W, 3) uint8: one channel is grey, two are red and green, of more the first
-    three."""
-    shown = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
-    shown = torch.cat([shown, torch.zeros_like(image[:1]).expand(3 - len(shown), -1, -1)])
+    """(channels, H, W) in [0, 1] -> (H, W, 3) uint8 to look at: three channels as they are, else their mean as grey."""
+    shown = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
     return np.asarray((shown.clamp(0, 1) * 255).round().byte().permute(1, 2, 0))
 
 

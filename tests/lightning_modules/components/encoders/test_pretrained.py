@@ -15,7 +15,14 @@ from torch import Tensor
 from torchvision.transforms.functional import center_crop, resize, to_tensor
 
 from lightning_modules.components.encoders import NATIVE, build_encoder
-from lightning_modules.components.encoders.weights import PACKAGES, check_names, read_package, read_weights
+from lightning_modules.components.encoders.weights import (
+    PACKAGES,
+    check_names,
+    first_conv,
+    read_package,
+    read_weights,
+)
+from lightning_modules.recipe import IMAGENET_MEAN, IMAGENET_STD
 from lightning_modules.smp import SmpModule
 
 HALF = (0.5, 0.5, 0.5)
@@ -156,7 +163,7 @@ def test_published_weights_fit_every_native_encoder_by_name_and_shape(name: str,
 
 
 @pytest.mark.parametrize("name", ["resnet18", "smp-resnet18", "tu-resnet18"])
-@pytest.mark.parametrize("in_channels", [1, 5])
+@pytest.mark.parametrize("in_channels", [1, 2, 4, 5, 12])
 def test_the_first_convolution_is_made_for_the_channels(name: str, in_channels: int, tmp_path: Path) -> None:
     state = torchvision.models.resnet18().state_dict()
     torch.save(state, tmp_path / "rgb.pth")
@@ -171,7 +178,25 @@ def test_the_first_convolution_is_made_for_the_channels(name: str, in_channels: 
         torch.testing.assert_close(weight, source.sum(1, keepdim=True))
         torch.testing.assert_close(encoder(grey)[-1], rgb(grey.expand(1, 3, 32, 32))[-1], rtol=1e-4, atol=1e-4)
     else:
-        torch.testing.assert_close(weight, source[:, [0, 1, 2, 0, 1]] * 3 / 5)
+        repeated = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2][:in_channels]
+        torch.testing.assert_close(weight, source[:, repeated] * 3 / in_channels)
+    assert encoder(torch.rand(1, in_channels, 32, 32))[-1].isfinite().all()
+    expected = [] if encoder.mean is None else [sum(of) / 3 for of in (IMAGENET_MEAN, IMAGENET_STD)]
+    for values, value in zip((encoder.mean, encoder.std), expected, strict=False):
+        assert values == pytest.approx((value,) * in_channels)
+
+
+@pytest.mark.parametrize("in_channels", [2, 4, 5, 12])
+@pytest.mark.parametrize("name", ["vgg16", "resnet50-deep", "xception65", "mobilenet_v1", "tu-convnext_atto"])
+def test_so_is_that_of_every_kind_of_encoder(name: str, in_channels: int, tmp_path: Path) -> None:
+    width = 1 / 16 if name in NATIVE else 1.0
+    rgb = build_encoder(name, width=width)
+    torch.save(rgb.state_dict(), tmp_path / "rgb.pth")
+    encoder = build_encoder(name, in_channels, width=width, weights=str(tmp_path / "rgb.pth"))
+    key = first_conv(rgb)
+    states = encoder.state_dict(), rgb.state_dict()
+    torch.testing.assert_close(states[0][key], states[1][key][:, torch.arange(in_channels) % 3] * 3 / in_channels)
+    assert all(torch.equal(states[0][other], states[1][other]) for other in states[1] if other != key)
 
 
 @pytest.mark.parametrize(
