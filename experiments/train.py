@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from datamodules.base import Loading
 from experiments.runs.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
 from experiments.runs.run import Run
+from experiments.runs.scored import told
 from experiments.runs.trainer_flags import WHERE, add_trainer
 from experiments.runs.training import train
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, documentation, key_of, listed, lookup
@@ -128,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         raise
     if not first_process():
         return
-    print(f"{args.out}: test/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s")
+    print(f"{args.out}: {told(result, run.hparams.get('class_weights'))}")
     if line := args.logging.next_step(args.out):
         print(line)
 
