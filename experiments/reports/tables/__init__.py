@@ -43,5 +43,10 @@ def make_tables(experiment: Experiment) -> list[Table]:
 
 
 def _as_scored(table: Table, plan: Mapping[str, Any]) -> Table:
-    said = {name: as_scored(getattr(table, name), plan) for name in ("title", "short", "caption")}
-    return replace(table, **said, notes=[as_scored(note, plan) for note in table.notes])
+    return replace(
+        table,
+        title=as_scored(table.title, plan),
+        short=as_scored(table.short, plan),
+        caption=as_scored(table.caption, plan),
+        notes=[as_scored(note, plan) for note in table.notes],
+    )

@@ -48,8 +48,8 @@ def score_table(experiment: Experiment) -> Table:
     caption = (
         f"Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test split of "
         f"{plan['data']}{without_test(plan)}; mIoU from the confusion matrices summed over images, a class absent from "
-        "truth and prediction left out. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of the "
-        "spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
+        "truth and prediction left out. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of "
+        "the spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
     )
     return Table("scores", title, columns, rows, best=best, notes=notes, short="All scores", caption=caption)
 
