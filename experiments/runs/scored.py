@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import SegmentationDataModule
+from datamodules.checks.problems import shown
 from lightning_modules.components.scores.reductions import constant_class
 from lightning_modules.recipe import MEDIAN_FREQUENCY
 
@@ -30,7 +31,7 @@ def scored_entry(datamodule: SegmentationDataModule) -> dict[str, str]:
 
 def scored_split(result: Mapping[str, Any]) -> str:
     """The split that the final scores of a result.json are of."""
-    return str(result.get("scored", "test"))
+    return "val" if result.get("scored") == "val" else "test"
 
 
 def told(result: Mapping[str, Any], class_weights: Any = None) -> str:
@@ -40,9 +41,9 @@ def told(result: Mapping[str, Any], class_weights: Any = None) -> str:
     if split != "test":
         said.append(f"scored on {split}: no test split")
     if "constant" in result:
-        weights = f" or weight the classes (--model.class_weights {MEDIAN_FREQUENCY})" if class_weights is None else ""
-        said.append(
-            f"it predicts {result['constant']} everywhere: train longer (--trainer.max_epochs),{' or' * (not weights)} "
-            f"raise --model.lr{',' * bool(weights)}{weights}"
-        )
+        ways = ["train longer (--trainer.max_epochs)", "raise --model.lr"]
+        if class_weights is None:
+            ways.append(f"weight the classes (--model.class_weights {MEDIAN_FREQUENCY})")
+        *first, last = ways
+        said.append(f"it predicts {shown(str(result['constant']))} everywhere: {', '.join(first)}, or {last}")
     return "; ".join(said)

@@ -203,6 +203,11 @@ def test_one_class_everywhere_is_said_in_the_last_line(
     assert stored(tmp_path)["constant"] == "disc"
 
 
+def test_a_result_of_anybody_steers_no_terminal() -> None:
+    result = {"test": {"miou": 0.5}, "seconds": 1.0, "scored": "\x1b[31m", "constant": "\x1b[31mred"}
+    assert told(result).startswith("test/miou 0.5000, 1 s; it predicts ") and "\x1b" not in told(result)
+
+
 @pytest.mark.usefixtures("only_discs")
 def test_a_step_says_it_too(tmp_path: Path) -> None:
     run = Run(
