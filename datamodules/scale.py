@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
@@ -89,6 +90,9 @@ def scale_by_rule(
     if "zoom" in takes and "zoom" not in arguments:
         chosen["zoom"] = (0.75, 1.5)
         said.append("zoom 0.75 to 1.5")
+    if "flip" in takes and "flip" not in arguments and _have_sides(data.class_names):
+        chosen["flip"] = False
+        said.append("not mirrored, as left and right are classes")
     if "batch_size" in takes and "batch_size" not in arguments:
         chosen["batch_size"] = min(limits.batch, count)
     batch = {"batch_size": data.batch_size, **chosen}["batch_size"]
@@ -113,6 +117,12 @@ def scale_by_rule(
     return Scale(
         data=chosen, epochs=epochs, validate_every=every, batches=batches, class_weights=weights, reason=reason
     )
+
+
+def _have_sides(names: list[str]) -> bool:
+    """Whether a mirrored image would have the labels of another one: "left_lung" and "right_lung"."""
+    words = {word for name in names for word in re.split(r"[\W_]+", name.lower())}
+    return {"left", "right"} <= words
 
 
 def _multiple(side: float, step: int) -> int:

@@ -42,8 +42,6 @@ IGNORED = 255
 TEMPLATES = Path(__file__).parent / "reports" / "templates"
 SIDE = 320  # pixels of a picture on the page
 OPAQUE = 0.55  # of the labels over an image
-# Of a network that learns from scratch in few steps, as `cpu_scale` has it.
-RECIPE = "--model.norm batch --model.optimizer adamw --model.lr 2e-3 --model.schedule poly --model.average recalibrate"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -130,28 +128,24 @@ def _next(args: argparse.Namespace, examined: Examined) -> list[dict[str, str]]:
         said.append({"why": why, "type": f"python -m experiments.split {root} --group-by {quote(SERIES)}{into}"})
     if examined.problems:
         return said
-    from datamodules.scale import scale_by_rule  # imports torch, which the checks need not
+    import torch  # slow to import, and the checks need neither of these
+
+    from experiments.runs.chosen import scale_of, word
 
     arguments = {"root": str(args.root), **({"splits": args.splits} if args.splits != FOLDER else {})}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which are told of already
-        scale = scale_by_rule(FolderDataModule, arguments)
-    flags = " ".join(
-        f"--data.{name} {shown(quote(_word(value)))}" for name, value in {**arguments, **scale.data}.items()
+        scale = scale_of(FolderDataModule, arguments, full_size=torch.cuda.is_available())
+    data, chosen = (
+        " ".join(f"--data.{name} {shown(word(value))}" for name, value in values.items())
+        for values in (arguments, scale.data)
     )
-    weights = f" --model.class_weights {scale.class_weights}" if scale.class_weights else ""
     out = shown(quote(f"outputs/train/{args.root.resolve().name}"))
-    train = f"python -m experiments.train --model unet --data folder {flags} --trainer.max_epochs {scale.epochs}"
-    said.append({"why": scale.reason, "type": f"{train} {RECIPE}{weights} --out {out}"})
-    said.append(
-        {"why": "The images that are trained on then:", "type": f"python -m experiments.show --data folder {flags}"}
-    )
+    train = f"python -m experiments.train --model unet --data folder {data} --out {out}"
+    said.append({"why": f"{scale.reason} Training chooses them by itself, and a recipe with them.", "type": train})
+    show = f"python -m experiments.show --data folder {data} {chosen}"
+    said.append({"why": "The images that are trained on then:", "type": show})
     return said
-
-
-def _word(value: Any) -> str:
-    """A value as a flag takes it."""
-    return json.dumps(value, separators=(",", ":")) if isinstance(value, tuple) else str(value)
 
 
 def _tell(found: Mapping[str, Any], examined: Examined, console: Console) -> None:

@@ -162,6 +162,12 @@ def run_search(checkpoint: Path, run: Run, args: argparse.Namespace, console: Co
     module = load(checkpoint)
     datamodule = run.datamodule(**run.data)
     check_classes(module, datamodule)
+    if args.test and datamodule.scored == "val":
+        raise ValueError(
+            "--test scores the choice on images that chose nothing, and these data have no test split: their final "
+            "scores are of val, by which parameters are chosen here. Leave --test out, or make a test split with "
+            "experiments.split"
+        )
     datamodule.verify()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = datamodule.dataset(args.split)

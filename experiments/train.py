@@ -4,25 +4,28 @@ python -m experiments.train --model UNetModule --model.upsample nearest --data C
 """
 
 import argparse
-import inspect
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from lightning.pytorch import Trainer
+import torch
 
 from datamodules.base import Loading
 from experiments.runs.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
+from experiments.runs.chosen import Chosen, as_stored, by_data
 from experiments.runs.run import Run
-from experiments.runs.trainer_flags import WHERE, add_trainer
+from experiments.runs.scored import told
+from experiments.runs.trainer_flags import WHERE, add_trainer, unlike_default
 from experiments.runs.training import train
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, documentation, key_of, listed, lookup
 from experiments.shell.class_flags import Choice, ClassParser, settings_of
 from experiments.shell.command import command, console
 from experiments.shell.difference import tell_difference
 from experiments.shell.ending import Interrupted, first_process
+from experiments.shell.files import read_json
 from experiments.shell.flags import refuse
 from experiments.tracking.client import agent_settings
 from experiments.tracking.logger import tracker
@@ -60,6 +63,13 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     parser.add_argument(
         "--save-every", type=jsonargparse.typing.PositiveFloat, default=SAVE_EVERY, help=SAVE_EVERY_HELP
     )
+    parser.add_argument(
+        "--settings",
+        choices=["data", "paper"],
+        help="what is taken where no flag says otherwise: data, and crop, batch, length, class weights and recipe "
+        "follow from the images; paper, and they are the defaults listed here (default: data for images of your own, "
+        "such as --data folder, and paper for the others)",
+    )
     add_logging(parser, jsonargparse.typing.PositiveInt)
     listed_above = "one of those listed above"
     parser.add_class(
@@ -72,15 +82,14 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     add_trainer(parser, where=True)
     parser.set_defaults({"trainer.max_epochs": 20})
     args = parser.parse_args(rest, defaults=True)
-    given = {part: args[part].as_dict() for part in ("model", "data", "trainer")}
-    where = {name: given["trainer"].pop(name) for name in WHERE}
-    base = {name: value.default for name, value in _signature(Trainer).items()}
+    parts = {part: args[part].as_dict() for part in ("model", "data", "trainer")}
+    where = {name: parts["trainer"].pop(name) for name in WHERE}
     run = Run(
         module=module,
         datamodule=datamodule,
-        hparams=given["model"],
-        data=given["data"],
-        trainer={name: value for name, value in given["trainer"].items() if value != base[name]},
+        hparams=parts["model"],
+        data=parts["data"],
+        trainer=unlike_default(parts["trainer"]),
         seed=args.seed,
     )
     try:
@@ -91,14 +100,45 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     place = ["sweeps", trial["sweep_id"], trial["run_id"]] if trial else ["train"]
     place += [] if trial else [f"{key_of(module, ARCHITECTURES)}-{key_of(datamodule, DATAMODULES)}"]
     out = args.out or Path("outputs", *place, f"seed{args.seed}")
-    where = {name: value for name, value in where.items() if value != base[name]}
     return run, argparse.Namespace(
-        out=Path(out), resume=args.resume, logging=logging, save_every=args.save_every, where=where
+        out=Path(out),
+        resume=args.resume,
+        logging=logging,
+        save_every=args.save_every,
+        where=unlike_default(where),
+        by_data=args.settings == "data" or (args.settings is None and datamodule.cpu_scale is None),
+        given=_given(parser.parse_args(rest, defaults=False)),
     )
 
 
-def _signature(function: Any) -> dict[str, Any]:
-    return dict(inspect.signature(function).parameters)
+def _given(args: Any) -> set[str]:
+    """The settings that flags state, by the names that `Run.but` takes."""
+    parts = {"": args.get("model"), "data.": args.get("data"), "trainer.": args.get("trainer")}
+    return {f"{prefix}{name}" for prefix, of_part in parts.items() if of_part for name in of_part.as_dict()}
+
+
+def complete(run: Run, args: argparse.Namespace) -> Chosen | None:
+    """The run with all that no flag states, of data whose settings follow from them; None where defaults do.
+
+    Reads the data, and raises what is wrong with them. A run that goes on keeps what it was begun with, also where the
+    rule, the device or a default has become another one.
+    """
+    if not args.by_data:
+        return None
+    full_size = torch.cuda.is_available() and args.where.get("accelerator") != "cpu"
+    stored = _stored(args.out / "run.json") if args.resume else None
+    if stored and (stored.module, stored.datamodule) == (run.module, run.datamodule):
+        chosen = as_stored(run, args.given, stored)
+    else:
+        chosen = by_data(run, args.given, full_size=full_size)
+    return replace(chosen, run=replace(chosen.run, trainer=unlike_default(chosen.run.trainer)))
+
+
+def _stored(path: Path) -> Run | None:
+    try:
+        return Run.from_config(read_json(path)) if path.is_file() else None
+    except ValueError:  # damaged, which `train` says
+        return None
 
 
 @command()
@@ -109,7 +149,11 @@ def main(argv: list[str] | None = None) -> None:
         refuse(
             f"there is nothing to resume in {args.out}: leave out --resume, or name the folder of the run with --out"
         )
+    if chosen := complete(run, args):
+        run = chosen.run
     if first_process():
+        if chosen:
+            print(chosen.told, flush=True)
         tell_difference(console())
     try:
         result = train(
@@ -128,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
         raise
     if not first_process():
         return
-    print(f"{args.out}: test/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s")
+    print(f"{args.out}: {told(result, run.hparams.get('class_weights'))}")
     if line := args.logging.next_step(args.out):
         print(line)
 

@@ -20,7 +20,7 @@ from experiments.evidence.arrays import DamagedError, Npz, read_picture
 from experiments.evidence.sums import Counts
 from experiments.shell.difference import PATCH
 from experiments.shell.files import PREDICTION
-from lightning_modules.components.scores.reductions import scores
+from lightning_modules.components.scores.reductions import constant_class, scores
 from lightning_modules.components.scores.table import PER_IMAGE
 
 
@@ -72,6 +72,12 @@ class Cell:
                 array = stored[name] if score.summed else stored[name][labelled]
                 values |= score.reduce(array, self.confusion)
         return values
+
+    @property
+    def constant(self) -> str:
+        """The one class that it predicts at every labelled pixel, though there are more; empty where it does not."""
+        constant = constant_class(self.confusion)
+        return "" if constant is None else self.class_names[constant]
 
     def curve(self, column: str) -> dict[int, float]:
         """A column of metrics.csv by epoch; epochs without a value are left out."""

@@ -185,6 +185,7 @@ class StoredPlan(_Stored):
     command: str
     device: str
     commit: str
+    scored: Annotated[str, Field(pattern="^(test|val)$")] = "test"  # the split
     notes: list[str] = Field(default_factory=list)
     stages: dict[Folder, Settings] = Field(default_factory=dict)
     parents: dict[str, list[str]] = Field(default_factory=dict)
@@ -284,8 +285,7 @@ KIND_WORDS = {"fixed", "worst", "best"}
 
 
 def _samples(count: int) -> dict[str, Array]:
-    """Of samples.npz with `count` images; see `callbacks.sampled`. Each image is as large as its mask and
-    prediction."""
+    """Of samples.npz with `count` images, see `callbacks.sampled`: each is as large as its mask and prediction."""
     arrays = dict(SAMPLED)
     for key in ("logits", "initial_logits"):  # not of a cell that was not trained from the start; may be infinite
         arrays[key] = Array("f", ("C", f"{key} H", f"{key} W"), optional=True, any_value=True)

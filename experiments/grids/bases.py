@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datamodules.base import SegmentationDataModule
-from datamodules.scale import Scale, scale_by_rule
+from experiments.runs.chosen import FROM_SCRATCH, of_scale, scale_of
 from experiments.runs.run import Run
 from experiments.shell.catalogue import DATAMODULES, key_of
 from lightning_modules.base import SegmentationModule
@@ -29,10 +29,6 @@ class Base:
     full_size: bool = False
     exceptions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def stated(self, datamodule: type[SegmentationDataModule]) -> Scale | None:
-        """The scale that the data set states; None where it follows from the images."""
-        return datamodule.full_size if self.full_size else datamodule.cpu_scale
-
     def run(
         self,
         datamodule: type[SegmentationDataModule],
@@ -47,15 +43,8 @@ class Base:
         own = self.exceptions.get(key_of(datamodule, DATAMODULES), {}) if known else {}
         of_data = {name.removeprefix("data."): value for name, value in own.items() if name.startswith("data.")}
         data = {**self.data, **of_data, **(arguments or {})}
-        scale = self.stated(datamodule) or scale_by_rule(datamodule, data, full_size=self.full_size, epochs=epochs)
-        limited = {} if scale.batches is None else {"limit_train_batches": scale.batches}
-        run = Run(
-            module=self.module,
-            datamodule=datamodule,
-            hparams={"class_weights": scale.class_weights} if scale.class_weights else {},
-            data=scale.data,
-            trainer={"max_epochs": scale.epochs, "check_val_every_n_epoch": scale.validate_every, **limited},
-        )
+        scale = scale_of(datamodule, data, full_size=self.full_size, epochs=epochs)
+        run = Run(module=self.module, datamodule=datamodule).but(**of_scale(scale))
         return run.but(**{**self.hparams, **own}).but(data=data), scale.reason
 
 
@@ -72,9 +61,7 @@ def cpu_scale(
     the running statistics of batch norm are those of the last ones, and cost single seeds of a U-Net several points.
     So they are measured anew: experiments/results/ablate_averaging.md.
     """
-    recipe = {"optimizer": "adamw", "momentum": 0.9, "weight_decay": 1e-4, "schedule": "poly", "lr": 2e-3}
-    recipe["average"] = "recalibrate"
-    return Base(module=module, hparams={**recipe, **hparams}, data=data or {}, exceptions=exceptions or {})
+    return Base(module=module, hparams={**FROM_SCRATCH, **hparams}, data=data or {}, exceptions=exceptions or {})
 
 
 def full_size(

@@ -16,6 +16,7 @@ from experiments.grids.processes import Forked, Processes
 from experiments.grids.progress import Progress
 from experiments.runs.checkpoints import LAST
 from experiments.runs.run import Run, changes
+from experiments.runs.scored import scored_split
 from experiments.runs.step import STEPS
 from experiments.shell.files import read_json, write_json
 from experiments.shell.found import wanted
@@ -187,7 +188,8 @@ def _tell_end(cell: PlannedCell, console: Console) -> bool:
     took = clock(time.monotonic() - cell.started)
     if result := cell.result:
         split = "test" if cell.tests else "val"
-        console.print(f"{cell.folder}: {split}/miou {result[split]['miou']:.4f} ({took})", soft_wrap=True)
+        named = scored_split(result) if cell.tests else split
+        console.print(f"{cell.folder}: {named}/miou {result[split]['miou']:.4f} ({took})", soft_wrap=True)
         return True
     cell.error = _why(cell)
     console.print(f"[red]{cell.folder} failed[/red] after {took}: {escape(cell.error)}", soft_wrap=True)

@@ -112,6 +112,7 @@ class _Grid:
         """The plan, shown, with what the trials have found; none where some failed, which come with it, or where a dry
         run has shown what they would be."""
         args, ablation, costs = self.args, self.ablation, None
+        tuning.check_scored(ablation)
         batch = ablation.runs[ablation.baseline].resolved().get("data.batch_size", 0)
         if args.devices != "auto" and batch % int(args.devices):
             raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")

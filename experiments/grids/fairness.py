@@ -254,7 +254,7 @@ def _budgets(ablation: Ablation) -> dict[str, Budget]:
         counts = ", ".join(str(len(splits.test)) for splits in loaded.values())
         raise ValueError(
             f"{ablation.name}: the variants have test splits of other images ({counts} of them), so their scores could "
-            "not be compared image by image: give all the same test split"
+            "not be compared image by image: give all the same test split, or, where data have none, the same val split"
         )
     return budgets
 

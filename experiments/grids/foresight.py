@@ -8,6 +8,7 @@ from typing import Any
 from experiments.evidence.experiment import load_experiment
 from experiments.evidence.family import MIN_SEEDS
 from experiments.evidence.power import Contrasts, Pilot, about, chance_of_star, pilots, seeds_for, smallest_seen
+from experiments.evidence.scored import as_scored
 
 RECORDS = Path(__file__).parents[1] / "results"
 SHOWN = (0.7, 0.2)  # chances near which a difference is shown
@@ -40,7 +41,7 @@ def foresight(plan: Mapping[str, Any], seeds: Sequence[int], out: Path, pilot: P
             "one, if the spread is this one."
         )
         count = max(count, needed)
-    return [_chances(count, spread.sd, df, contrasts.level(count, df), by), *said]
+    return [as_scored(_chances(count, spread.sd, df, contrasts.level(count, df), by), plan), *said]
 
 
 def _chances(seeds: int, sd: float, df: int, level: float, by: str) -> str:

@@ -20,6 +20,7 @@ from experiments.grids.graph import build_planned, linked, planned_cells
 from experiments.grids.known_costs import costs_of
 from experiments.grids.plan_table import cell_seconds, show_content
 from experiments.runs.run import Run, identified, setting
+from experiments.runs.scored import scored_entry
 from experiments.runs.training import build
 from experiments.shell.difference import git_commit
 from experiments.shell.environment import command_line, slow_precision
@@ -216,7 +217,11 @@ def make_plan(
         parameters,
         macs,
         costs,
-        {"class_names": datamodule.class_names, "palette": [list(colour) for colour in datamodule.palette]},
+        {
+            "class_names": datamodule.class_names,
+            "palette": [list(colour) for colour in datamodule.palette],
+            **scored_entry(datamodule),
+        },
         budgets,
         check_matched(ablation),
         validation_images,

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.evidence.deviations import PARENTS, planned, statements
+from experiments.evidence.scored import WARNING, as_scored, scored
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import clock
 from experiments.grids.fairness import differences
@@ -72,8 +73,8 @@ def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Cons
             clock(len(seeds) * seconds) if not settings.get("step") else "-",
         )
     console.print(table)
-    for line in statements(content):
-        console.print(line, soft_wrap=True, markup=False)
+    for line in ([] if scored(content) == "test" else [WARNING]) + statements(content):
+        console.print(as_scored(line, content), soft_wrap=True, markup=False)
     brackets = ", in brackets what follows from them" if followed else ""
     console.print(
         f"The table has the factors{brackets}; the other {len(content['common'])} settings are equal in all variants.",

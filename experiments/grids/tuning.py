@@ -17,6 +17,7 @@ from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell
 from experiments.grids.fairness import size
 from experiments.runs.run import Run, setting
+from experiments.runs.step import CHOOSING
 from experiments.shell.ending import NON_FINITE
 from experiments.shell.files import read_json, slug, write_json
 
@@ -57,6 +58,23 @@ def check_tuned(
                 f"{study}: tune names {name!r}, which changes a network's size, and arms of this study are matched in "
                 "size: leave it out"
             )
+
+
+def check_scored(ablation: Ablation) -> None:
+    """Raises ValueError where trials, or a step of the grid, would choose on the images whose scores are reported."""
+    choosing = "--tune chooses settings" if ablation.tune else ""
+    for name, run in ablation.every.items():
+        if not choosing and run.step and run.step.name in CHOOSING:
+            choosing = f"the step {run.step.name} of {name} chooses what it does"
+    if not choosing:
+        return
+    base = ablation.runs[ablation.baseline]
+    if base.datamodule(**base.data).scored == "val":
+        raise ValueError(
+            f"{ablation.name}: {choosing} by validation images, and of these data, which have no test split, the same "
+            "images give the scores that are reported: they would flatter whatever was chosen. "
+            f"{'Leave --tune out, or make' if ablation.tune else 'Make'} a test split with experiments.split"
+        )
 
 
 def words(values: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.evidence.estimate import Estimate, estimate
 from experiments.evidence.experiment import Experiment
+from experiments.evidence.scored import scored
 from experiments.reports.page import Section
 from experiments.reports.tables import Table
 from experiments.shell.files import slug
@@ -31,6 +32,7 @@ def _lines(experiment: Experiment) -> Iterable[dict[str, Any]]:
     units |= {f"iou/{name}": PERCENT for name in plan["class_names"]}
     for name, variant in plan["variants"].items():
         line: dict[str, Any] = {"experiment": defused(plan["experiment"]), "data": defused(plan["data"])}
+        line |= {} if scored(plan) == "test" else {"scored": scored(plan)}
         line |= {"variant": defused(name), "baseline": int(name == plan["baseline"])}
         line |= {f"level_{factor}": defused(str(level)) for factor, level in variant["levels"].items()}
         line |= {"seeds": len(experiment.cells[name]), "seeds_planned": len(plan["seeds"])}

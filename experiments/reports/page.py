@@ -19,6 +19,7 @@ from PIL import Image
 
 from experiments.evidence.deviations import planned
 from experiments.evidence.experiment import Experiment, Picture, flatten
+from experiments.evidence.scored import as_scored, scored
 from experiments.reports.figures.looks import Look, label_colours, looks
 from experiments.reports.tables import Table
 from lightning_modules.components.scores.table import PERCENT
@@ -116,6 +117,8 @@ def _view(section: Section, pictures: Sequence[Picture], side: int) -> dict[str,
     shrunk = any(max(picture.mask.shape) > side for picture in pictures)
     return {
         "plan": plan,
+        "images": as_scored("test images", plan),
+        "split": scored(plan),
         "answer": section.answer,
         "table": section.tables[0],
         "parts": [part for part in parts if part[2]],

@@ -12,6 +12,7 @@ from rich.text import Text
 from experiments.evidence.deviations import patch_name, planned_seeds, unequal
 from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.evidence.join import join
+from experiments.evidence.scored import WARNING, as_scored, scored
 from experiments.evidence.spread import diverged
 from experiments.evidence.subset import choose, with_margin
 from experiments.reports import formats
@@ -136,7 +137,8 @@ def _folder_names(experiments: Iterable[Experiment]) -> dict[str, str]:
 
 def warnings(experiment: Experiment) -> list[str]:
     """What a reader must know before the first number."""
-    lines = [told] if (told := experiment.plan.get("subset", "")) else []
+    lines = [] if scored(experiment.plan) == "test" else [WARNING]
+    lines += [told] if (told := experiment.plan.get("subset", "")) else []
     if experiment.missing:
         planned = len(experiment.missing) + len(experiment.finished())
         lines.append(
@@ -149,14 +151,27 @@ def warnings(experiment: Experiment) -> list[str]:
         "diverged, and then the mean tells little."
         for variant, seed, below in diverged(experiment.scores("miou"))
     ]
+    lines += _constant(experiment)
     lines += [told] if (told := planned_seeds(experiment.plan)) else []
-    lines += unequal(experiment.plan) + experiment.deviations
+    lines += [as_scored(line, experiment.plan) for line in unequal(experiment.plan) + experiment.deviations]
     if (spread := experiment.spread) and spread.p < SPREAD_P and not experiment.family.separate:
         lines.append(
             f"Seeds lie further apart in some variants than in others (p {p_value(spread.p)}): stars and intervals, "
             'which share one spread, may err in more than 5 % of such reports. The table "Spread" has each.'
         )
     return lines
+
+
+def _constant(experiment: Experiment) -> list[str]:
+    """Which variants have cells that learnt nothing but the most frequent class, say."""
+    found = {name: sum(bool(c.constant) for c in cells.values()) for name, cells in experiment.cells.items()}
+    listed = [f"{name} ({count} of {len(experiment.cells[name])})" for name, count in found.items() if count]
+    if not listed:
+        return []
+    count, of = sum(found.values()), len(experiment.finished())
+    said, whose = ("predicts", "its") if count == 1 else ("predict", "their")
+    sentence = f"{count} of {of} cells {said} one class everywhere: {whose} scores say nothing about the design."
+    return [f"{sentence} {', '.join(listed)}. Train longer, raise the rate or weight the classes."]
 
 
 def _print(report: Report, page: Path) -> None:

@@ -16,6 +16,7 @@ from datamodules.base import SegmentationDataModule, SegmentationDataset
 from experiments.runs.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
 from experiments.runs.checkpoints import Signals
 from experiments.runs.run import Run, changes
+from experiments.runs.scored import what_was_scored
 from experiments.shell.catalogue import load
 from experiments.shell.environment import write_environment
 from experiments.shell.files import locked, read_json, write_atomic, write_json
@@ -75,6 +76,7 @@ def carry_out(run: Run, out: Path, *, command: str | None = None) -> dict[str, A
         result = {
             "hash": run.hash,
             "status": "done",
+            **what_was_scored(datamodule, confusion),
             "test": {key: float(value) for key, value in scores(confusion).items() if value.ndim == 0},
             "found": found,
             "seconds": parent["seconds"] + time.monotonic() - started,

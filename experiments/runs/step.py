@@ -16,6 +16,7 @@ STEPS = {
     "average": ("experiments.runs.averaging", "average_of"),
     "crf": ("experiments.crfs.behind", "crf_behind"),
 }
+CHOOSING = ("crf",)  # those that choose something on validation images, which must not be those that are scored
 
 
 @dataclass(frozen=True)

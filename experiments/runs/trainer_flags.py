@@ -1,5 +1,9 @@
 """The arguments of Lightning's Trainer that are flags, and which of them decide on the numbers of a run."""
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 import jsonargparse
 from lightning.pytorch import Trainer
 
@@ -40,6 +44,14 @@ NAMED = {
 }
 
 Name = jsonargparse.typing.restricted_string_type("Name", r"^[\w-]+$")  # never one to import
+
+
+DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Trainer).parameters.items()}
+
+
+def unlike_default(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the trainer that are not its defaults: a run does not name the others."""
+    return {name: value for name, value in arguments.items() if value != DEFAULTS[name]}
 
 
 def add_trainer(parser: ClassParser, *, where: bool) -> None:

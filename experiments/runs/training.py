@@ -33,6 +33,7 @@ from experiments.runs.checkpoints import (
 )
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
+from experiments.runs.scored import scored_entry, what_was_scored
 from experiments.shell.ending import Interrupted, WorkerError, first_process
 from experiments.shell.environment import slow_precision, write_environment
 from experiments.shell.files import locked, read_json, write_json
@@ -91,6 +92,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains `run` into the folder `out` on the hardware `where` and scores the test split with the last weights.
 
+    Of data without one it scores the validation images, see `SegmentationDataModule.scored`, and the result says so.
+
     Returns what result.json holds. The last epoch is reported, not the best: choosing by validation mIoU and reporting
     it flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced. A checkpoint
     is written after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise
@@ -133,6 +136,7 @@ def train(
                     sys.stderr.write(f"{slow}\n")
                 write_json(out / "run.json", run.record())
                 made = write_environment(out, command, device=device_name(trainer))
+            made = {name: made[name] for name in ("commit", "device") if name in made} | scored_entry(datamodule)
             with _tracked(tracked, made) if trainer.is_global_zero else nullcontext():
                 signals.waiting = True
                 with _of_workers(datamodule, signals):
@@ -145,6 +149,7 @@ def train(
                 result = {
                     "hash": run.hash,
                     "status": "done",
+                    **(what_was_scored(datamodule, module.last_confusion["test"]) if test else {}),
                     "val": {name.removeprefix("val/"): value for name, value in validated.items()},
                     "test": {n.removeprefix("test/"): value for n, value in measured.items() if n.startswith("test/")},
                     "seconds": seconds + time.monotonic() - fitted,
@@ -160,7 +165,7 @@ def train(
 @contextmanager
 def _tracked(tracked: Tracking, made: Mapping[str, Any]) -> Iterator[None]:
     """Logs what is trained in this context; its result is stored before a logger is given time to take the rest."""
-    tracked.start({name: made[name] for name in ("commit", "device")})
+    tracked.start(made)
     exit_code = 1
     try:
         yield

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from datamodules.base import SegmentationDataset
+from datamodules.shapes import ShapesDataModule
+
 
 def test_a_process_with_workers_ends_after_an_error_that_holds_its_loader(tmp_path: Path) -> None:
     """Workers ignore SIGTERM, by which Python asks them to end before it waits for them."""
@@ -30,3 +33,17 @@ def test_a_process_with_workers_ends_after_an_error_that_holds_its_loader(tmp_pa
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 1
     assert said.rstrip().endswith("RuntimeError: as in a training")
+
+
+def test_data_without_a_test_split_give_the_validation_images_for_it() -> None:
+    class WithoutTest(ShapesDataModule):
+        scored = "val"
+
+        def load(self, split: str) -> SegmentationDataset:
+            assert split != "test"
+            return super().load(split)
+
+    data = WithoutTest(length=3)
+    assert data.dataset("test") is data.dataset("val")
+    assert [batch["index"].item() for batch in data.test_dataloader()] == [0, 1, 2]
+    assert ShapesDataModule(length=3).dataset("test").names[0] == "test0000"

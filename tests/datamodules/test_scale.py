@@ -33,7 +33,7 @@ class PlainDataModule(SegmentationDataModule):
     ) -> None:
         super().__init__(**loading)
         self.made = (count, size, rare)
-        self.class_names = ["left", "right", "rare"]
+        self.class_names = ["wide", "narrow", "rare"]
         self.palette = [(0, 0, 0), (9, 9, 9), (99, 99, 99)]
         self.verified = False
 
@@ -99,3 +99,23 @@ def test_it_takes_a_folder_and_data_that_have_no_scale(camvid_root: Path) -> Non
     FolderDataModule(str(camvid_root), **scale.data)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         scale_by_rule(FolderDataModule, {"root": str(camvid_root / "none")})
+
+
+@pytest.mark.parametrize(
+    ("names", "sides"),
+    [
+        (["ground", "left_lung", "right_lung"], True),
+        (["Left lung", "lung, right", "rest"], True),
+        (["left", "leftover", "brightness"], False),
+    ],
+)
+def test_images_are_not_mirrored_where_left_and_right_are_classes(names: list[str], sides: bool) -> None:
+    class Sided(PlainDataModule):
+        def __init__(self, **loading: object) -> None:
+            super().__init__(**loading)
+            self.class_names = names
+
+    scale = scale_by_rule(Sided, {})
+    assert scale.data.get("flip", True) is not sides
+    assert ("not mirrored, as left and right are classes" in scale.reason) is sides
+    assert "flip" not in scale_by_rule(Sided, {"flip": True}).data

@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments.check import main
 from experiments.show import parse
-from experiments.train import parse_run
+from experiments.train import complete, parse_run
 
 
 @pytest.fixture
@@ -106,7 +106,11 @@ def test_what_to_type_next_can_be_typed(root: Path, capsys: pytest.CaptureFixtur
     assert args.out == Path("outputs/train/my data") and "2 looked at" not in train["why"] and "rule" in train["why"]
     _, shown = parse(shlex.split(show["type"].partition("experiments.show ")[2]))
     assert shown.data["root"] == str(root)
-    assert run.data["root"] == str(root) and run.hparams["norm"] == "batch" and run.trainer["max_epochs"] > 1
+    assert run.data["root"] == str(root)
+    assert "--data.crop" not in train["type"] and "--model.norm" not in train["type"]  # defaults for such data
+    chosen = complete(run, args)
+    assert chosen and chosen.run.hparams["norm"] == "batch" and chosen.run.trainer["max_epochs"] > 1
+    assert {name: chosen.run.data[name] for name in shown.data if name in chosen.run.data} == shown.data
 
 
 def test_the_page_shows_images_under_their_labels_and_escapes_names(

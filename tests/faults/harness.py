@@ -68,7 +68,8 @@ def write_pictures(root: Path, size: int = 32) -> list[str]:
         for i, name in enumerate(names):
             Image.effect_noise((size, size), 10 + 5 * i).convert("RGB").save(root / "images" / f"{name}.png")
             Image.new("L", (size, size), i % 2).save(root / "masks" / f"{name}.png")
-    return ["--data", "folder", "--data.root", str(root), "--data.crop", "16", "--data.batch_size", "2"]
+    flags = ["--data", "folder", "--data.root", str(root), "--data.crop", "16", "--data.batch_size", "2"]
+    return [*flags, "--settings", "paper"]  # validated after every epoch, however many there are
 
 
 @dataclass

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.evidence.experiment import Experiment
+from experiments.evidence.scored import as_scored
 from experiments.reports.figures import cost, curves, errors, pictures, scores
 from experiments.reports.figures.looks import (
     COLOURS,
@@ -76,5 +77,5 @@ def write_figures(experiment: Experiment, folder: Path) -> dict[str, tuple[bytes
             png = save_figure(figure, paths[0], {"Software": None})
             with plain_fonts():
                 save_figure(figure, paths[1], {"CreationDate": None})
-        written[name] = (png, caption)
+        written[name] = (png, as_scored(caption, experiment.plan))
     return written

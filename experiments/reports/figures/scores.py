@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.family import Family, judge
+from experiments.evidence.scored import as_scored
 from experiments.reports.figures.looks import (
     COLUMN,
     FALL_AND_RISE,
@@ -155,7 +156,8 @@ def classes(experiment: Experiment) -> Drawn:
             if not math.isnan(drawn[row, column]) and (one.own_low > 0 or one.own_high < 0):
                 box = Rectangle((column - 0.46, row - 0.42), 0.92, 0.84, fill=False, edgecolor="black", linewidth=1.3)
                 axis.add_patch(box)
-    labels = [short(names[k], 30) + (f" ({share[k]:.1f} %)" if true[k] else " (in no test image)") for k in shown]
+    absent = as_scored(" (in no test image)", plan)
+    labels = [short(names[k], 30) + (f" ({share[k]:.1f} %)" if true[k] else absent) for k in shown]
     axis.set_yticks(range(len(drawn)), [*labels, "mIoU"])
     room = WIDTH - 0.075 * max(map(len, labels))
     _head_columns(axis, [full_labels(plan)[name] for name in compared], room / columns)

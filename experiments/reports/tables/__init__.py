@@ -1,6 +1,11 @@
 """The tables of a report, as text, and the notes that say what each number is."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from experiments.evidence.experiment import Experiment
+from experiments.evidence.scored import as_scored
 from experiments.reports.tables.errors import confusion_table, error_table
 from experiments.reports.tables.evidence import (
     answer_table,
@@ -34,4 +39,14 @@ TABLES = (
 
 def make_tables(experiment: Experiment) -> list[Table]:
     """The tables of every form of the report, in their order; those without rows are not shown."""
-    return [make(experiment) for make in TABLES]
+    return [_as_scored(make(experiment), experiment.plan) for make in TABLES]
+
+
+def _as_scored(table: Table, plan: Mapping[str, Any]) -> Table:
+    return replace(
+        table,
+        title=as_scored(table.title, plan),
+        short=as_scored(table.short, plan),
+        caption=as_scored(table.caption, plan),
+        notes=[as_scored(note, plan) for note in table.notes],
+    )

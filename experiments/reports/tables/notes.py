@@ -3,6 +3,7 @@
 from experiments.evidence.deviations import processor_of
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.power import about, seeds_for
+from experiments.evidence.scored import as_scored, without_test
 from experiments.reports.tables.evidence import reasons
 from lightning_modules.components.scores.table import PERCENT, SCORES
 
@@ -25,8 +26,8 @@ def make_notes(experiment: Experiment) -> list[str]:
     seeds = ", ".join(str(seed) for seed in plan["seeds"])
     scores = (
         "Scores are in percent (x 100; checkerboard energy in millionths, ppm), on "
-        f"{images} images of the test split of {plan['data']}, with the weights of the last epoch, not of the best "
-        f"one; mean ± sample standard deviation over seeds ({seeds})."
+        f"{images} images of the test split of {plan['data']}{without_test(plan)}, with the weights of the last "
+        f"epoch, not of the best one; mean ± sample standard deviation over seeds ({seeds})."
     )
     difference = (
         f"Difference: variant minus baseline ({plan['baseline']}), in percentage points. What a seed does to all "
@@ -45,7 +46,7 @@ def make_notes(experiment: Experiment) -> list[str]:
     notes += [SCORES["miou"].meaning, *_absent_classes(experiment)]
     notes += [SCORES["boundary_f1"].meaning, SCORES["checkerboard"].meaning, cost]
     notes += [again, *plan.get("notes", [])]
-    return notes + [plan[key] for key in ("scale_note", "data_note") if plan[key]]
+    return [as_scored(note, plan) for note in notes] + [plan[key] for key in ("scale_note", "data_note") if plan[key]]
 
 
 def _judged(experiment: Experiment) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from experiments.evidence.experiment import Experiment, OneFactorStep, one_factor_steps
 from experiments.evidence.family import Row, judge_scores
+from experiments.evidence.scored import without_test
 from experiments.reports.tables.text import (
     Table,
     interval,
@@ -46,9 +47,9 @@ def score_table(experiment: Experiment) -> Table:
     title = f"All test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
     caption = (
         f"Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test split of "
-        f"{plan['data']}; mIoU from the confusion matrices summed over images, a class absent from truth and "
-        "prediction left out. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of the "
-        "spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
+        f"{plan['data']}{without_test(plan)}; mIoU from the confusion matrices summed over images, a class absent from "
+        "truth and prediction left out. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of "
+        "the spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
     )
     return Table("scores", title, columns, rows, best=best, notes=notes, short="All scores", caption=caption)
 

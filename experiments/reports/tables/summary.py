@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from experiments.evidence.experiment import Experiment
+from experiments.evidence.scored import WARNING, scored
 from experiments.reports.tables.evidence import star_note
 from experiments.reports.tables.text import Table, mean_std, millions, number, seeds_done, starred
 from lightning_modules.components.scores.table import PERCENT
@@ -25,6 +26,7 @@ def make_summary(experiments: Sequence[Experiment]) -> Table:
     sign = "Sign: of the difference on each, with its star (? where it is not known)."
     notes = [rule, *([sign] if alike else [])]
     notes += [f"{experiment.plan['experiment']}: {star_note(experiment)}" for experiment in experiments]
+    notes += [f"{one.plan['experiment']}: {WARNING}" for one in experiments if scored(one.plan) != "test"]
     title = (
         f"{'The same variants' if alike else 'The variants'} of {len(experiments)} experiments: mIoU, mean ± standard "
     )

@@ -176,7 +176,7 @@ function drawConfusion(place, data, variant, paint) {
   });
   const text = variant.confusion.map((row, truth) => row.map((pixels, predicted) =>
     `true: ${short(data.classes[truth], 60)}<br>predicted: ${short(data.classes[predicted], 60)}<br>` +
-    (shares[truth][predicted] === null ? "the class is in no test image"
+    (shares[truth][predicted] === null ? "the class is in none of the images"
       : `${digits(shares[truth][predicted], 2)} % of its pixels<br>${pixels.toLocaleString("en")} pixels, ` +
         `seeds ${variant.seeds.join(", ")}, ${variant.images} predicted images in all`)));
   const room = place.parentNode.clientWidth, written = count <= 14;

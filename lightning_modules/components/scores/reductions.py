@@ -39,6 +39,13 @@ def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def constant_class(confusion: np.ndarray) -> int | None:
+    """The one class that every labelled pixel got, of a confusion matrix (C, C) with at least two true classes; None
+    where several were predicted, or the truth has but one."""
+    predicted = np.flatnonzero(confusion.sum(0))
+    return int(predicted[0]) if len(predicted) == 1 and np.count_nonzero(confusion.sum(1)) > 1 else None
+
+
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
 
