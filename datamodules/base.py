@@ -187,6 +187,7 @@ class SegmentationDataModule(LightningDataModule):
     ignore_index: int = JointTransform.ignore_index
     loading: Loading = Loading()
     hidden: ClassVar[tuple[str, ...]] = ()  # arguments of `Loading` that the data set does not take
+    located: ClassVar[tuple[str, ...]] = ("root",)  # arguments that say what is read, which `identify` counts instead
     note: ClassVar[str] = ""  # what its numbers can and cannot show, for reports
     cpu_scale: ClassVar[Scale | None] = None  # of studies on two CPU cores; None where a rule finds it
     full_size: ClassVar[Scale | None] = None  # of studies on a GPU

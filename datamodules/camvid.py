@@ -68,7 +68,7 @@ def stretches(names: Sequence[str]) -> list[str]:
 class CamVidDataModule(FolderDataModule):
     """CamVid in the layout of `FolderDataModule`, with unlabelled pixels 255 in the masks."""
 
-    classes = CLASSES
+    published = CLASSES
     loading = Loading(crop=(240, 320))
     note = (
         "Road scenes of the usual 367/101/233 split; validation frames are video neighbours of training frames. The "

@@ -24,6 +24,7 @@ JUNK = {"Thumbs.db", "desktop.ini"}
 GROUPS = "groups.csv"
 MAX_GROUP = 255  # letters of a group's name
 MAX_PIXELS = 64_000_000  # more is rather a bomb: 20 KB of PNG can unpack to a gigabyte
+LARGE = "cut it up, or raise max_pixels (--data.max_pixels) if it is what it should be"
 
 
 @contextmanager
@@ -167,17 +168,17 @@ def files_by_name(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """(H, W, 3) uint8, turned upright: a camera held on its side says so in the EXIF orientation."""
-    return np.asarray(ImageOps.exif_transpose(decode(path, read_bytes(path))).convert("RGB"))
+    return np.asarray(ImageOps.exif_transpose(decode(path, read_bytes(path), max_pixels)).convert("RGB"))
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """(H, W) uint8, the indices as they are: converting a palette mask to grey would turn them into other labels.
 
     Turned as its metadata say, as its image is.
     """
-    return np.asarray(ImageOps.exif_transpose(decode(path, read_bytes(path))), dtype=np.uint8)
+    return np.asarray(ImageOps.exif_transpose(decode(path, read_bytes(path), max_pixels)), dtype=np.uint8)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -200,15 +201,15 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def decode(path: Path, data: bytes) -> Image.Image:
+def decode(path: Path, data: bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """The image in the file `path` with the content `data`; its size is read from the header before it is decoded."""
     name = short(path)
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own cap, which would refuse what was allowed
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=formats)
     except Image.DecompressionBombError:
-        raise coded(
-            "E_TOO_MANY_PIXELS", f"{name} has more than {MAX_PIXELS // 10**6} million pixels; cut it up"
-        ) from None
+        raise coded("E_TOO_MANY_PIXELS", f"{name} has more than {max_pixels / 1e6:g} million pixels; {LARGE}") from None
     except Exception as error:  # broken files raise six kinds of exception in Pillow
         if known := named(data, path.name):
             raise coded(
@@ -222,10 +223,10 @@ def decode(path: Path, data: bytes) -> Image.Image:
             "E_DECODE",
             f"{name} is damaged or not an image ({', '.join(FORMATS)}){begins}; replace it or move it out",
         ) from error
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > max_pixels:
         raise coded(
             "E_TOO_MANY_PIXELS",
-            f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million; cut it up",
+            f"{name} has {image.width} x {image.height} pixels, more than {max_pixels / 1e6:g} million; {LARGE}",
         )
     try:
         image.load()

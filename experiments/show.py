@@ -11,12 +11,14 @@ images are trained on, in an order that the seed decides, too. Validation and te
 import argparse
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ from datamodules.checks.problems import shown
 from datamodules.files import SPLITS
 from experiments.reports.figures.looks import drawing, label_colours, lay_out, save_figure
 from experiments.runs.callbacks import to_rgb
+from experiments.runs.chosen import scale_of, word
 from experiments.shell.catalogue import DATAMODULES, listed, lookup
 from experiments.shell.class_flags import Choice, ClassParser, settings_of
 from experiments.shell.command import command
@@ -40,6 +43,16 @@ COLUMNS = 6  # of the legend
 def main(argv: Sequence[str] | None = None) -> None:
     with command() as console:
         datamodule, args = parse(sys.argv[1:] if argv is None else argv)
+        if datamodule.cpu_scale is None:  # crop, zoom and scale are those that a training would have
+            stated = {name: value for name, value in args.data.items() if name in args.given}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the data: verifying them again says it
+                scale = scale_of(datamodule, stated, full_size=torch.cuda.is_available())
+            args.data |= scale.data
+            flags = " ".join(f"--data.{name} {word(value)}" for name, value in scale.data.items())
+            console.print(
+                f"As a training has them, unless a flag says otherwise: {flags}", markup=False, soft_wrap=True
+            )
         data: SegmentationDataModule = datamodule(**args.data)
         data.verify()
         with drawing():
@@ -74,7 +87,9 @@ def parse(argv: Sequence[str]) -> tuple[type[SegmentationDataModule], argparse.N
     if args.out.suffix not in (".png", ".pdf"):
         refuse(f"--out must be a .png or .pdf file, got {shown(str(args.out))}")
     given = {name: args[name] for name in ("out", "split", "images", "epochs", "seed")}
-    return datamodule, argparse.Namespace(data=args.data.as_dict(), **given)
+    typed = parser.parse_args(rest, defaults=False).get("data")
+    of_data = {*typed.as_dict()} if typed else set()
+    return datamodule, argparse.Namespace(data=args.data.as_dict(), given=of_data, **given)
 
 
 def draw(data: SegmentationDataModule, split: str, images: int, epochs: int, seed: int) -> Figure:
@@ -103,7 +118,9 @@ def draw(data: SegmentationDataModule, split: str, images: int, epochs: int, see
         row[0].set_ylabel(shown(dataset.names[place])[:30], fontsize=8)
     for axis, head in zip(axes[0], heads, strict=True):
         axis.set_title(head, fontsize=9)
-    patches = [Patch(color=tuple(colour / 255), label=name) for name, colour in named]
+    patches = [  # with an edge, or white would not be seen
+        Patch(facecolor=tuple(colour / 255), edgecolor="0.5", linewidth=0.5, label=name) for name, colour in named
+    ]
     columns = min(COLUMNS, len(patches))
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return figure

@@ -1,4 +1,4 @@
-"""Divides a folder of images and masks into training, validation and test images, and writes the lists.
+"""Divides the images of a data set into training, validation and test images, and writes the lists.
 
     python -m experiments.split DIR                              # 70, 15 and 15 %, into DIR/splits
     python -m experiments.split DIR --fractions 0.8 0.1 0.1 --seed 1
@@ -26,23 +26,23 @@ from rich.text import Text
 
 from datamodules.checks.pairs import Check
 from datamodules.checks.problems import shown, told
-from datamodules.files import FOLDER, GROUPS, SPLITS, has_groups, read_classes, read_groups
+from datamodules.files import FOLDER, GROUPS, SPLITS
+from datamodules.layouts.source import Source
 from datamodules.splitting import SERIES, Classes, divide, folds, groups_by, joined, series
-from datamodules.verify import examine
+from datamodules.verify import check_parts, examine
 from experiments.evidence.sums import MIN_GROUPS
 from experiments.shell.command import command
 from experiments.shell.environment import command_line
 from experiments.shell.files import write_atomic, write_json
 from experiments.shell.flags import Parser, natural, positive
 
-IGNORED = 255
 MADE = "split.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with command() as console:
         parser = Parser(description=__doc__)
-        parser.add_argument("root", type=Path, metavar="DIR", help="folder with images/, masks/ and classes.txt")
+        parser.add_argument("root", type=Path, metavar="DIR", help="folder of the data, or its dataset.yaml elsewhere")
         parser.add_argument(
             "--fractions",
             type=float,
@@ -55,29 +55,34 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument("--group-by", metavar="REGEX", help="what tells the group of an image in its name")
         parser.add_argument("--into", default=FOLDER, metavar="NAME", help="new folder within DIR (default: splits)")
         args = parser.parse_args(argv)
-        _check(args)
-        checks, class_names = _read(args.root, args.into)
-        names = list(checks)
+        source = Source(args.root, splits=args.into)
+        _check(args, source)
+        checks = _read(source)
+        names, class_names = list(checks), source.classes.names
         holds = {name: np.isin(np.arange(len(class_names)), check.labels) for name, check in checks.items()}
-        groups = _groups(args, checks)
+        groups = _groups(args, source, names)
         args.fractions = None if args.folds else args.fractions or [0.7, 0.15, 0.15]
         pictures = {name: name if check.constant else check.picture for name, check in checks.items()}
         parts = divide(joined(groups, pictures), holds, args.fractions or [1.0] * args.folds, args.seed)
         divisions = folds(parts) if args.folds else [tuple(parts)]
         for number, division in enumerate(divisions):
-            folder = args.root / args.into / (str(number) if args.folds else "")
+            folder = source.folder / args.into / (str(number) if args.folds else "")
             lists = dict(zip(SPLITS, division, strict=True))
             console.print(_table(folder, lists, groups, holds, class_names))
-            _write(folder, lists, groups, args)
-        _warn(args, names, groups, divisions[0][2], console)
-        if args.group_by and not has_groups(args.root):
+            _write(folder, lists, groups, args, source)
+        _warn(args, source, names, groups, divisions[0][2], console)
+        if args.group_by and not source.has_groups:
             lines = "".join(f"{_quoted(name)},{_quoted(groups[name])}\n" for name in names)
-            write_atomic(args.root / GROUPS, f"image,group\n{lines}")
-            said = f"{shown(str(args.root / GROUPS))} has the groups, which intervals for other images count"
+            write_atomic(source.root / GROUPS, f"image,group\n{lines}")
+            said = f"{shown(str(source.root / GROUPS))} has the groups, which intervals for other images count"
             console.print(said, markup=False, soft_wrap=True)
+        if (stated := Source(args.root).layout.splits) != args.into:
+            into = f"{args.into}/0" if args.folds else args.into
+            other = "" if stated == FOLDER else f", or write splits: {into} into dataset.yaml, which has other ones"
+            console.print(f"Train with: --data.splits {into}{other}", markup=False, soft_wrap=True)
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, source: Source) -> None:
     """Raises ValueError for flags that do not go together, and where something would be replaced."""
     if args.folds and args.fractions:
         raise ValueError("--folds makes parts of equal size: leave out --fractions")
@@ -85,55 +90,55 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--folds must be at least 3, one each to test, to validate and to train, got {args.folds}")
     if not re.fullmatch(r"\w[\w-]*", args.into) or args.into in ("images", "masks"):
         raise ValueError(f"--into must be the name of a new folder, in letters, got {args.into!r}")
-    if args.group_by and has_groups(args.root):
+    if args.group_by and source.has_groups:
         raise ValueError(
-            f"{shown(str(args.root / GROUPS))} has groups already: leave out --group-by, or move the file away"
+            f"{shown(str(source.root / GROUPS))} has groups already, or group_by of dataset.yaml: leave out "
+            "--group-by, or move them away"
         )
-    target = args.root / args.into
+    target = source.folder / args.into
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(
             f"{shown(str(target))} is there already, and nothing is replaced: remove it, or choose another with --into"
         )
 
 
-def _read(root: Path, into: str) -> tuple[dict[str, Check], list[str]]:
-    """What is known of each image and its mask, by name, and the classes' names. ValueError for bad files."""
-    for part in ("images", "masks"):
-        if not (root / part).is_dir():
-            raise FileNotFoundError(f"{shown(str(root))} has no {part}/: expected a folder with images/ and masks/")
-    class_names = read_classes(root / "classes.txt", IGNORED)
-    examined = examine(root, class_names, IGNORED, into)
-    if problems := [problem for problem in examined.problems if problem.code != "E_NO_SPLITS"]:
-        raise ValueError(told(root, problems))
-    return examined.checks, class_names
+def _read(source: Source) -> dict[str, Check]:
+    """What is known of each image and its mask, by name. ValueError for bad files."""
+    check_parts(source, lists=False)
+    examined = examine(source, lists=False)
+    if examined.problems:
+        raise ValueError(told(source.root, examined.problems))
+    return examined.checks
 
 
-def _groups(args: argparse.Namespace, checks: Mapping[str, Check]) -> dict[str, str]:
+def _groups(args: argparse.Namespace, source: Source, names: Sequence[str]) -> dict[str, str]:
     """The group of each image; its own name where nothing tells."""
-    names = list(checks)
     if args.group_by is not None:
         return groups_by(args.group_by, names)
-    if not has_groups(args.root):
-        return {name: name for name in names}
-    groups, problems = read_groups(args.root, names, set(names))
+    groups, problems = source.groups(names)
     if problems:
-        raise ValueError(f"in {shown(str(args.root))}: {problems[0].said.replace('the test split', 'all images')}")
-    return {name: groups[name] for name in names}
+        raise ValueError(f"in {shown(str(source.root))}: {problems[0].said.replace('the test split', 'all images')}")
+    return {name: groups.get(name, name) for name in names}
 
 
 def _warn(
-    args: argparse.Namespace, names: Sequence[str], groups: Mapping[str, str], test: Sequence[str], console: Console
+    args: argparse.Namespace,
+    source: Source,
+    names: Sequence[str],
+    groups: Mapping[str, str],
+    test: Sequence[str],
+    console: Console,
 ) -> None:
     """What the lists cannot do."""
     count = len({groups[name] for name in test})
-    if (args.group_by or has_groups(args.root)) and count < MIN_GROUPS:
+    if (args.group_by or source.has_groups) and count < MIN_GROUPS:
         console.print(
             f"The test images are of {count} group{'s' * (count != 1)}: a report speaks of other images from "
             f"{MIN_GROUPS} on",
             markup=False,
             soft_wrap=True,
         )
-    elif not args.group_by and not has_groups(args.root) and (found := series(names)):
+    elif not args.group_by and not source.has_groups and (found := series(names)):
         console.print(
             f"The names look like {found} series, such as videos, scans or patients, whose images are in several "
             f"splits now, so that scores flatter. Each in one: add --group-by {quote(SERIES)} --into grouped, and "
@@ -162,7 +167,11 @@ def _table(
 
 
 def _write(
-    folder: Path, lists: Mapping[str, Sequence[str]], groups: Mapping[str, str], args: argparse.Namespace
+    folder: Path,
+    lists: Mapping[str, Sequence[str]],
+    groups: Mapping[str, str],
+    args: argparse.Namespace,
+    source: Source,
 ) -> None:
     """The lists, and how they were made."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +182,7 @@ def _write(
         "seed": args.seed,
         "fractions": args.fractions,
         "folds": args.folds,
-        "group_by": args.group_by or (GROUPS if has_groups(args.root) else None),
+        "group_by": args.group_by or source.layout.group_by or (GROUPS if source.has_groups else None),
         "images": {split: len(names) for split, names in lists.items()},
         "groups": {split: len({groups[name] for name in names}) for split, names in lists.items()},
         "sha256": {s: sha256("".join(f"{n}\n" for n in names).encode()).hexdigest() for s, names in lists.items()},

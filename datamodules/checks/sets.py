@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
@@ -17,42 +17,42 @@ from datamodules.files import IMAGE_ENDINGS, MANIFEST, read_lines, short
 Files = Mapping[str, Sequence[Path]]
 Splits = Mapping[str, Sequence[str]]
 Checks = Mapping[str, Check]
+Called = Callable[[str], str]  # what a message calls the list of a split
 
 ALIKE = 0.995  # correlation of two thumbnails from which on two pictures are called nearly the same
 UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # categories of characters that end a line, steer a terminal or are no text
 MOST_PAIRS = 1000  # that look alike: of a camera that does not move each looks like each
+NARROW = 1 / 8  # of the values between black and white
 FLAT = 4.0  # grey levels: a thumbnail that varies less shows nothing to tell pictures apart by
 
 
-def split_problems(splits: Splits, images: Files | None, folder: str) -> Iterator[Problem]:
-    """Empty splits, names that stand twice, and those of no image."""
+def split_problems(splits: Splits, images: Files | None, called: Called, where: str) -> Iterator[Problem]:
+    """Empty splits, names that stand twice, and those of no image; `where` is what images are called to lie in."""
     for split in splits:
         if not splits[split]:
-            yield Problem("E_SPLIT_EMPTY", f"{folder}/{split}.txt names no image; add names, one a line")
+            yield Problem("E_SPLIT_EMPTY", f"{called(split)} names no image; add names, one a line")
     home: dict[str, str] = {}
     folded = {name.casefold(): name for name in images or ()}
     for split, names in splits.items():
         for name, times in Counter(names).items():
             told = shown(name)
             if times > 1:
-                yield Problem("E_SPLIT_TWICE", f"{folder}/{split}.txt names {told} {times} times; leave one")
+                yield Problem("E_SPLIT_TWICE", f"{called(split)} names {told} {times} times; leave one")
             if home.setdefault(name, split) != split:
                 yield Problem(
                     "E_SPLIT_LEAK",
-                    f"{told} is in {folder}/{home[name]}.txt and in {folder}/{split}.txt, so that it leaks from one to "
-                    "the other; remove it from one",
+                    f"{told} is in {called(home[name])} and in {called(split)}, so that it leaks from one to the "
+                    "other; remove it from one",
                 )
             if images is not None and name not in images:
                 meant = _meant(name, images, folded)
                 hint = (
-                    f"did you mean {shown(meant)}? A line is the name of a file in images/, as it is written there, "
+                    f"did you mean {shown(meant)}? A line is the name of a file in {where}, as it is written there, "
                     "without folder and extension"
                     if meant
                     else "correct or remove the line"
                 )
-                yield Problem(
-                    "E_SPLIT_UNKNOWN", f"{folder}/{split}.txt names {told}, and images/ has no such file; {hint}"
-                )
+                yield Problem("E_SPLIT_UNKNOWN", f"{called(split)} names {told}, and {where} has no such file; {hint}")
 
 
 def _meant(line: str, images: Files, folded: Mapping[str, str]) -> str | None:
@@ -73,8 +73,8 @@ def pairing_problems(images: Files, masks: Files) -> Iterator[Problem]:
     if (suffix := _suffix(images, masks)) is not None:
         yield Problem(
             "E_MISSING_MASK",
-            f"masks/: the names end in {shown(suffix)!r} behind those of their images; rename "
-            f"masks/NAME{shown(suffix)}.png to masks/NAME.png",
+            f"masks/: the names end in {shown(suffix)!r} behind those of their images; state "
+            f"masks: 'masks/{{name}}{shown(suffix)}.png' in a dataset.yaml (--data.masks), or rename them",
         )
         return
     for folder, files, others, other in (("images", images, masks, "mask"), ("masks", masks, images, "image")):
@@ -108,6 +108,89 @@ def pairing_problems(images: Files, masks: Files) -> Iterator[Problem]:
                     f"{short(paths[0])} has a control character, or a blank at an end, in its name, which no list can "
                     "hold; rename it",
                 )
+
+
+def pattern_problems(
+    images: Files,
+    masks: Files,
+    splits: Splits,
+    patterns: tuple[str, str],
+    *,
+    several: bool,
+    clashes: Sequence[tuple[str, str]],
+) -> Iterator[Problem]:
+    """The same where files are found by patterns: others may lie beside them, and images without a mask, too.
+
+    `clashes` are images that the patterns give one mask, `several` says that an image has more than one.
+    """
+    for one, other in clashes:
+        yield Problem(
+            "E_DUP_STEM",
+            f"{short(images[one][0])} and {short(images[other][0])} would have one mask by {patterns[1]}; write into "
+            "both patterns what tells them apart, such as ** or {split}",
+        )
+    if not {*images} & {*masks}:
+        of_both = " and ".join(
+            f"{pattern} finds {len(files)} {what}{f' such as {some(files, 2)}' if files else ''}"
+            for pattern, files, what in zip(patterns, (images, masks), ("images", "masks"), strict=True)
+        )
+        yield Problem("E_EMPTY_DATASET", f"no image has a mask: {of_both}; correct the patterns")
+        return
+    for files, single in ((images, True), (masks, not several)):
+        for name, paths in files.items():
+            if single and len(paths) > 1:
+                alike = " and ".join(short(path) for path in paths[:3])
+                yield Problem(
+                    "E_DUP_STEM", f"{alike} are one name, {shown(name)}; give each its own, or narrow the pattern"
+                )
+    for name in dict.fromkeys(name for names in splits.values() for name in names):
+        if name in images and name not in masks:
+            yield Problem(
+                "E_MISSING_MASK",
+                f"{short(images[name][0])} has no mask by {patterns[1]}; add it, or take it out of its split",
+            )
+    for name, paths in images.items():
+        if name != name.strip() or any(unicodedata.category(c) in UNSEEN for c in name):
+            yield Problem(
+                "E_CONTROL_CHAR_IN_NAME",
+                f"{short(paths[0])} has a control character, or a blank at an end, in its name, which no list can "
+                "hold; rename it",
+            )
+
+
+def band_problems(checks: Checks, images: Files) -> Iterator[Problem]:
+    """Images of other channels than the first one."""
+    known = [name for name, check in checks.items() if check.size != (0, 0)]
+    for name in known:
+        if checks[name].bands != checks[known[0]].bands:
+            yield Problem(
+                "E_BANDS",
+                f"{short(images[name][0])} has {checks[name].bands} bands and {short(images[known[0]][0])} "
+                f"{checks[known[0]].bands}; all images need as many, or choose channels: rgb or grey",
+            )
+
+
+def depth_problems(checks: Checks, images: Files) -> Iterator[Problem]:
+    """Images of 8 bits beside others of 16, of which one range of values means two things."""
+    known = [name for name, check in checks.items() if check.size != (0, 0)]
+    for name in known:
+        if checks[name].bits != checks[known[0]].bits:
+            yield Problem(
+                "E_RANGE",
+                f"{short(images[name][0])} has {checks[name].bits} bits and {short(images[known[0]][0])} "
+                f"{checks[known[0]].bits}, and value_range is one for all; save all with as many",
+            )
+
+
+def narrow_range(checks: Checks) -> Iterator[Problem]:
+    """Images whose values fill but a small part of their range, as 12-bit numbers do in that of 16 bits."""
+    ends = [check.ends for check in checks.values() if check.size != (0, 0) and not check.constant]
+    if ends and (width := max(high for _, high in ends) - min(low for low, _ in ends)) < NARROW:
+        yield Problem(
+            "W_NARROW_RANGE",
+            f"all images lie in {100 * width:.2g} % of the values between black and white; narrow value_range to what "
+            "they hold",
+        )
 
 
 def _suffix(images: Files, masks: Files) -> str | None:
@@ -159,13 +242,16 @@ def label_problems(checks: Checks, num_classes: int, ignore_index: int) -> Itera
         )
 
 
-def label_warnings(checks: Checks, splits: Splits, class_names: Sequence[str], ignore_index: int) -> Iterator[Problem]:
-    """Masks of 0 and 255 that may well be right, and classes that are never trained."""
+def label_warnings(
+    checks: Checks, splits: Splits, class_names: Sequence[str], ignore_index: int, *, mixed: bool
+) -> Iterator[Problem]:
+    """Masks of 0 and 255 that may well be right, where they are `mixed` with others, and classes that are never
+    trained."""
     of_masks = {name: {*check.labels} for name, check in checks.items() if check.labels}
-    if mixed := _black_and_white(of_masks, ignore_index):  # in two classes more than one are an error
+    if mixed and (of_two := _black_and_white(of_masks, ignore_index)):  # in two classes more than one are an error
         yield Problem(
             "W_255_AMONG_LABELS",
-            f"masks of 0 and 255 alone, whose 255 is unlabelled: {some(mixed)}; right if nothing there belongs to a "
+            f"masks of 0 and 255 alone, whose 255 is unlabelled: {some(of_two)}; right if nothing there belongs to a "
             "class",
         )
     trained = set().union(*(of_masks.get(name, set()) for name in splits.get("train", ())))
@@ -198,13 +284,13 @@ def palette_problems(checks: Checks, masks: Files) -> Iterator[Problem]:
                 yield Problem(
                     "E_MASK_PALETTES",
                     f"{short(masks[other][0])} shows label {label} in the colour {known} and {short(masks[name][0])} "
-                    f"in {colour}: each file numbers its colours anew, as an image editor does; map colours to labels "
-                    "by one table for all masks (docs/data.md has the lines)",
+                    f"in {colour}: each file numbers its colours anew, as an image editor does; state the classes' "
+                    "colours in a dataset.yaml (docs/data.md), and colours count",
                 )
                 break  # one line a mask
 
 
-def leaks(splits: Splits, checks: Checks, folder: str) -> Iterator[Problem]:
+def leaks(splits: Splits, checks: Checks, called: Called) -> Iterator[Problem]:
     """The same picture under two names in two splits, whatever its file format."""
     seen: dict[str, tuple[str, str]] = {}
     for split, names in splits.items():
@@ -214,8 +300,8 @@ def leaks(splits: Splits, checks: Checks, folder: str) -> Iterator[Problem]:
                 if home != split and twin != name:
                     yield Problem(
                         "E_SPLIT_LEAK",
-                        f"{shown(twin)} in {folder}/{home}.txt and {shown(name)} in {folder}/{split}.txt are the same "
-                        "image; remove one from its split",
+                        f"{shown(twin)} in {called(home)} and {shown(name)} in {called(split)} are the same image; "
+                        "remove one from its split",
                     )
 
 

@@ -79,7 +79,7 @@ class Run:
         parts["data"] |= data or {}
         parts["trainer"] |= trainer or {}
         same_data = "datamodule" not in classes and all(
-            parts["data"].get(name) == self.data.get(name) for name in ("root", "splits")
+            parts["data"].get(name) == self.data.get(name) for name in self.datamodule.located
         )
         return replace(
             self,
@@ -161,8 +161,8 @@ class Run:
         """
         flat = self._flat(by_content(self.hparams, self.parents))
         if "root" in self.data:
-            flat.pop("data.root")
-            flat.pop("data.splits", None)  # the fingerprint counts what they hold
+            for name in self.datamodule.located:  # the fingerprint counts what they hold
+                flat.pop(f"data.{name}", None)
             flat["data.fingerprint"] = self.fingerprint
         return flat
 
@@ -247,7 +247,8 @@ def identified(runs: Mapping[str, Run]) -> dict[str, Run]:
     fingerprints: dict[tuple[Any, ...], str | None] = {}
     identified_runs = {}
     for name, run in runs.items():
-        key = (run.datamodule, run.data.get("root"), run.data.get("splits"), run.fingerprint)
+        located = {name: run.data.get(name) for name in run.datamodule.located}
+        key = (run.datamodule, _json(located), run.fingerprint)
         if key not in fingerprints:
             fingerprints[key] = run.identified().fingerprint
         identified_runs[name] = replace(run, fingerprint=fingerprints[key])

@@ -3,6 +3,7 @@
 python tests/datamodules/kinds.py
 """
 
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from tiny_data import write_folder
 
-from datamodules.folder import FolderDataModule
+from datamodules.folder import FolderDataModule, source_of
 from datamodules.verify import examine
 
 DOCS = ROOT / "docs" / "data.md"
@@ -287,6 +288,7 @@ MORE = [
     Kind("a split line of no image", listed("splits/val.txt", "val_7", "val_1"), "E_SPLIT_UNKNOWN"),
     Kind("no list of the training images", lambda r: (r / "splits/train.txt").unlink(), "E_NO_SPLITS"),
     Kind("a name twice in a split", listed("splits/val.txt", "val_0", "val_0"), "E_SPLIT_TWICE"),
+    Kind("no list of the test images", lambda r: (r / "splits/test.txt").unlink(), "W_NO_TEST"),
     Kind("an empty split", listed("splits/val.txt", ""), "E_SPLIT_EMPTY"),
     Kind("masks that end in _mask", lambda r: _suffixed(r), "E_MISSING_MASK"),
     Kind("an image of one colour", image(PIXELS * 0, format="PNG"), "W_CONSTANT_IMAGE"),
@@ -299,8 +301,31 @@ MORE = [
     Kind("a list that is a link to nothing", instead(lambda p: p.symlink_to("gone"), "splits/val.txt"), "E_NO_SPLITS"),
     Kind("a list that is a pipe", instead(os.mkfifo, "splits/val.txt"), "E_NOT_REGULAR_FILE"),
     Kind("a list that is no UTF-8", data(b"\xff\xfev\0", "splits/val.txt"), "E_TEXT"),
+    Kind("a dataset.yaml with a key that is none", listed("dataset.yaml", "image: a"), "E_LAYOUT"),
+    Kind("16 bits whose range is not stated", lambda r: _deep(r, "channels: grey"), "E_RANGE"),
+    Kind("12 bits in a range of 16", lambda r: _deep(r, "value_range: [0, 65535]"), "W_NARROW_RANGE"),
+    Kind("polygons that are no JSON", lambda r: _annotated(r, "{"), "E_ANNOTATION"),
     Kind("a group without a name", listed("groups.csv", "image,group", "test_0,"), "E_GROUPS"),
 ]
+
+
+def _deep(root: Path, *layout: str) -> None:
+    """Images of 12 bits in grey PNG of 16, and this dataset.yaml."""
+    listed("dataset.yaml", *layout)(root)
+    for path in sorted((root / "images").iterdir()):
+        grey = np.array(Image.open(path).convert("L")).astype(np.uint16) * 16
+        path.unlink()
+        Image.fromarray(grey).save(path.with_suffix(".png"))
+
+
+def _annotated(root: Path, text: str) -> None:
+    """Polygons instead of masks, one of them this text."""
+    listed("dataset.yaml", "masks: 'polygons/{name}.json'", "background: road")(root)
+    (root / "polygons").mkdir()
+    for path in (root / "masks").iterdir():
+        content = {"imageHeight": 24, "imageWidth": 32, "shapes": []}
+        (root / f"polygons/{path.stem}.json").write_text(json.dumps(content))
+    (root / "polygons/train_1.json").write_text(text)
 
 
 def _flip(root: Path, path: str) -> None:
@@ -342,10 +367,12 @@ def said(kind: Kind, folder: Path) -> tuple[list[str], bool]:
             FolderDataModule(str(root)).verify()
         except FileNotFoundError:  # of a part of the layout, which `experiments.check` has a code for
             return [
-                f"{p.code}: {p.said}".replace(str(root), "DIR") for p in examine(root, kind.classes, 255).problems
+                f"{p.code}: {p.said}".replace(str(root), "DIR")
+                for p in examine(source_of({"root": str(root)})).problems
             ], True
         except ValueError as error:
-            return [line.strip() for line in str(error).splitlines()[1:]], True
+            code = getattr(error, "code", "")  # of a layout that cannot be used at all
+            return [f"{code}: {error}"] if code else [line.strip() for line in str(error).splitlines()[1:]], True
     return [str(warning.message) for warning in caught], False
 
 

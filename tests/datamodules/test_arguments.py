@@ -36,7 +36,7 @@ def test_help_has_a_sentence_for_every_flag_of_the_data(
     flags = re.split(r"\n  --", capsys.readouterr().out)
     for argument in arguments(DATAMODULES[name]):
         (text,) = (flag for flag in flags if re.match(rf"data\.{argument}[ ,]", flag))
-        explained = re.match(r"data\.\w+(?:, --\S+ \S+)? \S+\s+([^\n]*) \((?:required, )?type: ", text)
+        explained = re.match(r"data\.\w+(?: \S+)?(?:, --\S+)* \S+\s+([^\n]*) \((?:required, )?type: ", text)
         assert explained and len(explained[1].split()) >= 3, text
 
 

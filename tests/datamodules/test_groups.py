@@ -114,7 +114,7 @@ def test_a_folder_that_was_found_right_is_read_again_for_new_groups(
     monkeypatch.setattr("datamodules.fingerprint.FRESH", 0)
     datamodule = opened(make_folder(), GOOD)
     datamodule.verify()
-    assert stored_record(datamodule.root) is not None
+    assert stored_record(datamodule.source) is not None
     (datamodule.root / "groups.csv").write_text(GOOD.replace("val_1", "val_2"))
     with pytest.raises(ValueError, match="images/ has no 'val_2'"):
         datamodule.verify()

@@ -218,7 +218,7 @@ def test_equal_pictures_are_in_one_split_and_bad_masks_are_named(
 def test_a_folder_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path)])
-    assert "has no images/: expected a folder with images/ and masks/" in capsys.readouterr().err
+    assert "has no images/, masks/, classes.txt; it holds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("splits", ["../x", "/tmp", "", "."])

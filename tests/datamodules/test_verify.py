@@ -105,7 +105,7 @@ BAD = {
     "RGB mask": (
         saved(COLOURS, "masks/train_1.png"),
         "masks/train_1.png holds RGB colours",
-        "8-bit PNG of class indices",
+        "which colour is which class",
     ),
     "16-bit mask": (saved(LABELS.astype(np.uint16), "masks/train_1.png"), "train_1.png holds 16-bit", "8-bit PNG"),
     "2-bit mask": (
@@ -128,18 +128,18 @@ BAD = {
     "16-bit image": (
         saved(LABELS.astype(np.uint16), "images/train_1.jpg", format="PNG"),
         "holds 16-bit",
-        "stretch its values",
+        "value_range",
     ),
     "CMYK": (saved(cmyk(), "images/train_1.jpg"), "images/train_1.jpg holds CMYK", "8-bit RGB"),
     "alpha": (
         saved(np.dstack([COLOURS, LABELS]), "images/train_1.jpg", format="PNG"),
         "images/train_1.jpg holds an alpha channel",
-        "without transparency",
+        "channels: rgb",
     ),
     "transparent": (
         saved(COLOURS, "images/train_1.jpg", format="PNG", transparency=(0, 0, 0)),
         "images/train_1.jpg holds transparent pixels",
-        "without transparency",
+        "channels: rgb",
     ),
     "pages": (
         saved(COLOURS, "images/train_1.jpg", format="TIFF", save_all=True, append_images=[Image.fromarray(COLOURS)]),

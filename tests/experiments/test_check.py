@@ -134,4 +134,4 @@ def test_the_page_shows_images_under_their_labels_and_escapes_names(
 def test_a_folder_of_another_kind_is_named(missing: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / missing).rename(root / "other")
     assert check(root) == 2
-    assert f"has no {missing}" in capsys.readouterr().err
+    assert f"has no {missing}" in capsys.readouterr().out

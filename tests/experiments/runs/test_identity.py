@@ -16,6 +16,7 @@ from PIL import Image
 import datamodules.checks.pairs
 from datamodules.camvid import CamVidDataModule
 from datamodules.fingerprint import fingerprint, stored_record
+from datamodules.layouts.source import Source
 from experiments.evidence.experiment import load_experiment
 from experiments.evidence.join import join
 from experiments.grids.ablation import Ablation, variants
@@ -70,16 +71,16 @@ def test_data_count_by_what_they_hold_wherever_they_lie(camvid: Path, tmp_path: 
     ],
 )
 def test_other_contents_are_another_run(change: Callable[[Path], object], camvid: Path) -> None:
-    before = fingerprint(camvid)
+    before = fingerprint(Source(camvid))
     change(camvid)
-    assert fingerprint(camvid) != before
+    assert fingerprint(Source(camvid)) != before
 
 
 def test_what_no_split_names_changes_no_run(camvid: Path) -> None:
-    before = fingerprint(camvid)
+    before = fingerprint(Source(camvid))
     for folder in ("images", "masks"):
         shutil.copy(camvid / folder / "a.png", camvid / folder / "unused.png")
-    assert fingerprint(camvid) == before
+    assert fingerprint(Source(camvid)) == before
 
 
 @pytest.mark.usefixtures("one_figure")
@@ -92,7 +93,7 @@ def test_moved_data_are_not_trained_again_and_a_report_needs_none(
     moved = camvid.rename(tmp_path / "moved")
     assert run_ablation(grid(moved), arguments("--out", str(out), "--seeds", "0")) == 0
     assert (out / "nearest" / "seed0" / "result.json").stat().st_mtime_ns == stamp
-    assert read_json(out / "nearest" / "seed0" / "run.json")["fingerprint"] == fingerprint(moved)
+    assert read_json(out / "nearest" / "seed0" / "run.json")["fingerprint"] == fingerprint(Source(moved))
 
     # A second machine with the same data elsewhere adds a seed.
     other = Path(shutil.copytree(moved, tmp_path / "there"))
@@ -148,12 +149,12 @@ def test_a_folder_is_read_once_until_a_file_changes(
     module = CamVidDataModule(str(camvid))
     module.verify()
     assert len(read) == 10
-    before = fingerprint(camvid)
+    before = fingerprint(Source(camvid))
     module.verify()
     assert len(read) == 10
     (camvid / "masks" / "a.png").write_bytes((camvid / "masks" / "b.png").read_bytes())
-    assert stored_record(camvid) is None
-    assert fingerprint(camvid) != before
+    assert stored_record(Source(camvid)) is None
+    assert fingerprint(Source(camvid)) != before
     read.clear()
     module.verify()
     assert len(read) == 10
@@ -165,7 +166,7 @@ def test_a_folder_that_has_just_changed_is_not_remembered(
     """Within a clock tick a file may change again without another time."""
     monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path / "cache"))
     CamVidDataModule(str(camvid)).verify()
-    assert stored_record(camvid) is None
+    assert stored_record(Source(camvid)) is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"files": 3}', '{"version": 1, "files": {}, "evil": 1}'])
@@ -177,9 +178,9 @@ def test_a_damaged_record_is_no_record(
     CamVidDataModule(str(camvid)).verify()
     (record,) = (tmp_path / "cache" / "data").iterdir()
     record.write_text(content)
-    assert stored_record(camvid) is None
+    assert stored_record(Source(camvid)) is None
     CamVidDataModule(str(camvid)).verify()
-    assert stored_record(camvid) is not None
+    assert stored_record(Source(camvid)) is not None
 
 
 def test_warnings_are_given_each_time(camvid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +192,7 @@ def test_warnings_are_given_each_time(camvid: Path, tmp_path: Path, monkeypatch:
     for _ in range(2):
         with pytest.warns(UserWarning, match="in no split, which stay unused: unused"):
             CamVidDataModule(str(camvid)).verify()
-    assert stored_record(camvid) is not None
+    assert stored_record(Source(camvid)) is not None
 
 
 def test_a_cell_of_a_version_that_named_data_by_their_folder_is_done(camvid: Path) -> None:
