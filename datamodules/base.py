@@ -255,6 +255,11 @@ class SegmentationDataModule(LightningDataModule):
         """
         return None
 
+    @classmethod
+    def about(cls, arguments: Mapping[str, Any]) -> str:
+        """What the numbers of these data can and cannot show: the `note`, unless the `arguments` state one."""
+        return cls.note
+
     def groups(self, names: Sequence[str]) -> list[str]:
         """The group of each of these test images, in their order; by default every image is its own.
 

@@ -35,8 +35,8 @@ class Record:
 def fingerprint(source: Source) -> str:
     """16 hexadecimal digits of the SHA-256 of a data set: equal contents and splits give equal ones, on any machine.
 
-    Counted are the classes, the names in each split in their order, of these the bytes of image and mask, and what the
-    layout makes of them; not the groups, which change no weight and no score. Raises as
+    Counted are the classes, the names in each split in their order, and of these the bytes of image and mask and what
+    the layout makes of them. Groups are not, as they change no weight and no score. Raises as
     `datamodules.verify.check_layout` and `datamodules.files` do.
     """
     splits, images, masks = source.splits, source.images, source.masks

@@ -102,8 +102,6 @@ class FolderDataModule(SegmentationDataModule):
         self.class_names = self.source.classes.names
         self.num_classes = len(self.class_names)
         self.in_channels, self.scored = self.source.in_channels, self.source.scored
-        if self.source.layout.note:
-            self.note = self.source.layout.note  # type: ignore[misc]
         if self.published is None:
             self.palette = self.source.palette or generated_palette(self.num_classes)
         elif self.class_names == list(self.published):
@@ -138,6 +136,13 @@ class FolderDataModule(SegmentationDataModule):
         source = source_of(arguments)
         check_layout(source)
         return fingerprint(source)
+
+    @classmethod
+    def about(cls, arguments: Mapping[str, Any]) -> str:
+        try:
+            return source_of(arguments).layout.note or cls.note
+        except (ValueError, OSError, KeyError):  # which reading the data says
+            return cls.note
 
     def verify(self) -> None:
         check_source(self.source)

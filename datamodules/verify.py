@@ -174,7 +174,7 @@ def examine(source: Source, *, moments: bool = False, lists: bool = True) -> Exa
         *strange,
         *split_problems(splits, of_images, source.listing, where),
         *(label_problems(checks, num_classes, IGNORED) if source.indexed else ()),
-        *leaks(splits, checks, source.listing),
+        *leaks(splits, checks, source.listing, shared=source.shares),
         *of_groups,
         *(pairing if known else ()),
         # Labels of palettes that disagree mean nothing, also where they lie outside of the classes.

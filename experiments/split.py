@@ -96,6 +96,11 @@ def _check(args: argparse.Namespace, source: Source) -> None:
             "--group-by, or move them away"
         )
     target = source.folder / args.into
+    if source.folder.is_dir() and not os.access(source.folder, os.W_OK):
+        raise ValueError(
+            f"{shown(str(source.folder))} cannot be written to: put a dataset.yaml elsewhere that has it as root, and "
+            "name that file instead; the lists are then written beside it"
+        )
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(
             f"{shown(str(target))} is there already, and nothing is replaced: remove it, or choose another with --into"

@@ -290,8 +290,9 @@ def palette_problems(checks: Checks, masks: Files) -> Iterator[Problem]:
                 break  # one line a mask
 
 
-def leaks(splits: Splits, checks: Checks, called: Called) -> Iterator[Problem]:
-    """The same picture under two names in two splits, whatever its file format."""
+def leaks(splits: Splits, checks: Checks, called: Called, *, shared: bool) -> Iterator[Problem]:
+    """The same picture under two names in two splits, whatever its file format; `shared` out by shares, or listed."""
+    way = "give both one group (groups.csv)" if shared else "remove one from its split"
     seen: dict[str, tuple[str, str]] = {}
     for split, names in splits.items():
         for name in names:
@@ -301,7 +302,7 @@ def leaks(splits: Splits, checks: Checks, called: Called) -> Iterator[Problem]:
                     yield Problem(
                         "E_SPLIT_LEAK",
                         f"{shown(twin)} in {called(home)} and {shown(name)} in {called(split)} are the same image; "
-                        "remove one from its split",
+                        f"{way}",
                     )
 
 

@@ -23,8 +23,8 @@ OTHERS = "others"  # of `ignore`: every value that no class has
 class Layout:
     """Where the files of a data set lie and what they hold; paths are relative to its root, with forward slashes.
 
-    In patterns `{name}` stands for the name of an image within one folder, `{number}` for one that is compared as a
-    number, `{split}` for the folder of a split, `{class}` for a class, `*` for any letters and `**` for any folders.
+    In patterns `{name}` stands for the name of an image within one folder, and `{number}` for one that is compared as
+    a number. `{split}` is the folder of a split and `{class}` that of a class; `*` are any letters, `**` any folders.
 
     Args:
         images: pattern of the image files

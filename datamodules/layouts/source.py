@@ -124,6 +124,12 @@ class Source(Found):
         return [name for name, home in self.homes.items() if home == split]
 
     @property
+    def shares(self) -> bool:
+        """Whether a split is a share of the images."""
+        stated = self.layout.splits
+        return isinstance(stated, Mapping) and any(isinstance(of, int | float) for of in stated.values())
+
+    @property
     def split_files(self) -> dict[str, Path]:
         """The files of the lists, where the layout names a folder of them."""
         stated = self.layout.splits

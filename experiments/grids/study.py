@@ -177,7 +177,7 @@ class Study:
             baseline=self.baseline,
             matched=self.matched,
             data=key_of(s.datamodule, DATAMODULES),
-            data_note=s.datamodule.note,
+            data_note=s.datamodule.about(s.arguments),
             scale_note=" ".join(filter(None, notes)),
             tune=tune,
             parents=self.parents,

@@ -319,7 +319,6 @@ def _deep(root: Path, *layout: str) -> None:
 
 
 def _annotated(root: Path, text: str) -> None:
-    """Polygons instead of masks, one of them this text."""
     listed("dataset.yaml", "masks: 'polygons/{name}.json'", "background: road")(root)
     (root / "polygons").mkdir()
     for path in (root / "masks").iterdir():

@@ -1,6 +1,9 @@
 """What a dataset.yaml may state, what its patterns and lists find, and what is said of one that cannot be used."""
 
+import os
+import re
 import shutil
+import time
 import unicodedata
 import warnings
 from collections.abc import Mapping
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from forms import save, scene, text
+from kinds import DOCS
 from PIL import Image
 from tiny_data import write_folder
 
@@ -86,8 +90,6 @@ BAD: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_layout_that_cannot_be_used_is_said_with_the_way_out(kind: str, tmp_path: Path) -> None:
-    import re
-
     root, (content, said) = write_folder(tmp_path / "data"), BAD[kind]
     (root / "dataset.yaml").write_text(f"{content}\n", encoding="utf-8")
     found = problems(root)
@@ -244,9 +246,6 @@ def test_a_changed_file_of_any_kind_is_seen_by_fingerprint_and_record(tmp_path: 
         root / "dataset.yaml",
         "images: 'd/{name}.png'\nmasks: 'm/{name}.png'\nclasses: names.txt\nsplits: {train: train.txt, val: val.txt}",
     )
-    import os
-    import time
-
     past = time.time() - 100
     for path in root.rglob("*"):
         os.utime(path, (past, past))
@@ -280,3 +279,14 @@ def test_max_pixels_is_a_setting(tmp_path: Path) -> None:
         FolderDataModule(str(root), max_pixels=700).verify()
     FolderDataModule(str(root), max_pixels=768).verify()
     FolderDataModule(str(root)).verify()
+
+
+def test_the_layouts_in_the_docs_can_be_used(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 4
+    for number, block in enumerate(blocks):
+        root = tmp_path / str(number)
+        text(root / "dataset.yaml", block)
+        source = Source(root)
+        assert len(source.classes.names) > 1 and source.images == {}
+        assert not source.strict or "VOC" in block

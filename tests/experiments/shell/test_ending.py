@@ -250,15 +250,15 @@ def test_a_killed_worker_is_one_line_with_the_flags_that_help(
     flags = [*SMALL, *write_pictures(tmp_path / "data")]
     parent = os.getpid()
 
-    def killed(path: Path) -> Any:
+    def killed(path: Path, *args: Any) -> Any:
         if os.getpid() != parent and path.stem == "test1":
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(path)
+        return original(path, *args)
 
-    from datamodules import folder
+    from datamodules.layouts import source
 
-    original = folder.read_image
-    monkeypatch.setattr(folder, "read_image", killed)
+    original = source.read_image
+    monkeypatch.setattr(source, "read_image", killed)
     with pytest.raises(SystemExit) as stop:
         main([*flags, "--out", str(tmp_path / "run")])
     printed = capsys.readouterr().err
