@@ -290,3 +290,22 @@ def test_the_layouts_in_the_docs_can_be_used(tmp_path: Path) -> None:
         source = Source(root)
         assert len(source.classes.names) > 1 and source.images == {}
         assert not source.strict or "VOC" in block
+
+
+@pytest.mark.parametrize(("channels", "count"), [(None, 3), ("rgb", 3), ("grey", 1), ("rgba", 4), ("all", 4)])
+def test_as_many_channels_reach_the_network_as_are_chosen(channels: str | None, count: int, tmp_path: Path) -> None:
+    for i in range(4):
+        pixels, labels = scene(i)
+        alpha = np.full((*labels.shape, 1), 128, dtype=np.uint8)
+        save(pixels if channels is None else np.dstack([pixels, alpha]), tmp_path / f"images/{i}.png")
+        save(labels, tmp_path / f"masks/{i}.png")
+    splits = {"train": 0.5, "val": 0.5}
+    data = FolderDataModule(str(tmp_path), classes=CLASSES, splits=splits, channels=channels, crop=32, batch_size=2)
+    data.verify()
+    image = data.dataset("train")[0][0]
+    assert data.in_channels == len(image) == count
+    assert next(iter(data.train_dataloader()))["image"].shape == (2, count, 32, 32)
+    if count == 4:
+        np.testing.assert_allclose(image[3], 128 / 255)
+    assert any("channels: rgb (--data.channels rgb) leaves it out" in line for line in problems(
+        tmp_path, classes=CLASSES, splits=splits)) is (channels is not None)  # fmt: skip
