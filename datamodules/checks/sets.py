@@ -226,12 +226,14 @@ def label_problems(checks: Checks, num_classes: int, ignore_index: int) -> Itera
     if ignore_index == 255 and labels == {0, 255}:
         yield Problem(
             "E_BINARY_0_255",
-            "masks/: all masks hold 0 and 255 only, like black and white, but 255 is unlabelled; write 1 for 255",
+            "masks/: all masks hold 0 and 255 only, like black and white, but 255 is unlabelled; write 1 for 255, "
+            "or state classes with values, {background: 0, object: 255}, in a dataset.yaml",
         )
     if 0 not in labels and max(labels - {ignore_index}, default=0) == num_classes:
         yield Problem(
             "E_LABEL_RANGE",
-            f"masks/: the labels of all masks are 1 to {num_classes}, but the first class is 0; subtract 1",
+            f"masks/: the labels of all masks are 1 to {num_classes}, but the first class is 0; subtract 1, "
+            "or state classes with values, {a: 1, b: 2}, in a dataset.yaml",
         )
     if num_classes == 2 and len(mixed := _black_and_white(of_masks, ignore_index)) > 1 and not _has_all(of_masks):
         whole = next(name for name, found in of_masks.items() if 1 in found)

@@ -206,6 +206,10 @@ def _by_folder(by_form: Forms) -> Iterator[_Group]:
             yield _Group(f"{inside}/{next(iter(stems))}{ending}", files)
         else:
             yield _Group(f"{inside}/*{ending}", files)
+            often = Counter(stem for of in of_names.values() for _, _, stem, _ in of)
+            for stem in (stem for stem, count in often.items() if count > 0.8 * len(of_names)):
+                named = {(of[0][0], name): [e[3] for e in of if e[2] == stem] for name, of in of_names.items()}
+                yield _Group(f"{inside}/{stem}{ending}", {key: paths for key, paths in named.items() if paths})
 
 
 def _matches(images: _Group, masks: _Group, numbers: bool) -> list[tuple[Key, Key]]:

@@ -224,7 +224,7 @@ def state_splits(made: Suggestion, root: Path, paths: Sequence[Path], images: Ma
     if not all(os.path.lexists(root / "splits" / f"{split}.txt") for split in ("train", "val")):
         why = "no lists were found: shares of the images; experiments.split writes lists to be cited"
         made.state("splits", dict(SHARES), why)
-        if count := series([*images]):
+        if (count := series([*images])) >= 2 * len(SHARES):
             why = (
                 f"the names look like {count} series, such as videos or scans, each whole in one split; else remove it"
             )

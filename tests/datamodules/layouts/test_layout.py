@@ -283,7 +283,7 @@ def test_max_pixels_is_a_setting(tmp_path: Path) -> None:
 
 def test_the_layouts_in_the_docs_can_be_used(tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for number, block in enumerate(blocks):
         root = tmp_path / str(number)
         text(root / "dataset.yaml", block)
