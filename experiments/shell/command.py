@@ -2,8 +2,10 @@
 
 import io
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 
@@ -27,9 +29,24 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else LOG_COLUMNS, emoji=False)
 
 
+def of_data_in_a_line() -> None:
+    """What may be right with data is said in a line of its own, without the place in the code that found it."""
+    usual = warnings.formatwarning
+    if usual.__name__ == of_data_in_a_line.__name__:  # of a command before in this process
+        return
+
+    def formatted(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+        said = str(message)
+        return f"{said}\n" if said.startswith("W_") else usual(message, category, *place, **more)
+
+    formatted.__name__ = of_data_in_a_line.__name__
+    warnings.formatwarning = formatted
+
+
 @contextmanager
 def command(interrupted: str = "") -> Iterator[Console]:
     """What a command does stands in this context, or in a function that it decorates: see `ending`."""
     forgiving_output()
+    of_data_in_a_line()
     with ending(interrupted):
         yield console()

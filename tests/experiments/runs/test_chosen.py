@@ -17,6 +17,7 @@ from experiments.grids.bases import cpu_scale
 from experiments.runs.chosen import FROM_SCRATCH, by_data, flag, word
 from experiments.runs.run import Run
 from experiments.train import complete, main, parse_run
+from lightning_modules.fcn import FCNModule
 from lightning_modules.unet import UNetModule
 
 SMALL = ("--model.width", "8", "--model.depth", "2")
@@ -70,6 +71,19 @@ def test_settings_that_nobody_states_follow_from_the_images(planned: Callable[..
     assert run.hparams["norm"] == "batch"
     assert {name: run.hparams[name] for name in FROM_SCRATCH} == FROM_SCRATCH
     assert run.hash == planned().hash
+
+
+def test_a_network_is_narrower_on_a_cpu_unless_it_begins_with_weights_or_a_flag_says(
+    planned: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planned().hparams["width"] == 16
+    assert planned("--model.width", "32").hparams["width"] == 32
+    run = Run(module=FCNModule, datamodule=FolderDataModule, data=planned().data, hparams={"init_from": "last.ckpt"})
+    assert "width" not in by_data(run, {"init_from"}).settings
+    assert planned("--settings", "paper").hparams["width"] == 64
+    assert planned("--model", "deeplabv3plus").hparams.get("width", 1.0) == 1.0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert planned().hparams["width"] == 64
 
 
 def test_a_study_has_the_same_scale_and_recipe(planned: Callable[..., Run], folder: Path) -> None:
