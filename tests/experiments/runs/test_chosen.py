@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from experiments.grids.bases import cpu_scale
 from experiments.runs.chosen import FROM_SCRATCH, by_data, flag, word
 from experiments.runs.run import Run
 from experiments.train import complete, main, parse_run
-from lightning_modules.fcn import FCNModule
 from lightning_modules.unet import UNetModule
 
 SMALL = ("--model.width", "8", "--model.depth", "2")
@@ -78,8 +78,8 @@ def test_a_network_is_narrower_on_a_cpu_unless_it_begins_with_weights_or_a_flag_
 ) -> None:
     assert planned().hparams["width"] == 16
     assert planned("--model.width", "32").hparams["width"] == 32
-    run = Run(module=FCNModule, datamodule=FolderDataModule, data=planned().data, hparams={"init_from": "last.ckpt"})
-    assert "width" not in by_data(run, {"init_from"}).settings
+    run = replace(planned(), hparams={"init_from": "last.ckpt"})
+    assert "width" not in by_data(run, {"init_from", "data.root"}).settings
     assert planned("--settings", "paper").hparams["width"] == 64
     assert planned("--model", "deeplabv3plus").hparams.get("width", 1.0) == 1.0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
