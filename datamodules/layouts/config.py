@@ -71,6 +71,9 @@ class Layout:
         if isinstance(self.splits, Mapping):
             named = {split_of(str(word), "splits"): of for word, of in self.splits.items()}
             object.__setattr__(self, "splits", named)
+        if self.pairs is not None:  # which name the files instead of the patterns
+            object.__setattr__(self, "images", IMAGES)
+            object.__setattr__(self, "masks", MASKS)
         if isinstance(self.pairs, Mapping):
             for path in self.pairs.values():
                 _relative("pairs", path)
@@ -108,6 +111,8 @@ def read_layout(root: Path, given: Mapping[str, Any]) -> tuple[Path, Path, Layou
         folder = file.parent / named
     elif file == root and file.name != FILE:
         raise _layout_error(f"{shown(str(file))}: state the folder of the data as root")
+    if {"images", "masks"} & given.keys() and "pairs" not in given:
+        content.pop("pairs", None)
     layout = _layout(f"{shown(str(file))}: ", content)
     try:
         return folder, file.parent, replace(layout, **given)

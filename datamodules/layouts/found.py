@@ -1,5 +1,6 @@
 """`Found`, the images of a data set and their masks, wherever its layout says that they lie."""
 
+import difflib
 import os
 import re
 import unicodedata
@@ -15,6 +16,7 @@ from datamodules.layouts import lists
 from datamodules.layouts.config import MASKS, read_layout
 from datamodules.layouts.labels import Classes, read_layout_classes
 from datamodules.layouts.patterns import Bound, check_pattern, find, matched
+from datamodules.layouts.texts import brief
 
 Files = dict[str, list[Path]]
 ANNOTATION = ".json"
@@ -51,7 +53,12 @@ class Found:
                 "quotes, as YAML takes # for a comment: {a: '#000000', b: '#ff0000'}; or a list of names in the order "
                 "of the labels",
             )
-        listed = self.several and "{class}" not in self.layout.masks and not isinstance(self.layout.classes, Mapping)
+        if pictures and classes.unknown:
+            near = difflib.get_close_matches(classes.unknown[0], classes.names, n=1)
+            hint = f"; did you mean {shown(near[0])}?" if near else ""
+            said = f"ignore: {brief(classes.unknown[0])} is no class, value or colour of the masks{hint}"
+            raise coded("E_LAYOUT", said)
+        listed = self.several and "{class}" not in self.layout.masks and not classes.stated
         if listed and len(classes.names) != 2:
             raise coded(
                 "E_LAYOUT",
@@ -127,7 +134,9 @@ class Found:
     def several(self) -> bool:
         """Whether an image has a mask for each object or class."""
         masks = self.layout.masks
-        return self.layout.pairs is None and ("{class}" in masks or "*" in masks.removesuffix(".*").replace("**/", ""))
+        if self.layout.pairs is not None or masks.endswith(ANNOTATION):  # of polygons an image has one file
+            return False
+        return "{class}" in masks or "*" in masks.removesuffix(".*").replace("**/", "")
 
     @property
     def _one_file(self) -> bool:
@@ -171,8 +180,17 @@ class Found:
         """Folders of masks whose name is no class, each with one of its files."""
         if "{class}" not in self.layout.masks:
             return {}
-        files = self._mask_files.items()
-        return {b["class"]: path for path, b in files if b["class"] not in self.classes.words}
+        files = dict(self._mask_files)
+        last = self.layout.masks.rpartition("/")[2]
+        if "{class}" in last and last != "{class}":  # whose files are found by the words of classes alone
+            any_class = {**self._words, "class": []}
+            pictures = {path for paths in self.images.values() for path in paths}
+            names = {PurePosixPath(name).name for name in self.images}
+            for path, bound in find(self.root, self.layout.masks, any_class):
+                if path not in files and path not in pictures and (stem := _known_start(path.name, names)):
+                    match = matched(last, path.name, {"name": stem}, any_class)
+                    files |= {path: {**bound, **match}} if match else {}
+        return {b["class"]: path for path, b in files.items() if b["class"] not in self.classes.words}
 
     def _common(self) -> set[str]:
         """The placeholders that tell which mask is of which image."""
@@ -229,7 +247,7 @@ class Found:
         for end in range(len(path.name), start, -1):
             name = unicodedata.normalize("NFC", path.name[start:end])
             asked = {**bound, "name": name}
-            if (found := by_key.get(_key(asked, common))) is None:
+            if (found := by_key.get(_key(asked, common))) is None or _goes_on(path.name, end):
                 continue
             if (match := matched(last, path.name, {"name": name}, self._words)) is not None:
                 bound.update({**match, "name": name})
@@ -308,3 +326,15 @@ def places_end_alike(word: str, path: Path, root: Path) -> bool:
     own, parts = path.relative_to(root).as_posix().split("/"), word.replace("\\", "/").lstrip("/").split("/")
     common = min(len(own), len(parts))
     return own[-common:] == parts[-common:]
+
+
+def _goes_on(text: str, end: int) -> bool:
+    """Whether a number or a word goes on at this place: `1` is not the name in `10_a.png`."""
+    pair = text[end - 1 : end + 1]
+    return len(pair) == 2 and (pair.isdigit() or pair.isalpha())
+
+
+def _known_start(text: str, names: set[str]) -> str | None:
+    """The longest of the names that begins a file's name."""
+    ends = (end for end in range(len(text), 0, -1) if text[:end] in names and not _goes_on(text, end))
+    return next((text[:end] for end in ends), None)

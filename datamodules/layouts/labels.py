@@ -4,7 +4,7 @@ import csv
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -29,7 +29,7 @@ HEX = re.compile(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
 SPAN = re.compile(r"([0-9]{1,5})\s*-\s*([0-9]{1,5})")
 LABELMAP = re.compile(r"(.+?):([0-9]{1,3}),([0-9]{1,3}),([0-9]{1,3}):[^:]*:[^:]*")
 COLUMNS = {
-    "name": ("name", "class", "label", "class_name"),
+    "name": ("name", "class", "class_name", "label"),
     "value": ("value", "pixel value", "id", "index"),
     "r": ("r", "red"),
     "g": ("g", "green"),
@@ -52,6 +52,8 @@ class Classes:
     words: dict[str, int] = field(default_factory=dict)  # the same, by the name in annotations and in file names
     shown: dict[int, Colour] = field(default_factory=dict)  # the colour of a label, where one is stated
     others: bool = False  # whether what is none of these is unlabelled
+    stated: bool = False  # whether values or colours are, or words, and not names alone in the order of the labels
+    unknown: list[str] = field(default_factory=list)  # what `ignore` has and no class is called
 
     @cached_property
     def by_value(self) -> NDArray[np.int16]:
@@ -98,8 +100,8 @@ def read_layout_classes(layout: Layout, path: Callable[[str], Path], default: Pa
         return _checked(Classes(names, words={name: i for i, name in enumerate(names)}), layout)
     if not isinstance(stated, Mapping):
         raise _error("classes must be a list of names, or names with their values or colours", stated)
-    stated, unlabelled = _without_ignored(stated, layout)
-    made = Classes([_name(name) for name in stated])
+    stated, unlabelled, unknown = _without_ignored(stated, layout)
+    made = Classes([_name(name) for name in stated], stated=True, unknown=unknown)
     for spec in unlabelled:
         _enter(made, spec, IGNORED, "ignore")
     made.words.update({name: label for label, name in enumerate(made.names)})
@@ -115,18 +117,23 @@ def read_layout_classes(layout: Layout, path: Callable[[str], Path], default: Pa
     return _checked(made, layout)
 
 
-def _without_ignored(stated: Mapping[Any, Any], layout: Layout) -> tuple[dict[Any, Any], list[Any]]:
-    """The classes but those that `ignore` has by name, value or colour, and what stands for these."""
-    ignored = _listed(layout.ignore) if layout.ignore != OTHERS else []
-    low = [spec.casefold() if isinstance(spec, str) else spec for spec in ignored]
-    kept, dropped = dict[Any, Any](), list[Any]()
+def _without_ignored(stated: Mapping[Any, Any], layout: Layout) -> tuple[dict[Any, Any], list[Any], list[str]]:
+    """The classes but those that `ignore` has, what stands for these in masks, and words in it of no class."""
+    ignored = {_folded(spec) for spec in (_listed(layout.ignore) if layout.ignore != OTHERS else [])}
+    kept, dropped, used = dict[Any, Any](), list[Any](), set[Any]()
     for name, spec in stated.items():
-        one = spec.casefold() if isinstance(spec, str) else spec
-        if name in ignored or (not isinstance(spec, list | Mapping) and spec is not None and one in low):
+        own = {_folded(name)} | ({_folded(spec)} if isinstance(spec, int | str) else set())
+        if found := own & ignored:
+            used |= found
             dropped += [part for part in _listed(spec) if not isinstance(part, Mapping)]
         else:
             kept[name] = spec
-    return kept, dropped
+    words = [w for w in ignored - used if isinstance(w, str) and not (HEX.fullmatch(w) or re.fullmatch(r"[0-9 -]+", w))]
+    return kept, dropped, sorted(words)
+
+
+def _folded(spec: Any) -> Any:
+    return spec.strip().casefold() if isinstance(spec, str) else spec if isinstance(spec, int) else None
 
 
 def _enter(made: Classes, spec: Any, label: int, name: str) -> None:
@@ -185,7 +192,7 @@ def _checked(made: Classes, layout: Layout) -> Classes:
     if layout.ignore == OTHERS:
         if not labels and not of_colours:
             made.values.update({label: label for label in range(len(made.names))})
-        return Classes(made.names, made.values, made.colours, made.words, made.shown, others=True)
+        return replace(made, others=True)
     return made
 
 
@@ -198,7 +205,7 @@ def _of_file(path: Path) -> Any:
         return _unique([(m[1], "#" + bytes(int(m[i]) % 256 for i in (2, 3, 4)).hex()) for m in found if m], name)
     rows = list(csv.reader(StringIO(text), skipinitialspace=True))
     head = [word.strip().casefold() for word in rows[0]] if rows else []
-    columns = {key: head.index(word) for key, words in COLUMNS.items() for word in words if word in head}
+    columns = {key: head.index(word) for key, words in COLUMNS.items() for word in reversed(words) if word in head}
     if "name" in columns and ({"r", "g", "b"} <= columns.keys() or "value" in columns):
         made = []
         for number, row in enumerate(rows[1:], 2):
@@ -301,22 +308,24 @@ def _unknown(name: str, found: NDArray[np.int64], what: str, told: Callable[[int
     )
 
 
-def merged(parts: Sequence[Labels], below: int) -> Labels:
-    """(H, W) of masks of one size, a file each: a later one covers an earlier one where it has another label than
-    `below`."""
-    whole = np.full_like(parts[0], below)
-    for part in parts:
-        np.copyto(whole, part, where=part != below)
-    return whole
+def merged(parts: Sequence[NDArray[np.int16]], below: int) -> Labels:
+    """(H, W) of masks of one size, a file each, UNKNOWN where they have nothing: the class that is later is seen."""
+    whole = np.maximum.reduce(parts)
+    return np.where(whole == UNKNOWN, below, whole).astype(np.uint8)
 
 
-def object_mask(mask: Image.Image, label: int, below: int, name: str) -> Labels:
-    """(H, W), `label` where a mask of one object or class is neither 0 nor transparent.
+def object_mask(mask: Image.Image, label: int, name: str) -> NDArray[np.int16]:
+    """(H, W), `label` where a mask of one object or class is neither black nor transparent, UNKNOWN elsewhere.
 
     ValueError for one of more than two values.
     """
-    clear = np.asarray(mask.getchannel("A")) == 0 if mask.mode in ("RGBA", "LA") else None
-    values = raw_values(mask, name)
+    clear: NDArray[np.bool_] | None = None
+    if mask.mode == "P":  # its colours count: a writer may give white the index 0
+        clear = np.asarray(mask.convert("RGBA").getchannel("A")) == 0
+        values = np.asarray(mask.convert("RGB")).max(axis=2)
+    else:
+        clear = np.asarray(mask.getchannel("A")) == 0 if mask.mode in ("RGBA", "LA") else None
+        values = raw_values(mask, name)
     values = values if clear is None else np.where(clear, 0, values)
     found = np.unique(values)
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
@@ -325,4 +334,4 @@ def object_mask(mask: Image.Image, label: int, below: int, name: str) -> Labels:
             f"{name} holds {len(found)} values, {some(map(str, found.tolist()), 5)}; a mask of one object or class "
             "holds 0 and one other: save it as np.where(mask > 127, 255, 0)",
         )
-    return np.where(values > 0, label, below).astype(np.uint8)
+    return np.where(values > 0, label, UNKNOWN).astype(np.int16)

@@ -13,7 +13,7 @@ import numpy as np
 
 from datamodules.checks.problems import coded, shown, some
 from datamodules.files import IMAGE_ENDINGS, SPLITS, decoded, read_lines
-from datamodules.layouts.texts import read_keys
+from datamodules.layouts.texts import brief, read_keys
 from datamodules.splitting import divide
 
 ALIASES = {
@@ -29,7 +29,7 @@ class Finder:
     """Finds the image that a line of a list means; never one that merely looks like it."""
 
     def __init__(self, images: Mapping[str, Sequence[Path]], root: Path) -> None:
-        self.names = {*images}
+        self.names, self.root = {*images}, root
         self.places = {name: _composed(paths[0].relative_to(root).as_posix()) for name, paths in images.items()}
         self.above = _composed(Path(os.path.realpath(root)).as_posix()).strip("/").split("/")
         self.others = self._alone((place, _stem(place)) for place in self.places.values())
@@ -49,7 +49,7 @@ class Finder:
 
     def __call__(self, line: Any) -> str | None:
         written = _composed(str(line)).replace("\\", "/").strip()
-        for form in (written, *_first_column(written)):
+        for form in (written, *self._first_column(written)):
             form = form.removeprefix("./").lstrip("/")
             for one in (form, _stem(form)):
                 if one in self.names:
@@ -63,24 +63,23 @@ class Finder:
         number = re.fullmatch(r"[0-9]{1,18}", written)
         return self.numbers.get(str(int(written))) if number else None
 
+    def _first_column(self, line: str) -> list[str]:
+        """The first column of a line that has a mask behind it, or two and more numbers, as some lists do.
+
+        One number is not enough: VOC writes 1 and -1 behind a name for images with and without a class.
+        """
+        columns = [column.strip() for column in re.split(r"[,;\t]|\s+", line) if column.strip()]
+        rest = columns[1:]
+        masks = len(rest) == 1 and _stem(rest[0]) != rest[0] and os.path.lexists(self.root / rest[0].lstrip("/"))
+        numbers = len(rest) > 1 and all(re.fullmatch(r"-?[0-9]+", column) for column in rest)
+        return columns[:1] if masks or numbers else []
+
     def _within(self, folder: str, name: str) -> bool:
         """Whether a line that names this folder can mean the image: the shorter of both paths ends the longer one."""
         parts = [part for part in folder.split("/") if part != "."]
         own = [*self.above, *self.places[name].split("/")[:-1]]
         inside = own[len(self.above) :]
         return parts == own[-len(parts) :] or (bool(inside) and parts[-len(inside) :] == inside)
-
-
-def _first_column(line: str) -> list[str]:
-    """The first column of a line that has a mask behind it, or two and more numbers, as some lists do.
-
-    One number is not enough: VOC writes 1 and -1 behind a name for images with and without a class.
-    """
-    columns = [column.strip() for column in re.split(r"[,;\t]|\s+", line) if column.strip()]
-    rest = columns[1:]
-    masks = len(rest) == 1 and os.path.splitext(rest[0])[1].lower() in IMAGE_ENDINGS
-    numbers = len(rest) > 1 and all(re.fullmatch(r"-?[0-9]+", column) for column in rest)
-    return columns[:1] if masks or numbers else []
 
 
 def _stem(text: str) -> str:
@@ -100,11 +99,12 @@ def keyed_lists(path: Path) -> dict[str, list[Any]]:
         raise _error(path, "must have lists under train, val and test")
     found: dict[str, list[Any]] = {}
     for split, aliases in ALIASES.items():
-        for alias in aliases:
-            if isinstance(content.get(alias), list):
-                if split in found:
-                    raise _error(path, f"has several lists of {split}; leave one")
-                found[split] = content[alias]
+        for key in (key for key in content if str(key).casefold() in aliases):
+            if split in found:
+                raise _error(path, f"has several lists of {split}; leave one")
+            if not isinstance(content[key], list):
+                raise _error(path, f"has no list under {brief(key)}, but {brief(content[key])}")
+            found[split] = content[key]
     if not found:
         raise _error(path, f"has no list under train, val or test, but {some(map(str, content), 5)}")
     return found
@@ -155,13 +155,13 @@ def list_of(path: Path, split: str) -> list[Any]:
 def lists_in(folder: Path) -> dict[str, Path]:
     """The files of lists in a folder, by split."""
     found: dict[str, Path] = {}
+    files = {name: os.path.splitext(name.casefold()) for name in sorted(os.listdir(folder))}
     for split, aliases in ALIASES.items():
-        for name in (f"{alias}{ending}" for alias in aliases for ending in (".txt", ".csv")):
-            if os.path.lexists(folder / name):
-                if split in found:
-                    both = f"{found[split].name} and {name}"
-                    raise _error(folder, f"has {both}, which are lists of one split; leave one")
-                found[split] = folder / name
+        for name in (name for name, (stem, end) in files.items() if stem in aliases and end in (".txt", ".csv")):
+            if split in found:
+                both = f"{found[split].name} and {name}"
+                raise _error(folder, f"has {both}, which are lists of one split; leave one")
+            found[split] = folder / name
     return found
 
 

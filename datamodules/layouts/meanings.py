@@ -61,7 +61,7 @@ def values_of(path: Path) -> Counter[Any]:
     if path.suffix.lower() == ".npy":
         return Counter(range(FEW + 1))
     image = decode(path, read_bytes(path), MAX_PIXELS, MASK_FORMATS)
-    if image.mode in ("RGB", "RGBA"):
+    if image.mode in ("RGB", "RGBA") or image.format == "GIF":  # whose writer numbers its colours anew
         pixels = np.asarray(image.convert("RGB"), dtype=np.int64)
         numbers, counts = np.unique(pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2], return_counts=True)
         if all(n >> 16 == n & 255 == n >> 8 & 255 for n in numbers[: 4 * FEW].tolist()):

@@ -17,6 +17,7 @@ from datamodules.checks.problems import Problem, coded, shown
 from datamodules.files import (
     SPLITS,
     decode,
+    depth,
     files_by_name,
     has_groups,
     read_bytes,
@@ -252,7 +253,11 @@ class Source(Found):
         if any(part.shape != parts[0].shape for part in parts):
             odd = next(path for path, part in zip(paths, parts, strict=True) if part.shape != parts[0].shape)
             raise coded("E_SIZE_MISMATCH", f"{short(odd)} is of another size than {short(paths[0])}, of one image")
-        return merged(parts, self._below) if self.several else parts[0]
+        if not self.several:
+            return parts[0].astype(np.uint8)
+        if self.classes.stated and "{class}" not in self.layout.masks:
+            parts = [np.where(part == self._below, np.int16(UNKNOWN), part) for part in parts]
+        return merged(parts, self._below)
 
     def ordered(self, name: str) -> list[Path]:
         """The masks of an image in the order in which they cover one another: that of the classes."""
@@ -281,15 +286,15 @@ class Source(Found):
     @cached_property
     def _below(self) -> int:
         """The label of what is not an object: of masks by class the background, else the first class."""
-        named = "{class}" in self.layout.masks or not isinstance(self.layout.classes, Mapping)
         below = self.classes.background(self.layout)
-        return below if "{class}" in self.layout.masks or (named and below != IGNORED) else 0
+        stated = "{class}" in self.layout.masks or self.layout.background is not None
+        return below if stated or below != IGNORED else 0
 
-    def _part(self, path: Path) -> Labels:
+    def _part(self, path: Path) -> NDArray[np.int16]:
         """(H, W), the labels of one file."""
         data = read_bytes(path)
         image = decode(path, data, self.layout.max_pixels, MASK_FORMATS)
-        if image.format == "JPEG" and not (self.classes.by_value[:256] != UNKNOWN).all():
+        if image.format == "JPEG" and not {*range(256)} <= self.classes.values.keys():
             raise coded(
                 "E_LOSSY_MASK",
                 f"{short(path)} is a JPEG file, whose compression changes labels; take the masks as PNG from where "
@@ -303,17 +308,22 @@ class Source(Found):
                 f"{short(path)} is grey with {data[24]} bits a pixel, which readers stretch to 0-255; save it "
                 "with 8 bits",
             )
+        if image.mode in ("RGB", "RGBA") and depth(image, data)[1] > 8:
+            raise coded("E_MASK_MODE", f"{short(path)} holds colours of 16 bits; save it with 8 bits a channel")
         mask = ImageOps.exif_transpose(image)
+        if image.format == "GIF" and not self.several:
+            mask = mask.convert("RGB")  # a writer numbers its colours anew
         if "{class}" in self.layout.masks:
             label = self.classes.words.get(self.word(path))
             if label is None:
                 raise coded("E_LABEL_RANGE", f"{short(path)}: {shown(self.word(path))} is no class")
-            return object_mask(mask, label, self._below, short(path))
-        if self.several and not isinstance(self.layout.classes, Mapping):
-            return object_mask(mask, 1 - self._below, self._below, short(path))
+            return object_mask(mask, label, short(path))
+        if self.several and not self.classes.stated:
+            label = self._below if self._below in (0, 1) else 0
+            return object_mask(mask, 1 - label, short(path))
         if not self.classes.values and not self.classes.colours and not self.classes.others:
-            return labels_of(mask, self._indices, short(path))
-        return labels_of(mask, self.classes, short(path))
+            return labels_of(mask, self._indices, short(path)).astype(np.int16)
+        return labels_of(mask, self.classes, short(path)).astype(np.int16)
 
     @cached_property
     def _indices(self) -> Classes:
