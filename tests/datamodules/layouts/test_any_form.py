@@ -1,4 +1,4 @@
-"""Forms put together at random are read exactly, and so they are by the layout that is found from their files."""
+"""Forms put together of any place and any code of labels are read exactly, as stated and as found from their files."""
 
 import warnings
 from pathlib import Path
