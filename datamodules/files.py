@@ -243,6 +243,11 @@ def depth(image: Image.Image, data: bytes) -> tuple[int, int]:
     return len(image.getbands()), data[24] if image.format == "PNG" else 8
 
 
+def quoted(word: str) -> str:
+    """A value of a CSV file."""
+    return '"' + word.replace('"', '""') + '"' if any(char in word for char in ',"\n\r') else word
+
+
 def short(path: Path) -> str:
     """images/a.jpg, as a message calls a file of the data set."""
     return shown(f"{path.parent.name}/{path.name}")

@@ -62,7 +62,7 @@ def fingerprint(source: Source) -> str:
     content = {
         "classes": read_lines(source.root / "classes.txt") if listed else source.classes.names,
         "splits": splits,
-        "files": {name: [digest(images[name][0]), *(mark(path) for path in source.ordered(name))] for name in names},
+        "files": {name: [digest(images[name][0]), *map(mark, masks[name])] for name in names},
     }
     content |= {"reading": source.reading} if source.reading else {}
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from datamodules.checks.pairs import Check
 from datamodules.checks.problems import shown, told
-from datamodules.files import FOLDER, GROUPS, SPLITS
+from datamodules.files import FOLDER, GROUPS, SPLITS, quoted
 from datamodules.layouts.source import Source
 from datamodules.splitting import SERIES, Classes, divide, folds, groups_by, joined, series
 from datamodules.verify import check_parts, examine
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _write(folder, lists, groups, args, source)
         _warn(args, source, names, groups, divisions[0][2], console)
         if args.group_by and not source.has_groups:
-            lines = "".join(f"{_quoted(name)},{_quoted(groups[name])}\n" for name in names)
+            lines = "".join(f"{quoted(name)},{quoted(groups[name])}\n" for name in names)
             write_atomic(source.root / GROUPS, f"image,group\n{lines}")
             said = f"{shown(str(source.root / GROUPS))} has the groups, which intervals for other images count"
             console.print(said, markup=False, soft_wrap=True)
@@ -193,10 +193,6 @@ def _write(
         "sha256": {s: sha256("".join(f"{n}\n" for n in names).encode()).hexdigest() for s, names in lists.items()},
     }
     write_json(folder / MADE, content)
-
-
-def _quoted(word: str) -> str:
-    return '"' + word.replace('"', '""') + '"' if any(char in word for char in ',"\n\r') else word
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from datamodules.checks.problems import Problem, coded
 from datamodules.files import IMAGE_ENDINGS, decode, depth, read_bytes, short
-from datamodules.layouts.labels import IGNORED
+from datamodules.layouts.labels import IGNORED, Colour, colours_of
 from datamodules.layouts.pixels import bands_of, read_pixels
 from datamodules.layouts.source import Source
 
@@ -25,8 +25,6 @@ FIX = "save the mask as an 8-bit PNG of class indices"
 FIX_COLOURS = (
     "a dataset.yaml says which colour is which class: python -m experiments.check DIR --suggest DIR/dataset.yaml"
 )
-
-Colour = tuple[int, int, int]
 
 
 @dataclass
@@ -236,8 +234,7 @@ def picture_of(paths: Sequence[Path]) -> Path:
 
 def palette_colours(mask: Image.Image, labels: Sequence[int]) -> dict[int, Colour]:
     """The colours of the labels in the palette; none without one, and of a palette that shows label i as grey i."""
-    flat = mask.getpalette() or [] if mask.mode == "P" else []
-    colours = {i: (flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in labels if len(flat) >= 3 * i + 3}
+    colours = colours_of(mask, labels)
     return {} if all(colour == (i, i, i) for i, colour in colours.items()) else colours
 
 

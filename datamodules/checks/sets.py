@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datamodules.checks.pairs import Check, Colour
+from datamodules.checks.pairs import Check
 from datamodules.checks.problems import Problem, shown, some
 from datamodules.files import IMAGE_ENDINGS, MANIFEST, read_lines, short
+from datamodules.layouts.labels import Colour
 
 Files = Mapping[str, Sequence[Path]]
 Splits = Mapping[str, Sequence[str]]

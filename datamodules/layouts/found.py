@@ -71,8 +71,14 @@ class Found:
         """Whether folders or a column say the split of each image."""
         stated = self.layout.pairs
         if isinstance(stated, str):
-            return os.path.isfile(self.path(stated)) and "split" in (lists.read_table(self.path(stated)) or [{}])[0]
+            return os.path.isfile(self.path(stated)) and bool(self.table) and "split" in self.table[0]
         return stated is not None or "{split}" in self.layout.images
+
+    @cached_property
+    def table(self) -> list[dict[str, str]]:
+        """The rows of the CSV of pairs; none where pairs are stated otherwise."""
+        stated = self.layout.pairs
+        return lists.read_table(self.path(stated)) if isinstance(stated, str) else []
 
     def path(self, named: str) -> Path:
         """A file or folder that the layout names: beside dataset.yaml, or else within the data."""
@@ -167,7 +173,7 @@ class Found:
         stated = self.layout.splits
         if isinstance(stated, Mapping):
             return {str(word).casefold(): split for split, word in stated.items() if isinstance(word, str)}
-        return {alias: split for split, aliases in lists.ALIASES.items() for alias in aliases}
+        return lists.WORDS
 
     @cached_property
     def _words(self) -> dict[str, list[str]]:
@@ -205,7 +211,7 @@ class Found:
         stated, rows = self.layout.pairs, list[tuple[str, str, str, str]]()
         if isinstance(stated, str):
             path = self.path(stated)
-            for number, row in enumerate(lists.read_table(path), 2):
+            for number, row in enumerate(self.table, 2):
                 if not {"image", "mask"} <= row.keys():
                     raise coded("E_LAYOUT", f"{shown(str(path))}: expected the columns image,mask, got {some(row, 6)}")
                 where = f"{shown(str(path))} line {number}"

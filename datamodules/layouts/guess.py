@@ -25,7 +25,7 @@ MASK_WORDS = re.compile(
     r"(?i)mask|label|annot|seg|(?<![a-z])gt|ground.?truth|matte|trimap|class|target|(?<![a-z])ann(?![a-z])|manual"
 )
 TAIL = re.compile(r"[_\-. ][A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*$")
-ALIASES = {alias: split for split, aliases in lists.ALIASES.items() for alias in aliases}
+ALIASES = lists.WORDS
 SPLIT_WORD = re.compile(rf"(?i)(?<![a-z])(?:{'|'.join(sorted(ALIASES, key=len, reverse=True))})(?![a-z])")
 ENDINGS = {*IMAGE_ENDINGS, ".npy", ".json", ".gif"}
 LOSSY = {".jpg", ".jpeg"}
@@ -77,7 +77,7 @@ def suggest(root: Path) -> Suggestion | None:
     if kin := [group for group in groups if _kin(group, masks, images, numbers)]:
         _by_class(made, [masks, *kin])
     else:
-        state_classes(made, root, masks.pattern, [of[0] for of in masks.files.values()], several=masks.several)
+        state_classes(made, root, paths, masks.pattern, [of[0] for of in masks.files.values()], several=masks.several)
     state_images(made, [images.files[image][0] for image, _ in pairs])
     state_splits(made, root, paths, {"/".join(filter(None, image)): images.files[image] for image, _ in pairs})
     return made

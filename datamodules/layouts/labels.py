@@ -308,6 +308,12 @@ def _unknown(name: str, found: NDArray[np.int64], what: str, told: Callable[[int
     )
 
 
+def colours_of(mask: Image.Image, values: Sequence[int]) -> dict[int, Colour]:
+    """The colour of each of these values in the palette of a mask; none without one."""
+    flat = (mask.getpalette() or []) if mask.mode == "P" else []
+    return {i: (flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in values if len(flat) >= 3 * i + 3}
+
+
 def merged(parts: Sequence[NDArray[np.int16]], below: int) -> Labels:
     """(H, W) of masks of one size, a file each, UNKNOWN where they have nothing: the class that is later is seen."""
     whole = np.maximum.reduce(parts)

@@ -21,6 +21,8 @@ ALIASES = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+WORDS = {alias: split for split, aliases in ALIASES.items() for alias in aliases}
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 NEARLY = 1e-3  # shares make 1 as far as this
 KEYED = (".yaml", ".yml", ".json")
 

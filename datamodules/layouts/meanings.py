@@ -14,15 +14,14 @@ import yaml
 from datamodules.files import MAX_PIXELS, SPLITS, decode, read_bytes
 from datamodules.layouts import lists
 from datamodules.layouts.config import Layout
-from datamodules.layouts.labels import IGNORED, MASK_FORMATS, read_layout_classes
+from datamodules.layouts.labels import IGNORED, MASK_FORMATS, Colour, colours_of, read_layout_classes
 from datamodules.layouts.pixels import bands_of, read_pixels
 from datamodules.splitting import SERIES, series
 
 LOOKED_AT = 60  # masks whose values are looked at, evenly spread
 FEW = 64  # distinct colours or values: more are a picture, or smoothed
 END = 20  # from black or white, of a mask that JPEG has changed
-SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-ALIASES = {alias: split for split, aliases in lists.ALIASES.items() for alias in aliases} | {"trainval": "train"}
+ALIASES = lists.WORDS | {"trainval": "train"}
 LEGENDS = {"classes.txt", "class_names.txt", "labels.txt", "labelmap.txt", "class_dict.csv", "label_class_dict.csv"}
 LEGENDS |= {"_classes.csv", "classes.csv", "label_colors.txt", "label_names.txt", "obj.names", "classes.names"}
 
@@ -92,8 +91,10 @@ def state_words(made: Suggestion, words: Sequence[str]) -> None:
         made.state("ignore", ignored, "by its name what is unlabelled")
 
 
-def state_classes(made: Suggestion, root: Path, pattern: str, paths: Sequence[Path], *, several: bool) -> None:
-    """What the masks of this pattern hold, as classes to be named."""
+def state_classes(
+    made: Suggestion, root: Path, there: Sequence[Path], pattern: str, paths: Sequence[Path], *, several: bool
+) -> None:
+    """What the masks of this pattern hold, as classes to be named; `there` are all files."""
     places = sorted({*np.linspace(0, len(paths) - 1, min(LOOKED_AT, len(paths))).round().astype(int).tolist()})
     looked = [paths[place] for place in places]
     if pattern.endswith(".json"):
@@ -110,7 +111,7 @@ def state_classes(made: Suggestion, root: Path, pattern: str, paths: Sequence[Pa
         values = Counter({f"#{v:02x}{v:02x}{v:02x}" if isinstance(v, int) else v: n for v, n in values.items()})
     if _disagree(looked):
         values = _colours(looked)
-    if _of_legend(made, root, values):
+    if _of_legend(made, root, there, values):
         return None
     said = f"of {len(looked)} masks: rename these classes"
     colours = any(isinstance(value, str) for value in values)
@@ -137,10 +138,9 @@ def state_classes(made: Suggestion, root: Path, pattern: str, paths: Sequence[Pa
     return None
 
 
-def _of_legend(made: Suggestion, root: Path, values: Mapping[Any, int]) -> bool:
+def _of_legend(made: Suggestion, root: Path, there: Sequence[Path], values: Mapping[Any, int]) -> bool:
     """Whether a file of classes lies there that has every value of the masks, which is then stated."""
-    found = [path for path in sorted(root.rglob("*")) if path.name.lower() in LEGENDS and path.is_file()]
-    for path in found:
+    for path in (path for path in there if path.name.lower() in LEGENDS):
         place = path.relative_to(root).as_posix()
         try:
             classes = read_layout_classes(Layout(classes=place), root.joinpath, path)
@@ -163,12 +163,11 @@ def _of_legend(made: Suggestion, root: Path, values: Mapping[Any, int]) -> bool:
 
 def _disagree(paths: Sequence[Path]) -> bool:
     """Whether two palettes show one value in two colours."""
-    known: dict[int, tuple[int, ...]] = {}
+    known: dict[int, Colour] = {}
     for path in paths:
         image = decode(path, read_bytes(path), MAX_PIXELS, MASK_FORMATS)
-        flat = (image.getpalette() or []) if image.mode == "P" else []
-        for value in np.unique(np.asarray(image)).tolist() if flat else ():
-            colour = tuple(flat[3 * value : 3 * value + 3])
+        used = np.unique(np.asarray(image)).tolist() if image.mode == "P" else []
+        for value, colour in colours_of(image, used).items():
             if known.setdefault(value, colour) != colour:
                 return True
     return False
@@ -223,8 +222,8 @@ def state_splits(made: Suggestion, root: Path, paths: Sequence[Path], images: Ma
         return made.state("splits", stated, f"from the lists that are there{rest}")
     if not all(os.path.lexists(root / "splits" / f"{split}.txt") for split in ("train", "val")):
         why = "no lists were found: shares of the images; experiments.split writes lists to be cited"
-        made.state("splits", dict(SHARES), why)
-        if (count := series([*images])) >= 2 * len(SHARES):
+        made.state("splits", dict(lists.SHARES), why)
+        if (count := series([*images])) >= 2 * len(lists.SHARES):
             why = (
                 f"the names look like {count} series, such as videos or scans, each whole in one split; else remove it"
             )

@@ -16,14 +16,13 @@ from PIL import Image, ImageOps
 
 from datamodules.checks.pairs import ORIENTATION, check_pair, picture_of
 from datamodules.checks.problems import coded, shown
-from datamodules.files import IMAGE_ENDINGS, MAX_PIXELS, SPLITS, decode, read_bytes, short
+from datamodules.files import IMAGE_ENDINGS, MAX_PIXELS, SPLITS, decode, quoted, read_bytes, short
 from datamodules.layouts.config import FILE
-from datamodules.layouts.labels import IGNORED, Classes, Labels, labels_of, raw_values
-from datamodules.layouts.lists import shared_out
+from datamodules.layouts.labels import IGNORED, Classes, Labels, colours_of, labels_of, raw_values
+from datamodules.layouts.lists import SHARES, shared_out
 from datamodules.layouts.source import Source
 from datamodules.splitting import joined
 
-SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 TRAIN_VAL = {"train": 0.85, "val": 0.15}
 SCORED_FIRST = ("test", "val", "train")  # an image in two splits stays in the first of these
 KEPT = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
@@ -114,15 +113,15 @@ def _write(source: Source, out: Path, palette: Sequence[tuple[int, int, int]], p
     (out / "classes.txt").write_text(text, encoding="utf-8")
     groups = source.groups(())[0] if source.has_groups else {}
     if groups:
-        rows = "".join(f"{_quoted(new)},{_quoted(groups.get(name, new))}\n" for name, new in new_names.items())
+        rows = "".join(f"{quoted(new)},{quoted(groups.get(name, new))}\n" for name, new in new_names.items())
         (out / "groups.csv").write_text(f"image,group\n{rows}", encoding="utf-8")
     _lists(source, out, new_names, pictures, groups, made)
     if stated := _kept_layout(source):
         import yaml
 
         (out / FILE).write_text(yaml.safe_dump(stated), encoding="utf-8")
-    changed = [f"{_quoted(shown(kind))},{_quoted(shown(name))}" for kind, name in made.changes]
-    changed += [f"{_quoted(f'left out: {shown(why)}')},{_quoted(shown(name))}" for name, why in made.left_out]
+    changed = [f"{quoted(shown(kind))},{quoted(shown(name))}" for kind, name in made.changes]
+    changed += [f"{quoted(f'left out: {shown(why)}')},{quoted(shown(name))}" for name, why in made.left_out]
     (out / "changes.csv").write_text("change,image\n" + "".join(f"{line}\n" for line in changed), encoding="utf-8")
     return made
 
@@ -220,7 +219,7 @@ def _reader(source: Source, names: Sequence[str]) -> Read:
         try:
             mask = _opened(source, name)
             found = np.unique(raw_values(mask, short(source.masks[name][0]))).tolist()
-            masks[name] = tuple(map(int, found)), _colours(mask, found)
+            masks[name] = tuple(map(int, found)), colours_of(mask, found)
         except (ValueError, OSError):  # which is said when the pair is copied
             continue
     every = {value for values, _ in masks.values() for value in values}
@@ -284,11 +283,6 @@ def _turned_like_image(source: Source, name: str, mask: Image.Image, said: list[
     return mask
 
 
-def _colours(mask: Image.Image, values: Sequence[int]) -> dict[int, tuple[int, int, int]]:
-    flat = (mask.getpalette() or []) if mask.mode == "P" else []
-    return {i: (flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in values if len(flat) >= 3 * i + 3}
-
-
 def _palettes(of_masks: Sequence[Mapping[int, tuple[int, int, int]]]) -> dict[tuple[int, int, int], int]:
     """The label of each colour, as most masks have it, where palettes disagree; else nothing."""
     votes: dict[tuple[int, int, int], Counter[int]] = {}
@@ -350,7 +344,3 @@ def _lists(
         if names:
             text = "".join(f"{new_names[name]}\n" for name in names)
             (out / "splits" / f"{split}.txt").write_text(text, encoding="utf-8")
-
-
-def _quoted(word: str) -> str:
-    return '"' + word.replace('"', '""') + '"' if any(char in word for char in ',"\n\r') else word

@@ -36,6 +36,7 @@ from datamodules.layouts.labels import (
     Classes,
     Colour,
     Labels,
+    colours_of,
     labels_of,
     merged,
     object_mask,
@@ -177,10 +178,7 @@ class Source(Found):
 
     @property
     def _group_column(self) -> bool:
-        if not isinstance(self.layout.pairs, str):
-            return False
-        rows = lists.read_table(self.path(self.layout.pairs))
-        return bool(rows) and "group" in rows[0]
+        return bool(self.table) and "group" in self.table[0]
 
     def groups(self, needed: Sequence[str], *, verified: bool = False) -> tuple[dict[str, str], list[Problem]]:
         """The group of images by name, and what is wrong with them; the `needed` ones must have one.
@@ -193,8 +191,7 @@ class Source(Found):
             except ValueError as error:
                 return {}, [Problem("E_GROUPS", str(error).replace("--group-by", "group_by", 1))]
         if self._group_column:
-            rows = lists.read_table(self.path(str(self.layout.pairs)))
-            named = {self.finder(row["image"]): row["group"] for row in rows}
+            named = {self.finder(row["image"]): row["group"] for row in self.table}
             return {str(name): group or str(name) for name, group in named.items() if name}, []
         if not has_groups(self.root):
             return {}, []
@@ -244,7 +241,7 @@ class Source(Found):
 
     def labels(self, name: str) -> Labels:
         """(H, W) of the image `name`, 255 where it is unlabelled; ValueError for what no class has."""
-        paths = self.ordered(name)
+        paths = self.masks[name]
         if self.strict:
             return read_mask(paths[0], self.layout.max_pixels)
         if paths[0].suffix.lower() == ANNOTATION:
@@ -259,13 +256,6 @@ class Source(Found):
             parts = [np.where(part == self._below, np.int16(UNKNOWN), part) for part in parts]
         return merged(parts, self._below)
 
-    def ordered(self, name: str) -> list[Path]:
-        """The masks of an image in the order in which they cover one another: that of the classes."""
-        paths = self.masks[name]
-        if "{class}" not in self.layout.masks or self.layout.pairs is not None:
-            return paths
-        return sorted(paths, key=lambda path: (self.classes.words.get(self.word(path), 0), path))
-
     def word(self, path: Path) -> str:
         """The class that the place of a mask says; empty where it says none."""
         return self._mask_files[path].get("class", "") if "{class}" in self.layout.masks else ""
@@ -279,9 +269,7 @@ class Source(Found):
     def mask_colours(self, path: Path) -> dict[int, Colour]:
         """The colour of each value that a mask with a palette holds; none without one."""
         mask = decode(path, read_bytes(path), self.layout.max_pixels)
-        flat = (mask.getpalette() or []) if mask.mode == "P" else []
-        used = np.unique(np.asarray(mask)).tolist() if flat else []
-        return {i: (flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i in used if len(flat) >= 3 * i + 3}
+        return colours_of(mask, np.unique(np.asarray(mask)).tolist()) if mask.mode == "P" else {}
 
     @cached_property
     def _below(self) -> int:
