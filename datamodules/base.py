@@ -236,6 +236,16 @@ class SegmentationDataModule(LightningDataModule):
         self._datasets: dict[str, SegmentationDataset] = {}
         self._position = (0, 0)  # epoch and batches that the checkpoint of a resumed run has behind it
 
+    @property
+    def reads(self) -> dict[str, Any]:
+        """How an image file becomes what the network gets, in plain values: a checkpoint carries it, for predictions.
+
+        `channels` and `value_range` are those of `datamodules.layouts.pixels.as_channels`, `bits` those of a stored
+        value (32 is a float), None where code makes the images; `scale` is the factor of their size.
+        """
+        channels = {1: "grey", 3: "rgb", 4: "rgba"}.get(self.in_channels, "all")
+        return {"channels": channels, "value_range": None, "bits": None, "scale": self.loading.scale}
+
     def load(self, split: str) -> SegmentationDataset:
         """Reads one of `SPLITS`; `dataset` calls it once for each."""
         raise NotImplementedError

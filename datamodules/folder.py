@@ -126,6 +126,10 @@ class FolderDataModule(SegmentationDataModule):
         """The groups where nothing states them."""
         return super().groups(names)
 
+    @property
+    def reads(self) -> dict[str, Any]:
+        return {**super().reads, **self.source.reads}
+
     def load(self, split: str) -> SegmentationDataset:
         return Folder(self.source, self.source.splits[split], self.loading.scale)
 

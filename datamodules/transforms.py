@@ -20,15 +20,21 @@ def resize(image: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, 
         return image, mask
     # uint8 because nearest on int64 goes through float; labels and 255 fit.
     labels = F.resize(mask[None].to(torch.uint8), list(size), InterpolationMode.NEAREST_EXACT)
-    image = F.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
-    return image.clamp(0, 1), labels[0].to(mask.dtype)
+    return resize_image(image, size), labels[0].to(mask.dtype)
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) in [0, 1] -> (C, *size), bilinear with antialiasing."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    return F.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True).clamp(0, 1)
 
 
 def scaled_size(mask: Tensor, scale: float) -> tuple[int, int]:
-    """Height and width of (H, W) times `scale`, in whole pixels."""
+    """Height and width of (H, W), or of an image (C, H, W), times `scale`, in whole pixels."""
     if scale <= 0:
         raise ValueError(f"scale must be more than 0, got {scale}")
-    return max(1, round(scale * mask.shape[0])), max(1, round(scale * mask.shape[1]))
+    return max(1, round(scale * mask.shape[-2])), max(1, round(scale * mask.shape[-1]))
 
 
 def deform(image: Tensor, mask: Tensor, vectors: Tensor, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:

@@ -89,6 +89,7 @@ class SegmentationModule(LightningModule):
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.class_names = [str(index) for index in range(num_classes)]
         self.palette: list[tuple[int, int, int]] = []
+        self.trained: dict[str, Any] = {}  # on what and how well, in plain values: the checkpoint carries it
         self.last_confusion: dict[str, np.ndarray] = {}  # of "val" and "test", rows the truth, for callbacks
         self.register_buffer("mean", recipe.per_channel("mean", in_channels))
         self.register_buffer("std", recipe.per_channel("std", in_channels))
@@ -268,12 +269,14 @@ class SegmentationModule(LightningModule):
             "class_names": self.class_names,
             "palette": [list(colour) for colour in self.palette],
             "epoch_loss": list(self.epoch_loss.sums()),  # of the part of an epoch that is done
+            "trained": plain(self.trained, "trained"),
         }
         checkpoint["hyper_parameters"] = plain(_without_files(checkpoint["hyper_parameters"]), "hyperparameter")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         described = checkpoint["segmentation"]
         self.describe(described["class_names"], described["palette"])
+        self.trained = {**described.get("trained", {}), **self.trained}  # a run that goes on knows it itself
         if self._trainer is not None and self.trainer.is_global_zero:  # the sum over all devices
             self.epoch_loss.update(*described.get("epoch_loss", (0.0, 0)))
 

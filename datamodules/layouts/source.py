@@ -355,6 +355,16 @@ class Source(Found):
                 return bands_of(paths[0]).count
         return {"grey": 1, "rgba": 4}.get(choice or "rgb", 3)
 
+    @property
+    def reads(self) -> dict[str, Any]:
+        """How an image becomes numbers: its channels, the values that become 0 and 1, and the bits of one."""
+        stated, first = self.layout, next(iter(self.images.values()), None)
+        return {
+            "channels": stated.channels or "rgb",
+            "value_range": None if stated.value_range is None else [float(value) for value in stated.value_range],
+            "bits": 8 if self.as_read or first is None else bands_of(first[0]).bits,
+        }
+
     @cached_property
     def reading(self) -> dict[str, Any]:
         """What decides which numbers become of the files, beside their bytes; nothing without a layout."""

@@ -219,6 +219,21 @@ class CheckpointFiles(TorchCheckpointIO):
         return read_checkpoint(path)
 
 
+def add_scores(path: Path, split: str, scored: Mapping[str, float]) -> None:
+    """Puts the final scores into the checkpoint that they are of, so that it alone tells how good it is."""
+    content = read_checkpoint(path)
+    of_splits = content["segmentation"].setdefault("trained", {}).setdefault("scores", {})
+    of_splits[split] = {name: float(value) for name, value in scored.items()}
+    before = stored_digests(path) or {digest(path)}
+    write_whole(
+        path,
+        lambda file: torch.save(content, file),
+        needed=_bytes(content),
+        before=lambda new: _write_digests(path, {digest(new), *before}),
+    )
+    _write_digests(path, {digest(path)})
+
+
 def _write_digests(path: Path, digests: set[str]) -> None:
     write_atomic(digest_file(path), "".join(f"{value}  {path.name}\n" for value in sorted(digests)))
 

@@ -29,11 +29,12 @@ from experiments.runs.checkpoints import (
     CheckpointFiles,
     SafePoints,
     Signals,
+    add_scores,
     checkpoint_to_resume,
 )
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
-from experiments.runs.scored import scored_entry, what_was_scored
+from experiments.runs.scored import scored_entry, scored_split, what_was_scored
 from experiments.shell.ending import Interrupted, WorkerError, first_process
 from experiments.shell.environment import slow_precision, write_environment
 from experiments.shell.files import locked, read_json, write_json
@@ -75,6 +76,7 @@ def build(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
     hparams = {"in_channels": datamodule.in_channels, **run.hparams}
     module = run.module(datamodule.num_classes, datamodule.ignore_index, **hparams)
     module.describe(datamodule.class_names, datamodule.palette)
+    module.trained = {"data": run.datamodule.__name__, "reads": datamodule.reads}
     return module, datamodule
 
 
@@ -136,6 +138,7 @@ def train(
                     sys.stderr.write(f"{slow}\n")
                 write_json(out / "run.json", run.record())
                 made = write_environment(out, command, device=device_name(trainer))
+            module.trained |= {"fingerprint": run.fingerprint, "run": run.hash, "commit": made.get("commit")}
             made = {name: made[name] for name in ("commit", "device") if name in made} | scored_entry(datamodule)
             with _tracked(tracked, made) if trainer.is_global_zero else nullcontext():
                 signals.waiting = True
@@ -158,6 +161,9 @@ def train(
                     "params": sum(p.numel() for p in module.parameters()),
                 }
                 if trainer.is_global_zero:
+                    split = scored_split(result)
+                    if test and (out / "checkpoints" / LAST).exists():
+                        add_scores(out / "checkpoints" / LAST, split, result["test"])
                     write_json(out / "result.json", result)
         return result
 
