@@ -1,6 +1,6 @@
 """Runs, ablations and reports: `python -m experiments.<verb>`, or the names below in Python.
 
-    from experiments import Run, Study, Match, cpu_scale, full_size, crossed, variants, load
+    from experiments import Run, Study, Match, Segmenter, cpu_scale, full_size, crossed, variants, load
 
 Each is imported when it is asked for: reading results or writing a report imports no Lightning.
 """
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from experiments.grids.ablation import Match, crossed, variants
     from experiments.grids.bases import cpu_scale, full_size
     from experiments.grids.study import Study
+    from experiments.prediction.segmenter import Segmenter
     from experiments.runs.run import Run
     from experiments.shell.catalogue import load
 
-__all__ = ["Match", "Run", "Study", "cpu_scale", "crossed", "full_size", "load", "variants"]
+__all__ = ["Match", "Run", "Segmenter", "Study", "cpu_scale", "crossed", "full_size", "load", "variants"]
 PLACES = {
     "Match": "experiments.grids.ablation",
     "Run": "experiments.runs.run",
+    "Segmenter": "experiments.prediction.segmenter",
     "Study": "experiments.grids.study",
     "cpu_scale": "experiments.grids.bases",
     "crossed": "experiments.grids.ablation",

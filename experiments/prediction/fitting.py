@@ -97,7 +97,7 @@ class Fitting:
         device = self.modules[0].device
         if device.type == "cuda":
             return 0.8 * torch.cuda.mem_get_info(device)[0]
-        return min(GIB, 0.5 * available_bytes())
+        return min(0.75 * GIB, 0.5 * available_bytes())
 
     @property
     def largest(self) -> float:

@@ -89,11 +89,21 @@ def _of_run(checkpoint: Path) -> Mapping[str, Any] | None:
     return None
 
 
-def as_image(picture: Picture, reads: Reads, name: str = "the image", *, max_pixels: int = MAX_PIXELS) -> Tensor:
+def as_image(
+    picture: Picture,
+    reads: Reads,
+    name: str = "the image",
+    *,
+    max_pixels: int = MAX_PIXELS,
+    alpha: bool | None = None,
+    part: bool = False,
+) -> Tensor:
     """float32 (in_channels, H, W) in [0, 1], as data modules read it, at its own size.
 
     A path is read as they read it. A PIL image or an array (H, W) or (H, W, C) has numbers of 8 bits, 16 bits, or
-    floats: in [0, 1], or in the range that the checkpoint states. A tensor is (C, H, W), or (1, C, H, W).
+    floats: in [0, 1], or in the range that the checkpoint states. A tensor is (C, H, W), or (1, C, H, W). `alpha` says
+    of an array whether its last band is alpha; without it the second of two and the fourth of four are. `part` says that
+    it is a part of an image, so that nothing follows from its largest value.
 
     Raises ValueError, which calls the image `name`, for another range, number of channels, type or shape.
     """
@@ -102,8 +112,8 @@ def as_image(picture: Picture, reads: Reads, name: str = "the image", *, max_pix
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there: give an image file")
         name, alpha = (str(path) if name == "the image" else name), bands_of(path).has_alpha
-        return _checked(torch.from_numpy(_scaled(read_pixels(path, max_pixels), reads, name, alpha)), reads, name)
-    alpha = None
+        pixels = read_pixels(path, max_pixels)
+        return _checked(torch.from_numpy(_scaled(pixels, reads, name, alpha, part)), reads, name)
     if isinstance(picture, Tensor):
         pixels = _of_tensor(picture, reads, name)
     elif isinstance(picture, Image.Image):
@@ -115,7 +125,7 @@ def as_image(picture: Picture, reads: Reads, name: str = "the image", *, max_pix
             f"{name} must be a path, a PIL image, an array (H, W, C) or a tensor (C, H, W), got "
             f"{type(picture).__name__}"
         )
-    return _checked(torch.from_numpy(_scaled(pixels, reads, name, alpha)), reads, name)
+    return _checked(torch.from_numpy(_scaled(pixels, reads, name, alpha, part)), reads, name)
 
 
 def _of_tensor(tensor: Tensor, reads: Reads, name: str) -> NDArray[Any]:
@@ -148,26 +158,35 @@ def _of_pillow(image: Image.Image) -> NDArray[Any]:
     return array.astype(np.uint16)[:, :, None] if upright.mode == "I;16" else array.reshape(*array.shape[:2], -1)
 
 
-def _scaled(pixels: NDArray[Any], reads: Reads, name: str, alpha: bool | None) -> NDArray[np.float32]:
+def _scaled(pixels: NDArray[Any], reads: Reads, name: str, alpha: bool | None, part: bool) -> NDArray[np.float32]:
     """`alpha` says that the last band is alpha; None where nobody does: then the second of two and the fourth of four
     are."""
     if pixels.ndim != 3:
         raise ValueError(f"{name} must be an array (H, W) or (H, W, C), got the shape {pixels.shape}")
     if not pixels.size:
         raise ValueError(f"{name} has no pixels: its shape is {pixels.shape}")
-    kind = pixels.dtype.kind
-    if pixels.dtype not in (np.uint8, np.uint16) and kind != "f":
+    bands = pixels.shape[2]
+    if bands > 8 and pixels.shape[0] <= 4:
+        raise ValueError(f"{name} must be (H, W, C), got the shape {pixels.shape}: np.moveaxis(array, 0, -1)")
+    values = check_values(pixels, reads, name, part=part)
+    if alpha is None:
+        alpha = bands in (2, 4) and reads.channels in ("rgb", "grey")
+    return as_channels(pixels, reads.channels, values, name, alpha=alpha)
+
+
+def check_values(pixels: NDArray[Any], reads: Reads, name: str, *, part: bool = False) -> tuple[float, float] | None:
+    """The two values that become 0 and 1; None for the whole range of the type. ValueError for numbers of another."""
+    if pixels.dtype not in (np.uint8, np.uint16) and pixels.dtype.kind != "f":
         raise ValueError(
             f"{name} must hold uint8, uint16 or floats, got {pixels.dtype}: make it one of them, such as "
             "array.astype('uint8') where it holds 0 to 255"
         )
-    bands = pixels.shape[2]
-    if bands > 8 and pixels.shape[0] <= 4:
-        raise ValueError(f"{name} must be (H, W, C), got the shape {pixels.shape}: np.moveaxis(array, 0, -1)")
-    values = _range(pixels, reads)
-    if kind == "f":
-        _check_floats(pixels, values, reads, name)
-    elif pixels.dtype == np.uint16 and values is None and 0 < int(pixels.max()) * DARK <= 65535:
+    values = reads.value_range
+    if pixels.dtype.kind == "f":
+        if values is None:
+            _check_floats(pixels, name)
+            return 0.0, 1.0
+    elif pixels.dtype == np.uint16 and values is None and not part and 0 < int(pixels.max()) * DARK <= 65535:
         raise ValueError(
             f"{name} holds 16 bits a value and none above {pixels.max()}, where 0 to 65535 would become 0 to 1 and "
             "leave it black: state the value that is white, such as "
@@ -178,25 +197,17 @@ def _scaled(pixels: NDArray[Any], reads: Reads, name: str, alpha: bool | None) -
             f"{name} holds 8 bits a value, and the network was trained on values from {values[0]:g} to {values[1]:g}: "
             "give the image as it was stored, or state --value-range 0 255"
         )
-    if alpha is None:
-        alpha = bands in (2, 4) and reads.channels in ("rgb", "grey")
-    return as_channels(pixels, reads.channels, values, name, alpha=alpha)
+    return values
 
 
-def _range(pixels: NDArray[Any] | None, reads: Reads) -> tuple[float, float] | None:
-    if reads.value_range is None and pixels is not None and pixels.dtype.kind == "f":
-        return 0.0, 1.0
-    return reads.value_range
-
-
-def _check_floats(pixels: NDArray[Any], values: tuple[float, float] | None, reads: Reads, name: str) -> None:
-    """Refuses floats of another range than the one that is known: clipped, they would be answered in silence."""
-    assert values is not None
+def _check_floats(pixels: NDArray[Any], name: str) -> None:
+    """Refuses floats that are not in [0, 1]: clipped, they would be answered in silence."""
     least, most = float(np.nanmin(pixels)), float(np.nanmax(pixels))
-    if reads.value_range is None and not (-1e-3 <= least and most <= 1 + 1e-3):
-        way_out = "divide by 255, or give uint8" if 0 <= least and most <= 255 else "scale it to 0 to 1"
+    if not (-1e-3 <= least and most <= 1 + 1e-3):
+        divided = "divide by 255, or give uint8" if 0 <= least and most <= 255 else "scale it to 0 to 1"
         raise ValueError(
-            f"{name} holds floats from {least:.6g} to {most:.6g}, where the network takes 0 to 1: {way_out}"
+            f"{name} holds floats from {least:.6g} to {most:.6g}, where the network takes 0 to 1: {divided}, or state "
+            f"what becomes 0 and 1, --value-range {least:.6g} {most:.6g}"
         )
 
 

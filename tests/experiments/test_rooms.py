@@ -19,6 +19,7 @@ BELOW = {
     "reports": {"evidence", "shell"},
     "runs": {"shell"},
     "tracking": {"runs", "shell"},
+    "prediction": {"evidence", "runs", "shell"},
     "grids": {"reports", "evidence", "runs", "tracking", "shell"},
     "crfs": {"grids", "reports", "evidence", "runs", "tracking", "shell"},
 }
