@@ -156,11 +156,14 @@ class Loading(Augmentation):
         scale: factor of the size of every image, for cheap runs; the crop counts pixels after it
         batch_size: images of one optimiser step, over all devices and accumulated batches
         num_workers: processes of each device that load images; 0 leaves it to the one that trains
+        tile: validation and test images are predicted in exact tiles of so many pixels a side, for images that do not
+            fit into memory at once; null predicts them whole
     """
 
     scale: float = 1.0
     batch_size: int = 8
     num_workers: int = 0
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,6 +171,8 @@ class Loading(Augmentation):
             raise ValueError(f"scale must be more than 0, got {self.scale}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.tile is not None and self.tile < 16:
+            raise ValueError(f"tile must be at least 16 pixels, got {self.tile}")
 
 
 class SegmentationDataModule(LightningDataModule):

@@ -10,9 +10,9 @@ its place on the earth and NIfTI its affine. The checkpoint alone says what the 
 the name and the place in the tree of their image: labels/ (index PNG in the colours of the classes), overlay/,
 confidence/ (probability of the label, 0 to 255), and stats.csv with a row a class.
 
-An image that does not fit into memory is predicted in tiles. Of a network that sees a finite window these are exact; for
-others overlapping windows are blended, and the difference is measured and printed. The same command goes on where it
-was interrupted. An image that cannot be read is named and left out; the exit status is then 3.
+An image that does not fit into memory is predicted in tiles. Of a network that sees a finite window these are exact.
+For others overlapping windows are blended, and the difference is measured and printed. The same command goes on where
+it was interrupted. An image that cannot be read is named and left out; the exit status is then 3.
 """
 
 import argparse
@@ -156,8 +156,8 @@ def check_extras(found: Sequence[Item]) -> None:
 
 def settings_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, Any]:
     """What decides the results: another call with the same goes on, one with others is refused."""
-    decides = ("tta", "crf", "crf_options", "scale", "value_range", "axis", "tile", "overlap", "probabilities")
-    decides += ("no_overlay", "no_confidence")
+    decides = ["tta", "crf", "crf_options", "scale", "value_range", "axis", "tile", "overlap", "probabilities"]
+    decides += ["no_overlay", "no_confidence"]
     return {
         "checkpoints": [digest(path) for path in paths],
         **{name: getattr(args, name) for name in decides},
@@ -224,9 +224,8 @@ def tell(
         say(table)
         if args.compare is not None:
             say(compare(args.out, args.compare, segmenter.class_names))
-    say(
-        f"{len(names)} of {len(found)} images are in {args.out}: labels/, {'overlay/, ' * (not args.no_overlay)}stats.csv"
-    )
+    kinds = [f"{kind}/" for kind in ("labels", "overlay", "confidence", "probabilities") if (args.out / kind).is_dir()]
+    say(f"{len(names)} of {len(found)} images are in {args.out}: {', '.join(kinds)}, stats.csv")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ class SegmentationModule(LightningModule):
         self.register_buffer("weight_of_class", weight_of_class, persistent=counted)
         self.loss_function = LOSSES[recipe.loss]
         self.refine = None
+        self._cut: tuple[int, Any] | None = None  # side of exact tiles in evaluation, and the network's `Reach`
         self.epoch_loss = LossMean()
         self.val_scores = Scores(num_classes, ignore_index)
         self.test_scores = Scores(num_classes, ignore_index, detailed=True)
@@ -157,7 +158,7 @@ class SegmentationModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W), refined in evaluation."""
-        logits = self.predict(images)
+        logits = self.predict(images) if self.training or self._cut is None else self._in_tiles(images)
         if self.training:
             return logits
         logits = logits.contiguous()  # as CRFs, scores and files expect them
@@ -165,6 +166,31 @@ class SegmentationModule(LightningModule):
             return logits
         refined = self.refine(logits.float().softmax(1), images)
         return refined.clamp(min=torch.finfo(torch.float32).tiny).log()  # logits again, finite where it is certain
+
+    def evaluate_in_tiles(self, side: int) -> None:
+        """In evaluation, images are predicted in tiles of `side` pixels as they would be at once: `analysis.tiling`.
+
+        Raises ValueError for a network that is not local.
+        """
+        from lightning_modules.analysis.tiling import NotLocalError, reach
+
+        try:
+            self._cut = side, reach(self, self.hparams["in_channels"])
+        except NotLocalError as error:
+            raise ValueError(
+                f"tile={side} takes a local network, and for {type(self).__name__} {error}: leave it out, or take a "
+                "smaller scale"
+            ) from error
+
+    def _in_tiles(self, images: Tensor) -> Tensor:
+        from lightning_modules.analysis.tiles import predict_in_tiles
+
+        tiles, self._cut = self._cut, None  # the shapes of the whole image are followed through this module
+        assert tiles is not None
+        try:
+            return predict_in_tiles(self.predict, self, images, *tiles)
+        finally:
+            self._cut = tiles
 
     def predict(self, images: Tensor) -> Tensor:
         """What the network says of the images; an architecture that pads or tiles them overrides this."""

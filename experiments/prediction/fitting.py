@@ -1,8 +1,9 @@
-"""How an image of some size is predicted so that it fits into memory: at once, in exact tiles, or in overlapping ones."""
+"""How an image is predicted so that it fits into memory: at once, in exact tiles, or in windows that overlap."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 @dataclass(frozen=True)
 class Cut:
-    """How an image is cut: not at all, in exact tiles of `side`, or in windows of `side` that overlap and are blended."""
+    """How an image is cut: not at all, in exact tiles of `side` pixels, or in windows of `side` that are blended."""
 
     kind: str = "whole"  # "whole", "exact" or "blended"
     side: int = 0
@@ -62,18 +63,17 @@ class Fitting:
         self.modules, self.memory, self.tile, self.overlap, self.whole = modules, memory, tile, overlap, whole
         self.say = say
         self.most: int | None = None  # side that ran out of memory
+        self._needs: dict[tuple[int, int], float] = {}
         if tile:
-            self.reach  # refuses before anything is read
+            self.check_local()  # before anything is read
 
-    @cached_property
-    def reach(self) -> Reach:
-        """Of all networks together. Raises ValueError where one of them is not local."""
-        if isinstance(self.local, str):
-            raise ValueError(
+    def check_local(self) -> None:
+        """Raises ValueError where exact tiles cannot be had of one of the networks."""
+        if not isinstance(self.local, Reach):
+            raise ValueError(  # noqa: TRY004  # no type of the user's
                 f"exact tiles need a local network, and for {type(self.modules[0]).__name__} {self.local}: leave "
                 "--tile out, or blend overlapping windows with --overlap"
             )
-        return self.local
 
     @cached_property
     def local(self) -> Reach | str:
@@ -108,8 +108,15 @@ class Fitting:
 
     def needs(self, height: int, width: int) -> float:
         """About the bytes that an image of this size takes while it is predicted."""
-        first = self.modules[0]
-        return WORKSPACE * peak_bytes(first, first.hparams["in_channels"], height, width)
+        if (height, width) not in self._needs:
+            first = self.modules[0]
+            refine, first.refine = first.refine, None  # a CRF takes a few maps more, and computes with numbers
+            try:
+                peak = peak_bytes(first, first.hparams["in_channels"], height, width)
+            finally:
+                first.refine = refine
+            self._needs[height, width] = WORKSPACE * peak
+        return self._needs[height, width]
 
     def cut(self, height: int, width: int) -> Cut:
         """How to predict an image of this size. Raises ValueError where nothing fits."""
@@ -171,7 +178,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def blended(predict: Callable[[Tensor], Tensor], image: Tensor, side: int, classes: int) -> Tensor:
-    """Probabilities (C, H, W) of windows of `side` pixels that overlap by half, weighted by a Gaussian (MONAI's inferer).
+    """Probabilities (C, H, W) of windows of `side` pixels that overlap by half, weighted by a Gaussian, by MONAI.
 
     An approximation: `difference` measures by how much. Raises ValueError without the extra.
     """
@@ -181,17 +188,15 @@ def blended(predict: Callable[[Tensor], Tensor], image: Tensor, side: int, class
     return probabilities
 
 
-def _inferer(roi: tuple[int, int]) -> Callable[..., Tensor]:
+def _inferer(roi: tuple[int, int]) -> Any:
     try:
-        from monai.inferers import SlidingWindowInferer
+        from monai.inferers.inferer import SlidingWindowInferer
     except ImportError as error:
         raise ValueError(
             "images that do not fit into memory are blended of overlapping windows by MONAI, which is missing: "
             'pip install -e ".[overlap]"'
         ) from error
-    inferer: Callable[..., Tensor] = SlidingWindowInferer(
-        roi_size=roi, sw_batch_size=1, overlap=OVERLAP, mode="gaussian"
-    )
+    inferer: Any = SlidingWindowInferer(roi_size=roi, sw_batch_size=1, overlap=OVERLAP, mode="gaussian")
     return inferer
 
 

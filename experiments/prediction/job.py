@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from datamodules.checks.problems import shown
@@ -139,8 +140,12 @@ class Job:
         tally, labels, confidence, other = Tally(self.classes), [], [], []
         for index, name in enumerate(volume.names(str(item.path))):
             prediction = self.segmenter(volume[index], name)
-            maps = {"confidence": prediction.confidence, "entropy": prediction.entropy}
-            tally.add(prediction.labels, **maps, disagreement=prediction.disagreement)
+            tally.add(
+                prediction.labels,
+                confidence=prediction.confidence,
+                entropy=prediction.entropy,
+                disagreement=prediction.disagreement,
+            )
             labels.append(prediction.labels)
             confidence.append(np.rint(prediction.confidence * 255).astype(np.uint8))
             if prediction.disagreement is not None:
@@ -206,6 +211,7 @@ class Job:
             made["disagreement"] = RasterOut(self._place("disagreement", item, ".tif"), dataset, "uint8")
         return made
 
+    @torch.no_grad()
     def _bands(self, raster: Raster, cut: Cut) -> Iterator[tuple[int, int, Maps]]:
         """Rows [first, last) of the scaled image with their maps, from the top down."""
         height, width = raster.scaled

@@ -60,9 +60,9 @@ def rasterio() -> Any:
 def opened(path: Path) -> Iterator[Any]:
     """The dataset of a file; ValueError, naming the file, for one that cannot be read."""
     library = rasterio()
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-
     import warnings
+
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
     with warnings.catch_warnings(), library.Env(GDAL_CACHEMAX=CACHE, GDAL_PAM_ENABLED="NO"):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

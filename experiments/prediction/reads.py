@@ -102,8 +102,8 @@ def as_image(
 
     A path is read as they read it. A PIL image or an array (H, W) or (H, W, C) has numbers of 8 bits, 16 bits, or
     floats: in [0, 1], or in the range that the checkpoint states. A tensor is (C, H, W), or (1, C, H, W). `alpha` says
-    of an array whether its last band is alpha; without it the second of two and the fourth of four are. `part` says that
-    it is a part of an image, so that nothing follows from its largest value.
+    of an array whether its last band is alpha; without it the second of two and the fourth of four are. `part` says
+    that it is a part of an image, so that nothing follows from its largest value.
 
     Raises ValueError, which calls the image `name`, for another range, number of channels, type or shape.
     """
@@ -121,7 +121,7 @@ def as_image(
     elif isinstance(picture, np.ndarray):
         pixels = picture[:, :, None] if picture.ndim == 2 else picture
     else:
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004  # as for any other image that does not fit
             f"{name} must be a path, a PIL image, an array (H, W, C) or a tensor (C, H, W), got "
             f"{type(picture).__name__}"
         )

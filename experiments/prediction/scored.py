@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,13 @@ class Scored:
         assert path is not None
         mask = read_mask(path)
         if mask.shape != prediction.size:
-            raise ValueError(
-                f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels, and its image {prediction.size[1]} x {prediction.size[0]}"
-            )
+            sizes = [f"{width} x {height}" for height, width in (mask.shape, prediction.size)]
+            raise ValueError(f"{path} has {sizes[0]} pixels, and its image {sizes[1]}")
         known = mask != IGNORED
         if known.any() and int(mask[known].max()) >= len(self.classes):
             raise ValueError(
-                f"{path} holds the label {int(mask[known].max())}, and the network has {len(self.classes)} classes, 0 to "
-                f"{len(self.classes) - 1}; unlabelled pixels are 255"
+                f"{path} holds the label {int(mask[known].max())}, and the network has {len(self.classes)} classes, 0 "
+                f"to {len(self.classes) - 1}; unlabelled pixels are 255"
             )
         of_scale = prediction.scaled.probabilities
         assert of_scale is not None
@@ -173,7 +173,10 @@ def compare(here: Path, other: Path, classes: Sequence[str]) -> str:
             raise FileNotFoundError(
                 f"--compare {folder} has no per_image.npz: predict into it with --score MASKS first"
             )
-        arrays = Npz(path, per_image() | {}, {"C": len(classes)}, MOST_IMAGES)
+        fields = {
+            name: replace(array, optional=array.optional or name in LEFT_OUT) for name, array in per_image().items()
+        }
+        arrays = Npz(path, fields, {"C": len(classes)}, MOST_IMAGES)
         stored[folder] = (arrays.texts("names"), arrays.texts("groups"), arrays["confusion"])
     (names, groups, mine), (their_names, _, theirs) = stored[here], stored[other]
     if sorted(names) != sorted(their_names):

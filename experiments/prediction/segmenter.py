@@ -299,8 +299,8 @@ class Segmenter:
         )
         why = self.fitting.local if isinstance(self.fitting.local, str) else "asked for by --overlap"
         self.say(
-            f"blended of overlapping windows of {cut.side} pixels, as it does not fit into memory at once and {why}: on "
-            f"{height} x {width} pixels, {100 * other:.2f} % of the labels differ from a prediction at once, and "
+            f"blended of overlapping windows of {cut.side} pixels, as it does not fit into memory at once and {why}: "
+            f"on {height} x {width} pixels, {100 * other:.2f} % of the labels differ from a prediction at once, and "
             f"probabilities by up to {most:.3f}"
         )
 

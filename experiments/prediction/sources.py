@@ -37,9 +37,9 @@ class Item:
 def items(sources: Sequence[str], *, out: Path) -> list[Item]:
     """The images of all `sources`, each once, in order; those in `out`, which are results, are left out.
 
-    A source is a file, a folder with all images below it, a pattern such as "scans/**/*.png", or a .txt file with a path
-    a line, which is one beside the list unless it is absolute. Names keep the tree below the folder that all have in
-    common; where two would be equal, they keep their endings.
+    A source is a file, a folder with all images below it, a pattern such as "scans/**/*.png", or a .txt file with a
+    path a line, beside the list unless it is absolute. Names keep the tree below the folder that all have in common;
+    where two would be equal, they keep their endings.
 
     Raises FileNotFoundError for what is not there, ValueError for a folder or a list without images.
     """

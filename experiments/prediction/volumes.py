@@ -57,8 +57,9 @@ class Volume:
 
     def put_back(self, slices: NDArray[Any]) -> NDArray[Any]:
         """Slices (n, H, W) -> (X, Y, Z) in the order in which the file has its voxels."""
-        from nibabel import orientations
+        from nibabel import orientations as typed
 
+        orientations: Any = typed
         planes = np.stack([_back(one) for one in slices], axis=self.axis)
         way = orientations.ornt_transform(
             orientations.io_orientation(self.closest.affine), orientations.io_orientation(self.image.affine)
@@ -68,8 +69,9 @@ class Volume:
 
     def write(self, path: Path, slices: NDArray[Any]) -> None:
         """Slices (n, H, W) as NIfTI with the affine and the units of the scan."""
-        import nibabel
+        import nibabel as typed
 
+        nibabel: Any = typed
         data = self.put_back(slices)
         header = self.image.header.copy()
         header.set_data_dtype(data.dtype)
@@ -96,9 +98,10 @@ def _back(plane: NDArray[Any]) -> NDArray[Any]:
 def read_volume(path: Path, axis: int, max_voxels: int) -> Volume:
     """Raises ValueError, naming the file, for what is no volume of numbers, or too large."""
     try:
-        import nibabel
+        import nibabel as typed
     except ImportError as error:
         raise ValueError(f'{path.name} needs nibabel: pip install -e ".[medical]"') from error
+    nibabel: Any = typed
     name = shown(str(path))
     try:
         image: Any = nibabel.load(path)
@@ -107,7 +110,7 @@ def read_volume(path: Path, axis: int, max_voxels: int) -> Volume:
         said = " ".join(str(error).split())[:120]
         raise ValueError(f"{name} cannot be read as NIfTI: {said}") from error
     if not isinstance(image, nibabel.Nifti1Image):
-        raise ValueError(f"{name} is no NIfTI file, but {type(image).__name__}")
+        raise ValueError(f"{name} is no NIfTI file, but {type(image).__name__}")  # noqa: TRY004
     if len(shape) == 4 and shape[3] == 1:
         image = image.slicer[..., 0]
         shape = shape[:3]

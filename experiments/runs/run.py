@@ -176,7 +176,8 @@ class Run:
         if self.step:
             options = {f"step.{name}": value for name, value in self.step.options.items()}
             flat |= {"step": self.step.name, **options, "step.of": list(self.parents.values())}
-        flat.pop("data.num_workers", None)  # changes no number: see datamodules/base.py
+        for name in ("data.num_workers", "data.tile"):  # change no number: see datamodules/base.py
+            flat.pop(name, None)
         if corrections := self.corrections():
             flat["corrections"] = sorted(corrections)
         return flat

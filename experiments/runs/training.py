@@ -114,6 +114,8 @@ def train(
         run.check_parents()
         seed_everything(run.seed, workers=True, verbose=False)
         module, datamodule = build(run)
+        if datamodule.loading.tile is not None:
+            module.evaluate_in_tiles(datamodule.loading.tile)
         average = module.hparams["average"]
         check_average(average, {**run.trainer, **where}.get("precision"))
         datamodule.verify()
@@ -149,7 +151,7 @@ def train(
                         trainer.test(module, datamodule, verbose=False)
                 measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
                 validated, seconds = MetricsFile(out).summary()
-                result = {
+                result: dict[str, Any] = {
                     "hash": run.hash,
                     "status": "done",
                     **(what_was_scored(datamodule, module.last_confusion["test"]) if test else {}),
@@ -161,9 +163,8 @@ def train(
                     "params": sum(p.numel() for p in module.parameters()),
                 }
                 if trainer.is_global_zero:
-                    split = scored_split(result)
                     if test and (out / "checkpoints" / LAST).exists():
-                        add_scores(out / "checkpoints" / LAST, split, result["test"])
+                        add_scores(out / "checkpoints" / LAST, scored_split(result), result["test"])
                     write_json(out / "result.json", result)
         return result
 
