@@ -22,6 +22,7 @@ from lightning_modules.analysis.tiling import Reach
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import resize
 from lightning_modules.components.errors import NonFiniteError
+from lightning_modules.components.scores.confusion import predict_labels
 from lightning_modules.refinement import post_process
 
 IGNORED = 255
@@ -200,32 +201,27 @@ class Segmenter:
                 cut = cut or self.fitting.cut(*image.shape[1:])
                 if cut.kind == "exact" and not self.probabilities and not self.flip and self.scales == (1.0,):
                     return self._streamed(image, cut, name)
-                summed, own = self._averaged(image, cut)
-                return summarised(summed, own, name, keep=self.probabilities)
+                return self._averaged(image, cut, name)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 torch.cuda.empty_cache()
                 cut = self.fitting.ran_out(cut or Cut(), *map(int, image.shape[1:]))
 
-    def _averaged(self, image: Tensor, cut: Cut) -> tuple[Tensor, list[Tensor]]:
-        """Mean probabilities (C, h, w) over networks, scales and flips, and the labels (h, w) of each network."""
+    def _averaged(self, image: Tensor, cut: Cut, name: str) -> Maps:
+        """Mean probabilities over networks, scales and flips."""
         total: Tensor | None = None
         own = []
         for module in self.modules:
-            of_module: Tensor | None = None
-            views = 0
+            seen = []
             for view, back in self._views(image):
-                seen = back(self._probabilities(module, view, self._cut_of(view, image, cut)))
-                of_module = seen if of_module is None else of_module + seen
-                views += 1
-            assert of_module is not None
-            of_module /= views
-            if len(self.modules) > 1:
-                own.append(of_module.argmax(0))
+                probabilities, labels = self._probabilities(module, view, self._cut_of(view, image, cut))
+                seen.append(back(probabilities))
+            of_module = seen[0] if len(seen) == 1 else torch.stack(seen).mean(0)
+            own.append(labels if len(seen) == 1 else of_module.argmax(0))
             total = of_module if total is None else total + of_module
         assert total is not None
-        return total / len(self.modules), own
+        return summarised(total / len(self.modules), own, name, keep=self.probabilities)
 
     def _views(self, image: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
         """The image as it is looked at, and how its probabilities come back."""
@@ -244,18 +240,22 @@ class Segmenter:
         """The larger view of an image may have to be cut where the image need not be."""
         return cut if view.shape == image.shape or cut.kind != "whole" else self.fitting.cut(*view.shape[1:])
 
-    def _probabilities(self, module: SegmentationModule, image: Tensor, cut: Cut) -> Tensor:
-        """(C, h, w) on the CPU."""
+    def _probabilities(self, module: SegmentationModule, image: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:
+        """Probabilities (C, h, w) and labels (h, w) on the CPU.
+
+        Labels are of the logits, as the test's are: of two that are nearly equal the probabilities may be the same.
+        """
         device, classes = module.device, module.num_classes
         if cut.kind == "whole":
-            return of_logits(module(image[None].to(device)))[0].cpu()
+            return of_logits(module(image[None].to(device)))
         if cut.kind == "blended":
             self._tell_difference(module, image, cut)
-            return blended(lambda windows: module(windows.to(device)).float().cpu(), image, cut.side, classes)
-        out = torch.empty(classes, *image.shape[1:])
+            out = blended(lambda windows: module(windows.to(device)).float().cpu(), image, cut.side, classes)
+            return out, out.argmax(0)
+        out, labels = torch.empty(classes, *image.shape[1:]), torch.empty(image.shape[1:], dtype=torch.int64)
         for rows, columns, logits in self._tiles([module], image, cut):
-            out[:, rows, columns] = of_logits(logits[0])[0].cpu()
-        return out
+            out[:, rows, columns], labels[rows, columns] = of_logits(logits[0])
+        return out, labels
 
     def _tiles(
         self, modules: Sequence[SegmentationModule], image: Tensor, cut: Cut
@@ -281,9 +281,8 @@ class Segmenter:
 
     def of_tile(self, logits: Sequence[Tensor], name: str) -> Maps:
         """The maps of a window, of each network's logits (1, C, h, w)."""
-        each = [of_logits(one)[0].cpu() for one in logits]
-        own = [one.argmax(0) for one in each] if len(each) > 1 else []
-        return summarised(torch.stack(each).mean(0), own, name, keep=False)
+        each = [of_logits(one) for one in logits]
+        return summarised(torch.stack([one for one, _ in each]).mean(0), [own for _, own in each], name, keep=False)
 
     def _tell_difference(self, module: SegmentationModule, image: Tensor, cut: Cut) -> None:
         """Says once a side by how much blending differs, measured on the first image that it is used for."""
@@ -328,9 +327,9 @@ def check_alike(first: SegmentationModule, other: SegmentationModule, of_first: 
         )
 
 
-def of_logits(logits: Tensor) -> Tensor:
-    """Probabilities in float32."""
-    return logits.float().softmax(1)
+def of_logits(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (1, C, h, w) -> probabilities (C, h, w) in float32 and labels (h, w), on the CPU."""
+    return logits.float().softmax(1)[0].cpu(), predict_labels(logits.float())[0].cpu()
 
 
 def summarised(probabilities: Tensor, own: Sequence[Tensor], name: str, *, keep: bool) -> Maps:
@@ -338,10 +337,11 @@ def summarised(probabilities: Tensor, own: Sequence[Tensor], name: str, *, keep:
     confidence, labels = probabilities.max(0)
     if not bool(confidence.isfinite().all()):
         raise NonFiniteError(f"{name}: the network answers with NaN or infinity; take an earlier checkpoint")
+    labels = own[0] if len(own) == 1 else labels
     classes = len(probabilities)
     most = float(np.log(classes)) if classes > 1 else 1.0
     entropy = torch.special.entr(probabilities).sum(0) / most
-    other = torch.stack([one != labels for one in own]).float().mean(0) if own else None
+    other = torch.stack([one != labels for one in own]).float().mean(0) if len(own) > 1 else None
     return Maps(
         labels.numpy().astype(kind_of(classes)),
         confidence.numpy(),

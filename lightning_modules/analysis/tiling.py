@@ -104,7 +104,7 @@ def _agreed(before: _Look, now: _Look) -> Reach | None:
     resizes = []
     for early, late in zip(before.resizes, now.resizes, strict=True):
         if early == late:
-            raise NotLocalError("a map of the same size for every image is resized")
+            raise NotLocalError("it pools the image to a fixed size")
         of_call = Resize(_strides(early.source, late.source, grown), _strides(early.target, late.target, grown))
         resizes.append(of_call)
         strides |= {*of_call.source, *of_call.target}
@@ -120,7 +120,7 @@ def _agreed(before: _Look, now: _Look) -> Reach | None:
 def _strides(early: Sequence[int], late: Sequence[int], grown: int) -> tuple[Fraction, Fraction]:
     """Pixels of the image from a unit to the next, by what a map has grown."""
     if any(b <= a for a, b in zip(early, late, strict=True)):
-        raise NotLocalError("a map of the same size for every image is resized")
+        raise NotLocalError("it pools the image to a fixed size")
     down, right = (Fraction(grown, b - a).limit_denominator(FINEST) for a, b in zip(early, late, strict=True))
     return down, right
 
