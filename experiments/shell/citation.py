@@ -65,4 +65,4 @@ def _person(author: Mapping[str, str]) -> str:
 
 
 def _plain(word: str) -> str:
-    return re.sub("[^a-z0-9]", "", unicodedata.normalize("NFKD", word.replace("ı", "i")).lower())
+    return re.sub("[^a-z0-9]", "", unicodedata.normalize("NFKD", word).lower())

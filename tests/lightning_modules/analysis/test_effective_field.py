@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.analysis.effective_field import effective_field, held
+from lightning_modules.analysis.effective_field import effective_field, held, smoothed
 from lightning_modules.analysis.receptive_field import Box, field_of_pixel
 from lightning_modules.unet import UNetModule
 
@@ -104,3 +104,18 @@ def test_it_lies_within_the_theoretical_field(padding: str) -> None:
 def test_the_field_of_a_pixel() -> None:
     assert field_of_pixel(averaging(2), 1, (20, 30), (10, 29)) == Box(8, 12, 27, 29)
     assert field_of_pixel(nn.Sequential(averaging(1), nn.AdaptiveAvgPool2d(1)), 1, (9, 7), (0, 0)) == Box(0, 8, 0, 6)
+
+
+def test_smoothing_keeps_the_sum_and_the_middle() -> None:
+    field = torch.zeros(40, 60, dtype=torch.float64)
+    field[10:31, 20:41] = torch.rand(21, 21, dtype=torch.float64)
+    smooth = smoothed(field)
+    assert smooth.sum() == pytest.approx(field.sum().item(), rel=1e-9)
+    assert smooth.argmax() // 60 == pytest.approx(20, abs=8)
+    # The lines of the middle are even, where those of chance were not.
+    assert smooth[15:26, 25:36].std() < 0.3 * field[15:26, 25:36].std()
+    corner = torch.zeros(9, 9, dtype=torch.float64)
+    corner[0, 0] = 1
+    assert smoothed(corner)[0, 0] == pytest.approx(1) and smoothed(corner).sum() == pytest.approx(1)
+    line = torch.ones(1, 7, dtype=torch.float64)
+    assert torch.allclose(smoothed(line), line)
