@@ -30,6 +30,7 @@ from rich.table import Table
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from datamodules.checks.problems import shown
 from datamodules.files import MAX_PIXELS
 from datamodules.layouts.pixels import read_channels
 from datamodules.transforms import resize, scaled_size
@@ -191,14 +192,14 @@ def say(line: str) -> None:
 def write(args: Namespace, module: SegmentationModule, network: Network, view: View, asked: Asked) -> None:
     """All pictures once all are drawn, in place of those of an earlier call."""
     if args.image is not None:
-        say(f"image {view.title}: {view.size[0]} x {view.size[1]}, classes {', '.join(module.class_names)}")
+        say(f"image {view.title}: {view.size[0]} x {view.size[1]}, classes {', '.join(map(shown, module.class_names))}")
     with drawing():
         figures = draw(network, module.eval().requires_grad_(False), view, asked, say)
         for figure in figures.values():
             lay_out(figure)
         for name in PICTURES:
             if name in figures:
-                save_figure(figures[name], args.out / name, {"Software": None})
+                save_figure(figures[name], args.out / name, {"Software": None}, tight=True)
             else:
                 with suppress(OSError):
                     (args.out / name).unlink()

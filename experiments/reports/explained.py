@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.checks.problems import shown
 from experiments.reports.figures.explained import Fields, Taps, draw_cam, draw_fields, draw_overlaps
 from experiments.reports.figures.looks import short
 from lightning_modules.analysis.cam import seg_grad_cam, spread
@@ -64,8 +65,9 @@ def size_of(field: ReceptiveField | None) -> str:
     return "" if field is None else "image" if field.size is None else " x ".join(map(str, field.size))
 
 
-def class_of(name: str, names: list[str]) -> int:
+def class_of(name: str, class_names: list[str]) -> int:
     """The label of a class by its name or its number."""
+    names = [shown(known) for known in class_names]
     if name in names:
         return names.index(name)
     if name.isdecimal() and int(name) < len(names):
@@ -100,7 +102,7 @@ def draw(
     figures["field.png"] = _fields(module, view, fields, say)
     maps = [
         Taps(
-            f"{' x '.join(map(str, dict.fromkeys(found.kernel)))} taps, stride "
+            f"kernel {' x '.join(map(str, dict.fromkeys(found.kernel)))}, stride "
             f"{' x '.join(map(str, dict.fromkeys(found.stride)))}, padding "
             f"{' x '.join(map(str, dict.fromkeys(found.padding)))}\n"
             + (f"even: {found.most}" if found.even else f"uneven: {found.least} to {found.most}"),
@@ -126,7 +128,7 @@ def _fields(
     if fields:
         box = field_of_pixel(module, module.hparams["in_channels"], view.size, view.pixel)
         theoretical = "the whole image" if fields[""].whole_image else size_of(fields[""])
-        if box and fields[""].size and fields[""].size != (box.bottom - box.top + 1, box.right - box.left + 1):
+        if box is not None and box.reaches(*view.size) and not fields[""].whole_image:
             theoretical += ", cut at the border"
     shares, effective = effective_field(module, view.images, view.pixel), "nothing moves these logits"
     known, level = None, 0.0
@@ -147,9 +149,9 @@ def _cam(
     fields: dict[str, ReceptiveField],
     say: Callable[[str], None],
 ) -> Figure:
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = module(view.images)[0]
-    labels, names = logits.argmax(0), module.class_names
+    labels, names = logits.argmax(0), [shown(name) for name in module.class_names]
     predicted = int(labels[view.pixel])
     share = float(logits[(slice(None), *view.pixel)].softmax(0)[predicted])
     say(f"pixel at row {view.pixel[0]}, column {view.pixel[1]}: {names[predicted]} is predicted, {share:.1%}")
@@ -166,18 +168,18 @@ def _cam(
             )
     layer = network.deepest if asked.layer is None else asked.layer
     cam = spread(seg_grad_cam(module, view.images, layer, label, region), *view.size, fields.get(layer))
-    shown = layer.removeprefix("network.")
+    path = layer.removeprefix("network.")
     said = "" if cam.any() else ": nothing of it speaks for the class"
-    say(f"cam: layer {shown}, {' x '.join(map(str, network.shapes[layer]))}, class {names[label]}{said}")
+    say(f"cam: layer {path}, {' x '.join(map(str, network.shapes[layer]))}, class {names[label]}{said}")
     return draw_cam(
         view.picture,
-        labels.numpy().astype(np.uint8),
+        labels.numpy(),
         cam.double().numpy(),
         view.pixel,
         region.numpy() if asked.region == "predicted" else None,
         names,
         module.palette,
-        ("predicted", f"{shown}: what speaks for {short(names[label], 24)}" if cam.any() else f"{shown}{said}"),
+        ("predicted", f"{path}: what speaks for {short(names[label], 24)}" if cam.any() else f"{path}{said}"),
     )
 
 

@@ -54,6 +54,10 @@ class Box(NamedTuple):
     left: int
     right: int
 
+    def reaches(self, height: int, width: int) -> bool:
+        """Whether it touches the border of an image of this size."""
+        return 0 in (self.top, self.left) or self.bottom == height - 1 or self.right == width - 1
+
 
 class Output(NamedTuple):
     """What a module returned when it was called first; without a field it does not depend on the image."""

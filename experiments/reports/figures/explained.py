@@ -21,6 +21,7 @@ FAINTEST = 1e-4  # of the largest influence, below which the heat map is one col
 NUMBERED = 16  # pixels of a side: in smaller maps each pixel says its number
 COLUMNS = 4  # of maps in a row
 NAMED = 12  # classes in a legend
+SHADES = 256  # of the classes that have a colour; all others are grey
 TALLEST = 1.6  # height of a panel over its width
 THEORETICAL, EFFECTIVE, ASKED = COLOURS[4], COLOURS[5], COLOURS[1]
 
@@ -89,7 +90,7 @@ def draw_overlaps(maps: Sequence[Taps], title: str) -> Figure:
     """The taps of each geometry in a small map; the numbers within the dashed line hold for all but the border."""
     columns = min(COLUMNS, len(maps))
     rows = math.ceil(len(maps) / columns)
-    figure = Figure(figsize=(max(2.9 * columns, 4.6), 3.4 * rows + 0.7), layout="compressed")
+    figure = Figure(figsize=(max(2.9 * columns, 4.6), 3.4 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in grid[len(maps) :]:
         axis.set_axis_off()
@@ -119,7 +120,7 @@ def draw_overlaps(maps: Sequence[Taps], title: str) -> Figure:
 
 def draw_cam(
     picture: Picture,
-    labels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
     cam: NDArray[np.float64],
     pixel: Pixel,
     region: NDArray[np.bool_] | None,
@@ -130,15 +131,15 @@ def draw_cam(
     """The image, what is predicted of it, and the activation map over it; `region` is what it is asked of, where that
     is more than the pixel."""
     present = [int(label) for label in np.argsort(-np.bincount(labels.ravel())) if (labels == label).any()]
-    colours = label_colours(palette if len(palette) >= len(names) else _palette(len(names)))
+    colours = label_colours((palette if len(palette) >= len(names) else _palette(len(names)))[:SHADES])
     listed = [
-        Patch(facecolor=tuple(colours[label] / 255), edgecolor="0.4", label=short(names[label], 24))
+        Patch(facecolor=tuple(colours[min(label, SHADES - 1)] / 255), edgecolor="0.4", label=short(names[label], 24))
         for label in present[:NAMED]
     ]
     listed += [Patch(alpha=0, label=f"and {len(present) - NAMED} more")] if len(present) > NAMED else []
     figure, (plain, predicted, over) = _panels(picture, 3, below=0.4 + 0.2 * math.ceil((len(listed) + 2) / 6))
     plain.imshow(picture, interpolation="nearest")
-    predicted.imshow(colours[labels], interpolation="nearest")
+    predicted.imshow(colours[np.minimum(labels, SHADES - 1)], interpolation="nearest")
     over.imshow(_grey(picture), interpolation="nearest")
     strength = cam / cam.max() if cam.any() else cam
     heat = over.imshow(strength, cmap=colormap("inferno"), norm=Normalize(0, 1), alpha=np.clip(1.5 * strength, 0, 0.85))
