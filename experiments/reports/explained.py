@@ -43,13 +43,12 @@ class View:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a view: the class, by default the predicted one, the path of a layer, by default the encoder's
-    deepest map, whether of the pixel or of all that are predicted as the class, and whether fields are followed."""
+    """What is asked of a view."""
 
-    label: int | None
-    layer: str | None
-    region: str  # "pixel" or "predicted"
-    fields: bool
+    label: int | None  # of a class; None is the predicted one
+    layer: str | None  # full path; None is the deepest map of the encoder
+    region: str  # "pixel", or "predicted" for all pixels that are predicted as the class
+    fields: bool  # whether theoretical fields are followed
 
 
 def followed(network: "Network") -> tuple[dict[str, ReceptiveField], str]:

@@ -32,14 +32,12 @@ Pixel = tuple[int, int]  # row, column
 
 @dataclass(frozen=True)
 class Fields:
-    """Both fields of a unit: the theoretical one as it lies in the image, None where it cannot be followed; the shares
-    (H, W) of the effective one, as they are and smooth, None where nothing moves the unit, and the level of the smooth
-    ones at its contour."""
+    """Both fields of a unit, the theoretical one as it lies in the image."""
 
     pixel: Pixel
-    box: Box | None
-    shares: tuple[NDArray[np.float64], NDArray[np.float64]] | None
-    level: float
+    box: Box | None  # None where it cannot be followed
+    shares: tuple[NDArray[np.float64], NDArray[np.float64]] | None  # (H, W) as they are and smooth; None: nothing moves
+    level: float  # of the smooth shares at the contour
     theoretical: str  # sizes, in words
     effective: str
 
