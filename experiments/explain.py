@@ -32,10 +32,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from datamodules.checks.problems import shown
 from datamodules.files import MAX_PIXELS
-from datamodules.layouts.pixels import read_channels
+from datamodules.layouts.pixels import CHANNELS, read_channels
 from datamodules.transforms import resize, scaled_size
 from experiments.reports.explained import Asked, View, class_of, draw, followed, layer_of, size_of
-from experiments.reports.figures.looks import drawing, lay_out, save_figure
+from experiments.reports.figures.looks import drawing, lay_out, save_figure, short
 from experiments.runs.callbacks import to_rgb
 from experiments.shell.catalogue import ARCHITECTURES, documentation, key_of, listed, load, lookup
 from experiments.shell.citation import bibtex
@@ -142,17 +142,25 @@ def look(args: Namespace, module: SegmentationModule, weights: str) -> View:
         picture = np.full((*size, 3), 255, dtype=np.uint8)
         title = f"mean of {RANDOM} images of random numbers"
     else:
-        image = torch.from_numpy(read_channels(args.image, READ.get(channels, "all"), None, MAX_PIXELS))
+        reads = _reads(module)
+        how = reads["channels"] if reads.get("channels") in CHANNELS else READ.get(channels, "all")
+        span = reads.get("value_range")
+        span = (span[0], span[1]) if isinstance(span, list | tuple) and len(span) == 2 else None
+        image = torch.from_numpy(read_channels(args.image, how, span, MAX_PIXELS))
         if len(image) != channels:
             raise ValueError(
-                f"--image must have the {channels} channels that the network takes, got {len(image)} in {args.image}: "
+                f"--image must have as many channels as the network takes, {channels}, got {len(image)} in {args.image}: "
                 "give an image of the kind that it was trained on"
             )
         full = tuple(image.shape[1:])
-        size = tuple(args.size or scaled_size(image[0], _trained_scale(module)))
+        scale = reads.get("scale")
+        scale = scale if isinstance(scale, int | float) and 0 < scale < math.inf else 1.0
+        size = tuple(args.size or scaled_size(image[0], scale))
         images = resize(image, torch.zeros(full, dtype=torch.long), size)[0][None]
         picture = to_rgb(images[0])
-        title = args.image.name + ("" if size == full else f", {full[0]} x {full[1]} resized to {size[0]} x {size[1]}")
+        title = short(shown(args.image.name)) + (
+            "" if size == full else f", {full[0]} x {full[1]} resized to {size[0]} x {size[1]}"
+        )
     row, column = args.pixel or [side // 2 for side in full]
     if row >= full[0] or column >= full[1]:
         raise ValueError(
@@ -163,12 +171,11 @@ def look(args: Namespace, module: SegmentationModule, weights: str) -> View:
     return View(images, (row, column), picture, f"{title}{weights}", args.image is not None)
 
 
-def _trained_scale(module: SegmentationModule) -> float:
-    """The factor by which the images of the training were resized, where the checkpoint says so."""
+def _reads(module: SegmentationModule) -> dict[str, Any]:
+    """How the images of the training were read, where the checkpoint says so: channels, value range and scale."""
     trained = getattr(module, "trained", None)
     reads = trained.get("reads") if isinstance(trained, dict) else None
-    scale = reads.get("scale") if isinstance(reads, dict) else None
-    return scale if isinstance(scale, int | float) and 0 < scale < math.inf else 1.0
+    return reads if isinstance(reads, dict) else {}
 
 
 def untrained(architecture: type[SegmentationModule], args: Namespace) -> SegmentationModule:

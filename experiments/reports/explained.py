@@ -129,7 +129,7 @@ def _fields(
         theoretical = "the whole image" if fields[""].whole_image else size_of(fields[""])
         if box is not None and box.reaches(*view.size) and not fields[""].whole_image:
             theoretical += ", cut at the border"
-    shares, effective = effective_field(module, view.images, view.pixel), "nothing moves these logits"
+    shares, effective = effective_field(module, view.images, view.pixel), "none, as nothing moves these logits"
     known, level = None, 0.0
     if shares.any():
         smooth = smoothed(shares)
@@ -178,7 +178,11 @@ def _cam(
         region.numpy() if asked.region == "predicted" else None,
         names,
         module.palette,
-        ("predicted", f"{path}: what speaks for {short(names[label], 24)}" if cam.any() else f"{path}{said}"),
+        (
+            view.title,
+            "predicted",
+            f"{path}: what speaks for {short(names[label], 24)}" if cam.any() else f"{path}{said}",
+        ),
     )
 
 

@@ -61,7 +61,15 @@ def draw_fields(picture: Picture, fields: Fields, title: str) -> Figure:
         handles.append(_outline(whole, fields.box, f"theoretical field: {fields.theoretical}"))
     if fields.shares is None:
         near.set_axis_off()
-        near.text(0.5, 0.5, fields.effective, ha="center", va="center", transform=near.transAxes, wrap=True)
+        near.text(
+            0.5,
+            0.5,
+            f"effective field: {fields.effective}",
+            ha="center",
+            va="center",
+            transform=near.transAxes,
+            wrap=True,
+        )
     else:
         shares, smooth = fields.shares
         for axis in (whole, near):
@@ -124,7 +132,7 @@ def draw_cam(
     region: NDArray[np.bool_] | None,
     names: Sequence[str],
     palette: Sequence[Sequence[int]],
-    titles: tuple[str, str],
+    titles: tuple[str, str, str],
 ) -> Figure:
     """The image, what is predicted of it, and the activation map over it; `region` is what it is asked of, where that
     is more than the pixel."""
@@ -154,7 +162,7 @@ def draw_cam(
     else:
         (marked, *_) = [_mark(axis, pixel) for axis in (plain, predicted, over)]
         handles.append(marked)
-    for axis, title in zip((plain, predicted, over), ("image", *titles), strict=True):
+    for axis, title in zip((plain, predicted, over), titles, strict=True):
         axis.set_title(title, fontsize=9)
     _legend(figure, [*handles, *listed], 6)
     return figure
