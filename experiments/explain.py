@@ -149,8 +149,8 @@ def look(args: Namespace, module: SegmentationModule, weights: str) -> View:
         image = torch.from_numpy(read_channels(args.image, how, span, MAX_PIXELS))
         if len(image) != channels:
             raise ValueError(
-                f"--image must have as many channels as the network takes, {channels}, got {len(image)} in {args.image}: "
-                "give an image of the kind that it was trained on"
+                f"--image {args.image} must have as many channels as the network takes, {channels}, got {len(image)}: "
+                "give one of the kind that it was trained on"
             )
         full = tuple(image.shape[1:])
         scale = reads.get("scale")

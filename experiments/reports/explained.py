@@ -150,7 +150,8 @@ def _cam(
 ) -> Figure:
     with torch.no_grad():
         logits = module(view.images)[0]
-    labels, names = logits.argmax(0), [shown(name) for name in module.class_names]
+    labels = logits.argmax(0)
+    names = [f"class {name}" if name.isdecimal() else shown(name) for name in module.class_names]
     predicted = int(labels[view.pixel])
     share = float(logits[(slice(None), *view.pixel)].softmax(0)[predicted])
     say(f"pixel at row {view.pixel[0]}, column {view.pixel[1]}: {names[predicted]} is predicted, {share:.1%}")
@@ -169,7 +170,7 @@ def _cam(
     cam = spread(seg_grad_cam(module, view.images, layer, label, region), *view.size, fields.get(layer))
     path = layer.removeprefix("network.")
     said = "" if cam.any() else ": nothing of it speaks for the class"
-    say(f"cam: layer {path}, {' x '.join(map(str, network.shapes[layer]))}, class {names[label]}{said}")
+    say(f"cam: layer {path}, {' x '.join(map(str, network.shapes[layer]))}, for {names[label]}{said}")
     return draw_cam(
         view.picture,
         labels.numpy(),

@@ -50,7 +50,7 @@ def test_a_checkpoint_on_an_image(photograph: Path, tmp_path: Path, capsys: pyte
     assert "UNetModule, one image of 40 x 56" in said
     assert "image street.png: 40 x 56, classes background, disc, square" in said
     assert re.search(r"pixel at row 20, column 25: (background|disc|square) is predicted, [\d.]+%", said)
-    assert re.search(r"cam: layer encoder\.2, 8 x 10 x 14, class \w+\n", said)
+    assert re.search(r"cam: layer encoder\.2, 8 x 10 x 14, for \w+\n", said)
     assert re.search(r"field: theoretical 44 x 44, cut at the border; effective 95 % within [\d,]+ pixels", said)
     assert "overlap of up.0, up.1: kernel 2, stride 2, padding 0, even: 1" in said
     assert "not trained" not in said
@@ -65,7 +65,7 @@ def test_class_layer_and_region(photograph: Path, tmp_path: Path, capsys: pytest
     main([*words, "--class", "disc", "--layer", "encoder", "--size", "20", "28", "--depth", "1"])
     said = capsys.readouterr().out
     assert "image street.png, 40 x 56 resized to 20 x 28: 20 x 28" in said
-    assert "pixel at row 10, column 14" in said and "class disc" in said
+    assert "pixel at row 10, column 14" in said and "for disc" in said
     assert "field: theoretical not followed" in said
     assert "no transposed convolution" in said
     assert files(tmp_path) == ["cam.png", "field.png"]
