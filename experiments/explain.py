@@ -1,129 +1,61 @@
-"""What an architecture is made of: its layers, what each sees of the image, what it holds and what it costs.
+"""What a network is made of: its layers, what each sees of the image, what it holds and costs, and what it looks at.
 
 python -m experiments.explain MODEL --num-classes N [--in-channels C] [--size H W] [--model.FLAG ...]
+python -m experiments.explain CHECKPOINT [--image FILE --out DIR [--pixel ROW COL] [--class NAME] [--layer PATH]]
 
 Explains the forward pass that predicts one image. Multiply-adds are those of convolutions and products of matrices.
-Nothing is computed and no weight is read. The receptive fields are followed through every function of torch, which
-takes seconds for most networks and minutes for those with attention; --no-fields leaves them out.
+The table computes nothing and reads no weight. The receptive fields are followed through every function of torch,
+which takes seconds for most networks and minutes for those with attention; --no-fields leaves them out.
+
+With --out it computes and draws, of a trained network or of one with random weights:
+- field.png: theoretical and effective receptive field of a pixel's logits, on the image or for random ones
+- overlap.png: the taps of each transposed convolution that meet in each pixel
+- cam.png: Seg-Grad-CAM, where a layer speaks for a class at the pixel; needs --image
 """
 
-import argparse
+import copy
 import math
+import os
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jsonargparse.typing import PositiveInt
+from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.shell.catalogue import ARCHITECTURES, documentation, listed, lookup
+from datamodules.checks.problems import shown
+from datamodules.files import MAX_PIXELS
+from datamodules.layouts.pixels import CHANNELS, read_channels
+from datamodules.transforms import resize, scaled_size
+from experiments.reports.explained import Asked, View, class_of, draw, followed, layer_of, size_of
+from experiments.reports.figures.looks import drawing, lay_out, save_figure, short
+from experiments.runs.callbacks import to_rgb
+from experiments.shell.catalogue import ARCHITECTURES, documentation, key_of, listed, load, lookup
+from experiments.shell.citation import bibtex
 from experiments.shell.class_flags import ClassParser, first_word, settings_of
 from experiments.shell.command import command, console
+from experiments.shell.files import locked
 from experiments.shell.flags import refuse
-from lightning_modules.analysis.receptive_field import ReceptiveField, evaluating, receptive_fields, watched
+from lightning_modules.analysis.parts import LINES, Network
+from lightning_modules.analysis.receptive_field import ReceptiveField
 from lightning_modules.analysis.tracer import Tracer
 from lightning_modules.base import SegmentationModule
+from lightning_modules.papers import PAPERS
 from lightning_modules.recipe import Recipe
 
 MOST_CLASSES = 2**20  # a module keeps a name for each
-LINES = 60  # of a table whose depth nobody chose
-POOLS = (nn.MaxPool2d, nn.AvgPool2d)  # shown though they hold no parameter and may keep the shape: they widen the field
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module and all that is in it, or what it does besides the modules in it."""
-
-    path: str
-    kind: str
-    output: str | None  # path of the module whose first output is shown; None where predicting calls none of it
-    calls: int
-    parameters: int
-    macs: int
-
-
-class Network:
-    """A module on the meta device, and what happens in it while it predicts one image of height x width."""
-
-    def __init__(self, module: SegmentationModule, height: int, width: int) -> None:
-        self.module, self.size = module, (height, width)
-        self.calls: Counter[str] = Counter()
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of first outputs, without the batch, in their order
-
-        def see(path: str, output: Tensor) -> None:
-            self.calls[path] += 1
-            self.shapes.setdefault(path, tuple(output.shape[1:]))
-
-        counter = FlopCounterMode(display=False)
-        with watched(module, see), evaluating(module), torch.no_grad(), counter:
-            module(torch.empty(1, module.hparams["in_channels"], height, width, device="meta"))
-        root = f"{type(module).__name__}."
-        self._macs = {name.removeprefix(root): sum(n.values()) // 2 for name, n in counter.get_flop_counts().items()}
-        self.macs = counter.get_total_flops() // 2
-
-    @cached_property
-    def fields(self) -> dict[str, ReceptiveField]:
-        """Of every map; NotImplementedError for a network that calls a function which nothing is known of."""
-        return receptive_fields(self.module, self.module.hparams["in_channels"])
-
-    @property
-    def output_stride(self) -> float:
-        """The largest stride of a map that grows with the image."""
-        strides = (max(field.stride) for field in self.fields.values())
-        return max(stride for stride in strides if stride < math.inf)
-
-    def parts(self, depth: int | None = None) -> list[Part]:
-        """The tree of modules cut off at `depth`, by default as deep as `LINES` lines allow, in the order of calls.
-
-        Parameters and multiply-adds add up to those of the network. Activations and other modules without parameters
-        that keep the shape are left out.
-        """
-        deepest = max(path.count(".") for path, _ in self.module.named_modules())
-        tree: list[Part] = []
-        for tried in range(1, deepest + 1) if depth is None else (depth,):
-            parts = list(self._parts("network", self.module.network, tried, set()))
-            if tree and len(parts) > LINES:
-                break
-            tree = parts
-        order = {path: number for number, path in enumerate(self.shapes)}
-        return sorted(tree, key=lambda part: len(order) if part.output is None else order[part.output])
-
-    def _parts(self, path: str, module: nn.Module, depth: int, counted: set[nn.Module]) -> Iterator[Part]:
-        if module in counted:  # shared by two others: counts once
-            return
-        counted.add(module)
-        children = list(module.named_children()) if depth else []
-        for name, child in children:
-            yield from self._parts(f"{path}.{name}", child, depth - 1, counted)
-        parameters = sum(p.numel() for p in module.parameters(recurse=not children))
-        macs = self._cost(path, module) - sum(self._cost(f"{path}.{name}", child) for name, child in children)
-        output = (
-            path if path in self.shapes else next((p for p in reversed(self.shapes) if p.startswith(f"{path}.")), None)
-        )
-        if parameters or macs or (not children and self._matters(module, output)):
-            name = path.removeprefix("network").removeprefix(".") + (" itself" if children else "")
-            yield Part(name.strip(), type(module).__name__, output, self.calls[path], parameters, macs)
-
-    def _cost(self, path: str, module: nn.Module) -> int:
-        """Multiply-adds of a module, also of one that is not called itself (a list of modules)."""
-        inside = sum(self._cost(f"{path}.{name}", child) for name, child in module.named_children())
-        return max(self._macs.get(path, 0), inside)
-
-    def _matters(self, module: nn.Module, output: str | None) -> bool:
-        """Whether it pools, or returns another shape than the module that returned before it."""
-        if isinstance(module, POOLS) or output is None:
-            return output is not None
-        paths = list(self.shapes)
-        before = max(paths.index(output) - 1, 0)
-        return self.shapes[output] != self.shapes[paths[before]]
+SIZE = (512, 512)  # pixels of an image that nobody gives
+RANDOM = 2  # images of random numbers, where none is given
+READ = {1: "grey", 3: "rgb"}  # how an image is read for so many channels; all its bands for others
+PICTURES = ("field.png", "overlap.png", "cam.png")
+OF_PICTURES = ("pixel", "class", "layer", "region")  # flags that say what of the image is looked at
 
 
 def build_on_meta(
@@ -144,11 +76,8 @@ def show_network(network: Network, console: Console, depth: int | None = None, *
     table = Table("path", "kind", title=f"{type(network.module).__name__}, one image of {height} x {width}")
     for column in ("output", "stride", "field", "parameters", "multiply-adds"):
         table.add_column(column, justify="right")
-    notes, fields = [], {}
-    try:
-        fields = network.fields if with_fields else {}
-    except NotImplementedError as error:
-        notes.append(f"no receptive fields: {error}")
+    fields, lacking = followed(network) if with_fields else ({}, "")
+    notes = [lacking] if lacking else []
     parts = network.parts(depth)
     for part in parts:
         shape = "not called" if part.output is None else " x ".join(map(str, network.shapes[part.output]))
@@ -158,7 +87,7 @@ def show_network(network: Network, console: Console, depth: int | None = None, *
             part.kind + (f" x {part.calls}" if part.calls > 1 else ""),
             shape,
             _stride(field) if part.output else "",
-            _size(field) if part.output else "",
+            size_of(field) if part.output else "",
             f"{part.parameters:,}" if part.parameters else "",
             _count(part.macs) if part.macs else "",
         )
@@ -166,9 +95,11 @@ def show_network(network: Network, console: Console, depth: int | None = None, *
     weights = list(network.module.parameters())
     total, trained = (sum(p.numel() for p in some) for some in (weights, [p for p in weights if p.requires_grad]))
     console.print(f"parameters {total:,} ({trained:,} trained, {total - trained:,} frozen)")
+    if told := beside_paper(type(network.module), total):
+        console.print(told, soft_wrap=True, markup=False, highlight=False)
     console.print(f"multiply-adds {_count(network.macs)}")
     if fields:
-        seen = "the whole image" if fields[""].whole_image else _size(fields[""])
+        seen = "the whole image" if fields[""].whole_image else size_of(fields[""])
         console.print(f"output stride {network.output_stride:g} (of the deepest map)")
         console.print(f"receptive field {seen} (of the logits)")
     if any(part.output is None for part in parts):
@@ -179,12 +110,18 @@ def show_network(network: Network, console: Console, depth: int | None = None, *
         console.print(note, soft_wrap=True, markup=False)
 
 
+def beside_paper(architecture: type[SegmentationModule], parameters: int) -> str:
+    """The parameters of the paper's network beside these; empty where the paper has no network of its own."""
+    paper = PAPERS.get(key_of(architecture, ARCHITECTURES)) if architecture in ARCHITECTURES.values() else None
+    if paper is None or paper.parameters is None:
+        return ""
+    more = parameters - paper.parameters
+    differs = f"{abs(more):,} {'more' if more > 0 else 'fewer'} here" if more else "as many as here"
+    return f"paper {paper.parameters:,} ({paper.form}): {differs}"
+
+
 def _stride(field: ReceptiveField | None) -> str:
     return "" if field is None else " x ".join("-" if s == math.inf else f"{s:g}" for s in _once(field.stride))
-
-
-def _size(field: ReceptiveField | None) -> str:
-    return "" if field is None else "image" if field.size is None else " x ".join(map(str, field.size))
 
 
 def _once(pair: tuple[float, float]) -> tuple[float, ...]:
@@ -196,30 +133,141 @@ def _count(macs: int) -> str:
     return f"{macs / unit:.3g} {letter}".rstrip()
 
 
-def parse_architecture(argv: list[str]) -> tuple[type[SegmentationModule], argparse.Namespace]:
-    """The architecture and the other flags of a command line."""
+def look(args: Namespace, module: SegmentationModule, weights: str) -> View:
+    """The image of the command line as the module's data read it, or random numbers; the pixel is one of the file."""
+    channels: int = module.hparams["in_channels"]
+    if args.image is None:
+        full = size = tuple(args.size or SIZE)
+        images = torch.rand(RANDOM, channels, *size, generator=torch.Generator().manual_seed(0))
+        picture = np.full((*size, 3), 255, dtype=np.uint8)
+        title = f"mean of {RANDOM} images of random numbers"
+    else:
+        reads = _reads(module)
+        how = reads["channels"] if reads.get("channels") in CHANNELS else READ.get(channels, "all")
+        span = reads.get("value_range")
+        span = (span[0], span[1]) if isinstance(span, list | tuple) and len(span) == 2 else None
+        image = torch.from_numpy(read_channels(args.image, how, span, MAX_PIXELS))
+        if len(image) != channels:
+            raise ValueError(
+                f"--image {args.image} must have as many channels as the network takes, {channels}, got {len(image)}: "
+                "give one of the kind that it was trained on"
+            )
+        full = tuple(image.shape[1:])
+        scale = reads.get("scale")
+        scale = scale if isinstance(scale, int | float) and 0 < scale < math.inf else 1.0
+        size = tuple(args.size or scaled_size(image[0], scale))
+        images = resize(image, torch.zeros(full, dtype=torch.long), size)[0][None]
+        picture = to_rgb(images[0])
+        title = short(shown(args.image.name)) + (
+            "" if size == full else f", {full[0]} x {full[1]} resized to {size[0]} x {size[1]}"
+        )
+    row, column = args.pixel or [side // 2 for side in full]
+    if row >= full[0] or column >= full[1]:
+        raise ValueError(
+            f"--pixel must lie in the image, rows 0 to {full[0] - 1} and columns 0 to {full[1] - 1}, got {row} "
+            f"{column}: the row comes first"
+        )
+    row, column = (int((p + 0.5) * now / was) for p, now, was in zip((row, column), size, full, strict=True))
+    return View(images, (row, column), picture, f"{title}{weights}", args.image is not None)
+
+
+def _reads(module: SegmentationModule) -> dict[str, Any]:
+    """How the images of the training were read, where the checkpoint says so: channels, value range and scale."""
+    trained = getattr(module, "trained", None)
+    reads = trained.get("reads") if isinstance(trained, dict) else None
+    return reads if isinstance(reads, dict) else {}
+
+
+def untrained(architecture: type[SegmentationModule], args: Namespace) -> SegmentationModule:
+    """The module with weights, the same random ones at every call."""
+    say("not trained: all weights are random (seed 0) but those that --model.weights names")
+    torch.manual_seed(0)
+    return whole_image(architecture(args.num_classes, -1, in_channels=args.in_channels, **args.model.as_dict()))
+
+
+def whole_image(module: SegmentationModule) -> SegmentationModule:
+    """The module, which sees the image at once where it was to predict in tiles; that changes no logit."""
+    if "tile" in vars(module):
+        vars(module)["tile"] = None
+    return module
+
+
+def say(line: str) -> None:
+    console().print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def write(args: Namespace, module: SegmentationModule, network: Network, view: View, asked: Asked) -> None:
+    """All pictures once all are drawn, in place of those of an earlier call."""
+    if args.image is not None:
+        say(f"image {view.title}: {view.size[0]} x {view.size[1]}, classes {', '.join(map(shown, module.class_names))}")
+    with drawing():
+        figures = draw(network, module.eval().requires_grad_(False), view, asked, say)
+        for figure in figures.values():
+            lay_out(figure)
+        for name in PICTURES:
+            if name in figures:
+                save_figure(figures[name], args.out / name, {"Software": None}, tight=True)
+            else:
+                with suppress(OSError):
+                    (args.out / name).unlink()
+    say(f"written: {', '.join(str(args.out / name) for name in PICTURES if name in figures)}")
+
+
+def _cited(architecture: type[SegmentationModule]) -> str:
+    paper = PAPERS.get(key_of(architecture, ARCHITECTURES))
+    if paper is None:
+        raise ValueError(
+            f"--bibtex must have a paper, got {architecture.__name__}: name it in lightning_modules/papers.py"
+        )
+    return paper.cited
+
+
+def parse(argv: list[str]) -> tuple[type[SegmentationModule] | Path, Namespace]:
+    """The architecture or the checkpoint of a command line, and its flags."""
     usage = "python -m experiments.explain MODEL --num-classes N [--model.FLAG ...] [options]"
     word = first_word(
         argv,
-        what=f"an architecture, one of {listed(ARCHITECTURES)}",
+        what=f"an architecture, one of {listed(ARCHITECTURES)}, or the path of a checkpoint",
         usage=usage,
         description=f"{__doc__}\nMODEL: {listed(ARCHITECTURES)}\n\nflags of one: MODEL --help",
     )
+    known = word in ARCHITECTURES or word in {cls.__name__ for cls in ARCHITECTURES.values()}
+    if not known and (os.path.lexists(word) or word.endswith(".ckpt") or os.sep in word):
+        parser = _parser("[options]", __doc__ or "", "after the CHECKPOINT, which states its model and its classes")
+        args = parser.parse_args(argv[1:], defaults=True)
+        _check(args)
+        return Path(word), args
     try:
         architecture = lookup("MODEL", word, ARCHITECTURES)
     except ValueError as error:
-        refuse(str(error))
-    parser = ClassParser(
-        verb="explain",
-        usage=usage,
-        description=f"{__doc__}\nThe flags below are those of {architecture.__name__}.\n\n"
-        f"{documentation(architecture)}",
-        chosen="after the MODEL you want",
-    )
+        refuse(f"{error}, or the path of a checkpoint")
+    told = f"{__doc__}\nThe flags below are those of {architecture.__name__}.\n\n{documentation(architecture)}"
+    parser = _parser(usage, told, "after the MODEL you want")
     parser.add_argument("--num-classes", type=PositiveInt, metavar="N", help="number of the classes; must be given")
     parser.add_argument("--in-channels", type=PositiveInt, default=3, metavar="C", help="channels of the image")
+    parser.add_class(
+        settings_of(architecture, Recipe, architecture.network_class),
+        "model",
+        skip={"num_classes", "ignore_index", "in_channels"},
+    )
+    args = parser.parse_args(argv[1:], defaults=True)
+    if args.num_classes is None and not args.bibtex:
+        refuse(f"say how many classes there are: --num-classes N (usage: {usage})")
+    if (args.num_classes or 0) > MOST_CLASSES:
+        refuse(f"--num-classes must be at most {MOST_CLASSES:,}, got {args.num_classes:,}")
+    _check(args)
+    return architecture, args
+
+
+def _parser(usage: str, description: str, chosen: str) -> ClassParser:
+    """With the flags that an architecture and a checkpoint share."""
+    parser = ClassParser(verb="explain", usage=usage, description=description, chosen=chosen)
     parser.add_argument(
-        "--size", type=PositiveInt, nargs=2, default=[512, 512], metavar=("H", "W"), help="pixels of the image"
+        "--size",
+        type=PositiveInt,
+        nargs=2,
+        metavar=("H", "W"),
+        help=f"pixels of the image, to which --image is resized (default: {SIZE[0]} {SIZE[1]}, or those of --image)",
     )
     parser.add_argument(
         "--depth",
@@ -229,28 +277,66 @@ def parse_architecture(argv: list[str]) -> tuple[type[SegmentationModule], argpa
     )
     parser.add_argument("--no-fields", action="store_true", help="leave out strides and receptive fields")
     parser.add_argument("--count", action="store_true", help="print the number of parameters, nothing else")
-    parser.add_class(
-        settings_of(architecture, Recipe, architecture.network_class),
-        "model",
-        skip={"num_classes", "ignore_index", "in_channels"},
+    parser.add_argument("--bibtex", action="store_true", help="print the BibTeX entry of the paper, nothing else")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder for {', '.join(PICTURES)}")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="the image to draw on (default: random numbers)")
+    parser.add_argument(
+        "--pixel",
+        type=NonNegativeInt,
+        nargs=2,
+        metavar=("ROW", "COL"),
+        help="pixel of the image whose logits are looked at (default: the centre)",
     )
-    args = parser.parse_args(argv[1:], defaults=True)
-    if args.num_classes is None:
-        refuse(f"say how many classes there are: --num-classes N (usage: {usage})")
-    if args.num_classes > MOST_CLASSES:
-        refuse(f"--num-classes must be at most {MOST_CLASSES:,}, got {args.num_classes:,}")
-    return architecture, args
+    parser.add_argument("--class", metavar="C", help="name or number of a class (default: the predicted one)")
+    parser.add_argument(
+        "--layer",
+        metavar="PATH",
+        help="layer whose map speaks for the class, as the table names it (default: the deepest map of the encoder)",
+    )
+    parser.add_argument(
+        "--region",
+        choices=("pixel", "predicted"),
+        help="what speaks for the class at the pixel, or at all pixels predicted as it (default: pixel)",
+    )
+    return parser
+
+
+def _check(args: Namespace) -> None:
+    """Ends the command for a flag that lacks the one it needs."""
+    given = [name for name in ("image", *OF_PICTURES) if args[name] is not None]
+    if given and args.out is None:
+        refuse(f"--{given[0]} is of pictures, which need a folder: add --out DIR")
+    of_image = [name for name in given if name not in ("image", "pixel")]
+    if of_image and args.image is None:
+        refuse(f"--{of_image[0]} asks something of an image: add --image FILE")
 
 
 @command()
 def main(argv: list[str] | None = None) -> None:
-    architecture, args = parse_architecture(sys.argv[1:] if argv is None else argv)
+    chosen, args = parse(sys.argv[1:] if argv is None else argv)
+    trained = load(chosen) if isinstance(chosen, Path) else None
+    architecture = type(trained) if isinstance(trained, SegmentationModule) else chosen
+    assert not isinstance(architecture, Path)
+    if args.bibtex:
+        print(bibtex(_cited(architecture)))
+        return
     try:
-        module = build_on_meta(architecture, args.num_classes, args.in_channels, **args.model.as_dict())
+        if trained is None:
+            meta = build_on_meta(architecture, args.num_classes, args.in_channels, **args.model.as_dict())
+        else:
+            meta = copy.deepcopy(whole_image(trained)).to("meta")
         if args.count:
-            print(sum(p.numel() for p in module.parameters()))
+            print(sum(p.numel() for p in meta.parameters()))
             return
-        show_network(Network(module, *args.size), console(), args.depth, with_fields=not args.no_fields)
+        with locked(args.out) if args.out is not None else nullcontext():
+            view = look(args, meta, "" if trained else "; random weights") if args.out is not None else None
+            network = Network(meta, *(view.size if view else args.size or SIZE))
+            label = None if args["class"] is None else class_of(args["class"], meta.class_names)
+            layer = None if args.layer is None else layer_of(args.layer, network)
+            show_network(network, console(), args.depth, with_fields=not args.no_fields)
+            if view is not None:
+                asked = Asked(label, layer, args.region or "pixel", not args.no_fields)
+                write(args, trained or untrained(architecture, args), network, view, asked)
     except RuntimeError as error:  # of torch, for sizes that no tensor has
         refuse(f"torch cannot describe a network of these sizes: {str(error).splitlines()[0]}")
 

@@ -1,1 +1,1 @@
-"""What can be said of a network without training it: the receptive fields of its units."""
+"""What can be said of a network that is not trained by it: what its units see, and what they look at."""

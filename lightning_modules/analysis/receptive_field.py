@@ -46,6 +46,19 @@ class ReceptiveField:
         return self.size is None
 
 
+class Box(NamedTuple):
+    """Rows and columns of an image, the last ones included."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def reaches(self, height: int, width: int) -> bool:
+        """Whether it touches the border of an image of this size."""
+        return 0 in (self.top, self.left) or self.bottom == height - 1 or self.right == width - 1
+
+
 class Output(NamedTuple):
     """What a module returned when it was called first; without a field it does not depend on the image."""
 
@@ -159,21 +172,41 @@ def _period(centres: Tensor) -> int:
     return len(centres)
 
 
-def trace(network: nn.Module, in_channels: int, side: int) -> dict[str, Output]:
-    """What every module of `network` returns for an image of side x side pixels, in the order in which they return."""
+def field_of_pixel(network: nn.Module, in_channels: int, size: tuple[int, int], pixel: tuple[int, int]) -> Box | None:
+    """What the logits at `pixel` can depend on of an image of `size`, rows first; None where it is nothing.
+
+    Raises NotImplementedError for a function of torch without a rule.
+    """
+    output = trace(network, in_channels, *size)[""]
+    if output.field is None:
+        return None
+    found: list[int] = []
+    for axis, side in enumerate(size):
+        bounds = [bound.expand(1, 1, *output.shape[2:])[0, 0][pixel] for bound in output.field.span(axis)]
+        found += [max(int(bounds[0]), 0), min(int(bounds[1]), side - 1)]
+    box = Box(*found)
+    return box if box.top <= box.bottom and box.left <= box.right else None
+
+
+def trace(network: nn.Module, in_channels: int, side: int, width: int | None = None) -> dict[str, Output]:
+    """What every module of `network` returns for an image of side x side pixels, in the order in which they return.
+
+    With a `width` the image has `side` rows and so many columns.
+    """
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     on_meta = {
         name: torch.empty_like(tensor, device="meta", dtype=torch.float32 if tensor.is_floating_point() else None)
         for name, tensor in tensors.items()
     }
-    image = torch.empty(1, in_channels, side, side, device="meta")
+    width = side if width is None else width
+    image = torch.empty(1, in_channels, side, width, device="meta")
     outputs: dict[str, Output] = {}
 
     def see(path: str, output: Tensor) -> None:
         outputs.setdefault(path, Output(tuple(output.shape), tracer.fields.get(output)))
 
     with watched(network, see), evaluating(network), torch.no_grad(), Tracer() as tracer:
-        tracer.fields[image] = field_of_image(side, side)
+        tracer.fields[image] = field_of_image(side, width)
         torch.func.functional_call(network, on_meta, (image,))
     return outputs
 

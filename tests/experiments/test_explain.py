@@ -7,10 +7,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from datamodules.shapes import ShapesDataModule
-from experiments.explain import LINES, Network, build_on_meta, main, show_network
+from experiments.explain import build_on_meta, main, show_network
 from experiments.grids.cost import gmac
 from experiments.runs.run import Run
 from experiments.shell.catalogue import ARCHITECTURES
+from lightning_modules.analysis.parts import LINES, Network
 from lightning_modules.analysis.receptive_field import trace
 from lightning_modules.base import SegmentationModule
 from lightning_modules.unet import UNetModule
@@ -32,6 +33,18 @@ def test_count_is_a_bare_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(capsys, published) == "31030658\n"
     assert printed(capsys, f"{published} --model.padding valid") == "31030658\n"
     assert printed(capsys, "UNetModule --num-classes 2 --in-channels 1 --model.norm batch --count") == "31036546\n"
+
+
+def test_parameters_stand_beside_those_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "unet --num-classes 2 --model.depth 1 --no-fields")
+    here = int(re.findall(r"parameters ([\d,]+)", text)[0].replace(",", ""))
+    assert f"\npaper 31,030,658 (1 channel and 2 classes, padding valid): {31_030_658 - here:,} fewer here\n" in text
+    paper = "unet --num-classes 2 --in-channels 1 --model.padding valid --no-fields --size 188 188"
+    assert "padding valid): as many as here\n" in printed(capsys, paper)
+    more = "segnet --num-classes 12 --no-fields --size 64 64"
+    assert f"(3 channels and 11 classes, variant segnet): {9 * 64 + 1} more here\n" in printed(capsys, more)
+    assert "HypercolumnBoxes" in printed(capsys, "hypercolumn --num-classes 20 --no-fields --size 64 64")
+    assert "\npaper " not in printed(capsys, "smp --num-classes 2 --no-fields --size 64 64 --model.encoder resnet18")
 
 
 def test_table_of_the_unet(capsys: pytest.CaptureFixture[str]) -> None:
