@@ -171,9 +171,7 @@ def check_settings(out: Path, settings: dict[str, Any]) -> None:
         return
     stored = read_json(out / SETTINGS)
     if changed := sorted(name for name in {*stored, *settings} if stored.get(name) != settings.get(name)):
-        flags = ", ".join(
-            f"--{name.replace('_', '-')}" if name != "checkpoints" else "the checkpoint" for name in changed
-        )
+        flags = ", ".join("checkpoint" if name == "checkpoints" else f"--{name.replace('_', '-')}" for name in changed)
         raise ValueError(f"{out} holds predictions with another {flags}: choose another folder with --out")
 
 

@@ -202,7 +202,10 @@ def check_values(pixels: NDArray[Any], reads: Reads, name: str, *, part: bool = 
 
 def _check_floats(pixels: NDArray[Any], name: str) -> None:
     """Refuses floats that are not in [0, 1]: clipped, they would be answered in silence."""
-    least, most = float(np.nanmin(pixels)), float(np.nanmax(pixels))
+    finite = pixels[np.isfinite(pixels)]
+    if not finite.size:  # which is refused with the others that are no numbers
+        return
+    least, most = float(finite.min()), float(finite.max())
     if not (-1e-3 <= least and most <= 1 + 1e-3):
         divided = "divide by 255, or give uint8" if 0 <= least and most <= 255 else "scale it to 0 to 1"
         raise ValueError(

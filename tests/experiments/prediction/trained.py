@@ -21,7 +21,7 @@ def module_of(
 ) -> SegmentationModule:
     torch.manual_seed(seed)
     module = ARCHITECTURES[name].module(
-        classes, 255, in_channels=in_channels, **{**ARCHITECTURES[name].small, **settings}
+        classes, 255 if classes <= 255 else 65535, in_channels=in_channels, **{**ARCHITECTURES[name].small, **settings}
     )
     module.describe(
         [*CLASSES, *map(str, range(3, classes))][:classes], [*PALETTE, *[(9, 9, 9)] * (classes - 3)][:classes]
