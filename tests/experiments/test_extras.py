@@ -1,11 +1,15 @@
 """Nothing needs an extra to be imported; a command that needs one to run says which, in one line."""
 
 import json
+import sys
 from pathlib import Path
 
 from bare import extras, modules_of_extras, run
 from handmade import write_experiment
-from PIL import Image
+from PIL import Image, TiffImagePlugin
+
+sys.path.append(str(Path(__file__).parent / "prediction"))
+from trained import checkpoint
 
 # Imports every module; one that exits is named. None of them prints.
 IMPORT_ALL = """
@@ -62,6 +66,10 @@ def test_what_is_hidden_are_the_installed_modules_of_extras() -> None:
 def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Path) -> None:
     Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "photograph.png")
     out, picture = str(tmp_path / "out"), str(tmp_path / "photograph.png")
+    georeferenced = TiffImagePlugin.ImageFileDirectory_v2()
+    georeferenced[33550] = (0.5, 0.5, 0.0)  # how large a pixel is
+    Image.new("RGB", (40, 30)).save(tmp_path / "tile.tif", tiffinfo=georeferenced)
+    ckpt = checkpoint(tmp_path)
     encoder = ["--model.encoder", "tu-tf_efficientnet_lite0", "--model.weights", "package"]
     commands = [
         ("wandb", ["dashboard", str(tmp_path)]),
@@ -77,6 +85,8 @@ def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Pat
         ("pretrained", ["soft_segment", picture, "--out", out]),
         ("soft", ["soft_segment", picture, "--weights", "none", "--encoder", "resnet18", "--out", out]),
         ("soft", ["benchmark_crf", "--quick"]),
+        ("geo", ["predict", str(tmp_path / "tile.tif"), "--checkpoint", str(ckpt), "--out", out]),
+        ("geo", ["benchmark_prediction"]),
     ]
     done = run("-c", RUN_EACH, json.dumps([[f"experiments.{module}", *rest] for _, (module, *rest) in commands]))
     assert done.returncode == 0, done.stderr

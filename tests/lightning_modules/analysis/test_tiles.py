@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import pytest
+import tiled
 import torch
 from torch import Tensor, nn
 
@@ -75,10 +76,10 @@ def test_tiles_hold_what_the_whole_image_holds(name: str, upright: bool) -> None
     image = torch.rand(1, 1, *size)
     with torch.no_grad():
         whole = module(image)
-        tiled = predict_in_tiles(module.predict, module, image, max(2 * found.step, 64), found)
+        in_tiles = predict_in_tiles(module.predict, module, image, max(2 * found.step, 64), found)
     assert whole.abs().max() > 1e-3, "says nothing"
-    assert (tiled - whole).abs().max() <= 1e-5 * max(1.0, float(whole.abs().max()))
-    assert torch.equal(tiled.argmax(1), whole.argmax(1))
+    assert (in_tiles - whole).abs().max() <= 1e-5 * max(1.0, float(whole.abs().max()))
+    assert torch.equal(in_tiles.argmax(1), whole.argmax(1))
 
 
 @pytest.mark.parametrize("name", ["unet", "deeplabv1", "fcn"])
@@ -89,8 +90,8 @@ def test_less_of_the_image_around_a_tile_is_not_enough(name: str) -> None:
     narrow = Reach(found.step, found.step, found.resizes)
     with torch.no_grad():
         whole = module(image)
-        tiled = predict_in_tiles(module.predict, module, image, max(2 * found.step, 64), narrow)
-    assert (tiled - whole).abs().max() > 1e-4 * float(whole.abs().max())
+        in_tiles = predict_in_tiles(module.predict, module, image, max(2 * found.step, 64), narrow)
+    assert (in_tiles - whole).abs().max() > 1e-4 * float(whole.abs().max())
 
 
 @pytest.mark.parametrize("name", NOT_LOCAL)
@@ -119,8 +120,18 @@ def test_a_field_that_depends_on_the_place_is_refused_or_followed() -> None:
         return
     image = torch.rand(1, 1, 2 * found.halo + 61, 40)
     with torch.no_grad():
-        tiled = predict_in_tiles(network, network, image, 16, found)
-        assert (tiled - network(image)).abs().max() < 1e-5
+        in_tiles = predict_in_tiles(network, network, image, 16, found)
+        assert (in_tiles - network(image)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["unet", "segnet", "deeplabv1", "deeplabv3", "pspnet", "inverted_net"])
+def test_the_page_says_which_tiles_are_exact(name: str) -> None:
+    assert tiled.row(name) in tiled.committed()
+
+
+@pytest.mark.slow
+def test_the_whole_table_of_the_page_holds() -> None:
+    assert tiled.committed() == tiled.table()
 
 
 def test_every_pixel_is_in_one_tile() -> None:
@@ -159,6 +170,6 @@ def test_tiles_hold_the_same_on_a_gpu(name: str) -> None:
     image = torch.rand(1, 1, 2 * found.halo + 3 * found.step + 37, 300, device="cuda")
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         whole = module(image)
-        tiled = predict_in_tiles(module.predict, module, image, max(2 * found.step, 64), found)
+        in_tiles = predict_in_tiles(module.predict, module, image, max(2 * found.step, 64), found)
     module.cpu()
-    assert (tiled - whole).abs().max() <= 1e-4 * max(1.0, float(whole.abs().max()))
+    assert (in_tiles - whole).abs().max() <= 1e-4 * max(1.0, float(whole.abs().max()))
