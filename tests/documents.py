@@ -4,6 +4,7 @@ import argparse
 import ast
 import configparser
 import contextlib
+import importlib.util
 import io
 import json
 import re
@@ -11,10 +12,12 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -216,8 +219,37 @@ def wrong_diffs(text: str) -> str:
     return done.stderr if diffs(text) else ""
 
 
-def new_python(text: str) -> Iterator[str]:
-    """The Python files that the diffs of a document add."""
+def new_python(text: str) -> Iterator[tuple[str, str]]:
+    """The Python files that the diffs of a document add: path and text."""
     for block in blocks(text):
-        for new in re.findall(r"^--- /dev/null\n\+\+\+ b/\S+\.py\n@@.*\n((?:\+.*\n)+)", block.text, re.MULTILINE):
-            yield re.sub(r"^\+", "", new, flags=re.MULTILINE)
+        for path, new in re.findall(
+            r"^--- /dev/null\n\+\+\+ b/(\S+\.py)\n@@.*\n((?:\+.*\n)+)", block.text, re.MULTILINE
+        ):
+            yield path, re.sub(r"^\+", "", new, flags=re.MULTILINE)
+
+
+@contextlib.contextmanager
+def added(path: str, text: str) -> Iterator[ModuleType]:
+    """The module that such a file is, which others can import meanwhile."""
+    name = path.removesuffix(".py").replace("/", ".")
+    before = sys.modules.get(name)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "added.py")
+        file.write_text(text, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec and spec.loader
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+            yield module
+        finally:
+            del sys.modules[name]
+            if before:
+                sys.modules[name] = before
+
+
+def unread(cls: type) -> set[str]:
+    """The public values that a class states without their type, and that no class below it knows: misspelt ones."""
+    known = {name for base in cls.__mro__[1:] for name in {*vars(base), *vars(base).get("__annotations__", ())}}
+    stated = {name for name, value in vars(cls).items() if name[0] != "_" and not callable(value)}
+    return stated - known - vars(cls).get("__annotations__", {}).keys()

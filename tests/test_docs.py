@@ -13,12 +13,14 @@ from documents import (
     DOCUMENTS,
     ROOT,
     Reader,
+    added,
     blocks,
     commands,
     diffs,
     new_python,
     slugs,
     spans,
+    unread,
     wrong_diffs,
     wrong_links,
     wrong_python,
@@ -77,8 +79,20 @@ def test_every_document_is_linked() -> None:
 @each_document
 def test_every_diff_applies(path: Path) -> None:
     assert wrong_diffs(TEXTS[path]) == ""
-    for text in new_python(TEXTS[path]):
-        compile(text, path, "exec")
+
+
+@each_document
+def test_every_attribute_of_what_the_diffs_add_is_read(path: Path) -> None:
+    for place, text in new_python(TEXTS[path]):
+        with added(place, text) as module:
+            own = [cls for cls in vars(module).values() if isinstance(cls, type) and cls.__module__ == module.__name__]
+            assert [unread(cls) for cls in own] == [set()] * len(own)
+
+
+def test_a_misspelt_attribute_is_seen() -> None:
+    text = "class Base:\n    note = ''\n    x: int\nclass Own(Base):\n    ntoe, note, x, y = 1, 2, 3, 4\n    y: int\n"
+    with added("own/made.py", text) as module:
+        assert module.__name__ == "own.made" and unread(module.Own) == {"ntoe"}
 
 
 def test_every_flag_that_is_named_exists(reader: Reader) -> None:

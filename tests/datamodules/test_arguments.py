@@ -68,6 +68,25 @@ def test_a_default_that_would_not_count_is_refused() -> None:
             loading = Loading(crop=32)
 
 
+@pytest.mark.parametrize(
+    ("base", "stated", "way_out"),
+    [
+        (FolderDataModule, {"classes": {"a": (0, 0, 0)}}, "their colours, as published"),
+        (FolderDataModule, {"classes": ["a", "b"]}, "their colours, as published"),
+        (FolderDataModule, {"channels": "grey"}, "state its default there"),
+        (BrainDataModule, {"batch_size": 2}, r"state it in loading = Loading\(batch_size=\.\.\.\)"),
+        (ShapesDataModule, {"length": 3}, "state its default there"),
+    ],
+)
+def test_an_argument_stated_as_an_attribute_is_refused(
+    base: type[SegmentationDataModule], stated: dict[str, Any], way_out: str
+) -> None:
+    (name,) = stated
+    with pytest.raises(TypeError, match=rf"Own\.{name} is read by nothing: it is an argument; .*{way_out}"):
+        type("Own", (base,), stated)
+    type("Own", (base,), {name: property(lambda data: 1)})  # one that is read in its way
+
+
 @every_data_set
 def test_the_signature_is_that_of_the_flags(name: str) -> None:
     cls = DATAMODULES[name]

@@ -52,6 +52,12 @@ def test_classes_and_colours_are_known_before_setup(datamodule: SegmentationData
     datamodule.verify()
 
 
+def test_published_classes_have_their_names_and_colours(datamodule: SegmentationDataModule) -> None:
+    if published := getattr(datamodule, "published", None):
+        assert datamodule.class_names == list(published)
+        assert datamodule.palette == list(published.values())
+
+
 def test_raw_images_and_labels(datamodule: SegmentationDataModule) -> None:
     names = [name for split in SPLITS for name in datamodule.dataset(split).names]
     assert len(names) == len(set(names))
