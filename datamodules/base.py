@@ -220,6 +220,12 @@ class SegmentationDataModule(LightningDataModule):
                 )
                 declared.setdefault(field.name, keyword)
         cls.__signature__ = inspect.Signature(sorted(declared.values(), key=lambda parameter: parameter.kind))
+        anonymous = cls.identify.__func__ is SegmentationDataModule.identify.__func__  # type: ignore[attr-defined]
+        if anonymous and (read := [name for name in cls.located if name in declared]):
+            raise TypeError(
+                f"{cls.__name__} takes {read[0]} and needs identify(arguments), as changed data would keep their hash: "
+                f'return digest_files(arguments.get("{read[0]}"), "*.npz"), of datamodules/fingerprint.py'
+            )
         for name in sorted(declared.keys() & vars(cls).keys()):
             if not callable(value := vars(cls)[name]) and not hasattr(value, "__get__"):
                 way_out = "state its default there"

@@ -87,6 +87,18 @@ def test_an_argument_stated_as_an_attribute_is_refused(
     type("Own", (base,), {name: property(lambda data: 1)})  # one that is read in its way
 
 
+def test_a_place_of_data_without_a_name_for_what_they_hold_is_refused() -> None:
+    def init(data: SegmentationDataModule, place: str = "", root: str = "") -> None: ...
+
+    said = r"Own takes root and needs identify\(arguments\), .* return digest_files\(arguments\.get\(\"root\"\)"
+    with pytest.raises(TypeError, match=said):
+        type("Own", (SegmentationDataModule,), {"__init__": init})
+    with pytest.raises(TypeError, match="Own takes place and needs identify"):
+        type("Own", (SegmentationDataModule,), {"__init__": init, "located": ("place",)})
+    own = {"__init__": init, "identify": classmethod(lambda cls, arguments: "0" * 16)}
+    assert "root" in arguments(type("Own", (SegmentationDataModule,), own))
+
+
 @every_data_set
 def test_the_signature_is_that_of_the_flags(name: str) -> None:
     cls = DATAMODULES[name]
