@@ -212,11 +212,38 @@ def diffs(text: str) -> str:
     return "".join(block.text for block in blocks(text) if block.language == "diff")
 
 
-def wrong_diffs(text: str) -> str:
-    """What `git apply` says of the diffs of a document; "" where all of them apply to the checkout."""
-    command = ["git", "apply", "--check", "-"]
-    done = subprocess.run(command, cwd=ROOT, input=diffs(text), capture_output=True, text=True, check=False)
-    return done.stderr if diffs(text) else ""
+def patches(text: str) -> Iterator[tuple[str, str]]:
+    """The diffs of a document by file: its path and its hunks with their heads."""
+    for part in re.split(r"^(?=--- (?:a/|/dev/null))", diffs(text), flags=re.MULTILINE)[1:]:
+        yield part.splitlines()[1].removeprefix("+++ b/"), part
+
+
+def applied(diff: str, root: Path, *options: str) -> str:
+    """What `git apply` says of a diff of the files below `root`; "" where it applies."""
+    command = ["git", "apply", *options, "-"]
+    return subprocess.run(command, cwd=root, input=diff, capture_output=True, text=True, check=False).stderr
+
+
+def wrong_diffs(text: str, root: Path = ROOT) -> str:
+    """What `git apply` says of the diffs of a document; "" where each applies to the checkout or has been applied."""
+    wrong = ""
+    for path, diff in patches(text):
+        said = applied(diff, root, "--check")
+        begun = diff.startswith("--- /dev/null") and (root / path).exists()  # and then written on
+        if said and not begun and applied(diff, root, "--check", "--reverse"):
+            wrong += said
+    return wrong
+
+
+def with_own_lines(diff: str) -> str:
+    """A diff that adds a line of its own, and nothing else, at each place where `diff` changes something."""
+    hunks = list[str]()
+    for start, body in re.findall(r"^@@ -(\d+).* @@\n((?:[ +-].*\n)+)", diff, re.MULTILINE):
+        kept = [" " + line[1:] for line in body.splitlines() if line[0] != "+"]
+        place = next(i for i, line in enumerate(line for line in body.splitlines()) if line[0] != " ")
+        new = "\n".join([*kept[:place], "+# an entry of the reader", *kept[place:]])
+        hunks.append(f"@@ -{start},{len(kept)} +{int(start) + len(hunks)},{len(kept) + 1} @@\n{new}\n")
+    return "".join([*diff.splitlines(keepends=True)[:2], *hunks])
 
 
 def new_python(text: str) -> Iterator[tuple[str, str]]:
