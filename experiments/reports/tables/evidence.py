@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.factorial import Levels
+from experiments.evidence.failed import failed, without_failed
 from experiments.evidence.family import Row
 from experiments.reports.tables.text import Table, excluded, interval, number, p_value, signed, starred
 from lightning_modules.components.scores.table import PERCENT
@@ -145,6 +146,7 @@ def spread_table(experiment: Experiment) -> Table:
         pooled = f"The intervals use one for all variants, {shared}"
         notes.append(f"{separate if experiment.family.separate else pooled}.")
         notes += [] if math.isnan(spread.p) or experiment.family.separate else [spread_note(spread.p)]
+        notes += [without_failed(experiment)] if spread.p < SPREAD_P and failed(experiment) else []
     columns = ["variant", "of its scores (points)", "without what a seed does to all (points)"]
     title, short = "Standard deviation over seeds in each variant", "Spread"
     caption = "Residual standard deviation over seeds of each arm, in points of mIoU."
