@@ -11,6 +11,7 @@ from experiments.evidence.estimate import Estimate, estimate
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.failed import failed_line
 from experiments.evidence.scored import scored
+from experiments.reports.commands import uncommitted
 from experiments.reports.page import Section
 from experiments.reports.tables import Table
 from experiments.shell.files import slug
@@ -97,6 +98,7 @@ def to_markdown(sections: Sequence[Section], summary: Table | None = None) -> st
             parts += ["## Cells without a result", missing_to_markdown(experiment)]
         commit = escape_markdown(plan["commit"])
         parts.append(f"Made by\n\n{code_to_markdown(plan['command'])}\n\nat commit {commit}.")
+        parts += filter(None, [uncommitted(experiment)])
     return "\n\n".join(parts) + "\n"
 
 

@@ -21,6 +21,7 @@ from experiments.evidence.deviations import planned
 from experiments.evidence.experiment import Experiment, Picture, flatten
 from experiments.evidence.failed import failed_line
 from experiments.evidence.scored import as_scored, scored
+from experiments.reports.commands import uncommitted
 from experiments.reports.figures.looks import Look, label_colours, looks
 from experiments.reports.tables import Table
 from lightning_modules.components.scores.table import PERCENT
@@ -126,6 +127,7 @@ def _view(section: Section, pictures: Sequence[Picture], side: int) -> dict[str,
         "images": as_scored("test images", plan),
         "split": scored(plan),
         "failed": failed_line(experiment),
+        "uncommitted": uncommitted(experiment),
         "answer": section.answer,
         "table": section.tables[0],
         "parts": [part for part in parts if part[2]],
