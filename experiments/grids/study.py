@@ -97,6 +97,7 @@ class Study:
             raise ValueError("--epochs and --trainer.max_epochs are one setting: leave one of them out")
         if s.quick and (s.full_size or s.epochs is not None or {"max_epochs", "max_steps"} & s.trainer.keys()):
             raise ValueError("--quick says how long to train: leave out --epochs, --trainer.max_epochs and --full-size")
+        self._refuse_tuned(s)
         trainer = dict(s.trainer)
         epochs = s.epochs or trainer.pop("max_epochs", None)
         if epochs is not None and epochs < 1:
@@ -134,6 +135,17 @@ class Study:
             if before.get(key) != value and not (key == validations and epochs) and key not in {*of_data, *tuned}
         ]
         return self._described(base, s, reason, changed)
+
+    def _refuse_tuned(self, s: Settings) -> None:
+        """A flag that sets what trials choose would silently lose against their values."""
+        flags = {name: f"--base.{name}" for name in s.hparams} | ({"weights": "--weights"} if s.weights else {})
+        for name, flag in flags.items():
+            if name in s.tune:
+                raise ValueError(f"{flag} and --tune {name} set the same: leave one of them out")
+            if name in self.tune:
+                raise ValueError(
+                    f"{flag} sets what {self.name} tunes, {name}: leave it out, or give --tune {name} values"
+                )
 
     def _refuse_varied(self, flag: str, *names: str) -> None:
         varied = [name for name in names if any(name in changed for changed in self.variants.values())]
