@@ -128,11 +128,14 @@ class Study:
         after, validations = base.resolved(), "trainer.check_val_every_n_epoch"
         of_data = [f"data.{name}" for name in s.arguments if name != "root"]
         changed = [f"{key} {after.get(key)}" for key in of_data]
+        by_quick = "trainer.max_epochs" if s.quick else ""
         changed += [
             f"{key.removeprefix('hparams.')} {value}"
             + (f" (the study has {before[key]})" if before.get(key) is not None else "")
             for key, value in after.items()
-            if before.get(key) != value and not (key == validations and epochs) and key not in {*of_data, *tuned}
+            if before.get(key) != value
+            and not (key == validations and epochs)
+            and key not in {*of_data, *tuned, by_quick}
         ]
         return self._described(base, s, reason, changed)
 
@@ -176,7 +179,10 @@ class Study:
         size += f", then {after} more of every variant" if trained_on else ""
         notes = [f"{'Full size' if s.full_size else 'CPU scale'}: {size}.", reason]
         if s.quick:
-            notes.append("A first look with --quick: after a full training the variants may rank otherwise.")
+            notes.append(
+                "A first look with --quick, which set the epochs to a quarter: after a full training the variants may "
+                "rank otherwise."
+            )
         notes.append(f"Set by flags: {', '.join(changed)}." if changed else "")
         tune = {**self.tune, **s.tune}
         by = [how.by for how in self.matched.values() if how.by]

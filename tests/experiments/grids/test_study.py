@@ -93,7 +93,10 @@ def test_a_quick_look_is_shorter_and_says_so_in_a_folder_of_its_own() -> None:
     assert (args.seeds, changed.experiment(settings), grid.name) == ([0, 1, 2], *["ablate_width_quick"] * 2)
     lengths = [of.runs["width 2"].trainer["max_epochs"] for of in (grid, whole)]
     assert lengths == [3, 12] and grid.runs["width 2"].trainer["check_val_every_n_epoch"] in (1, 3)
-    assert "A first look with --quick" in grid.scale_note
+    assert "A first look with --quick, which set the epochs to a quarter: after" in grid.scale_note
+    assert "Set by flags" not in grid.scale_note and "3 epochs" in grid.scale_note
+    set_too = changed.asked(parse_study(STUDY, None, ["--quick", "--base.lr", "1e-3"])[1]).scale_note
+    assert set_too.endswith("Set by flags: lr 0.001 (the study has 0.005).")
     assert parse_study(STUDY, None, ["--quick", "--seeds", "7"])[2].seeds == [7]
     assert parse_study(STUDY, None, [])[2].seeds == [0, 1, 2, 3, 4]
     assert parse_study(replace(STUDY, seeds=2), None, [])[2].seeds == [0, 1]
