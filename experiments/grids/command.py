@@ -15,8 +15,9 @@ from experiments.grids import tuning
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell, clock, run_cells
 from experiments.grids.cost import Cost
-from experiments.grids.decided import Asked, add_statistics
+from experiments.grids.decided import Asked, add_statistics, check_asked
 from experiments.grids.fairness import RECIPE
+from experiments.grids.foresight import read_pilot
 from experiments.grids.plan import Plan, check_tuned_plan, make_plan, read_plan, show_plan
 from experiments.grids.plan_table import show_without_data
 from experiments.grids.until import stage_two
@@ -86,6 +87,9 @@ def run_grid(make: Callable[[], Ablation], name: str, args: argparse.Namespace) 
     def work(console: Console, jobs: int) -> list[PlannedCell]:
         with locked(out):
             grid = None
+            check_asked(Asked.of(args), read_plan(out), args.seeds, out, only_seeds=args.only_seeds)
+            if args.pilot is not None:
+                read_pilot(args.pilot)
             try:
                 grid = _Grid(make(), out, args, console, jobs)
                 plan, failed = grid.planned()
