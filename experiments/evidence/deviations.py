@@ -273,8 +273,8 @@ def _tuning(plan: Mapping[str, Any]) -> list[str]:
         for variant, values in tuning["chosen"].items()
     )
     said = (
-        f"Tuned alike: each variant was tried with {tried} by its validation mIoU, with a seed of its own "
-        f"({tuning['seed']}) that no score of this report has, and took its best. {chosen}."
+        f"Tuned alike: each variant was tried with {tried} by its validation mIoU, with a seed of its "
+        f"own that no score of this report has, and took its best. {chosen}."
     )
     sentences = [said]
     for name, values in tuning["settings"].items():

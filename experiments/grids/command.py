@@ -198,7 +198,7 @@ class _Grid:
             left = sum(of_cell[id(cell)] for cell in waiting)
             self.console.print(
                 f"Before that {count} trials, {count - len(waiting)} already done: each variant with {values}, with "
-                f"seed {tuning.SEED} on validation images, about {clock(left / self.jobs)}. Each takes its best "
+                f"a seed of their own on validation images, about {clock(left / self.jobs)}. Each takes its best "
                 f"{names}, and the plan above changes with it.",
                 soft_wrap=True,
             )
@@ -246,9 +246,8 @@ def run_command(
         return 0
     for cell in failed:
         log = f"  (log: {cell.folder / 'log.txt'})" if cell.process else ""  # else it was not started
-        console.print(
-            f"[red]failed:[/red] {cell.variant} seed {cell.planned.seed}: {escape(cell.error)}{log}", soft_wrap=True
-        )
+        seed = "" if cell.planned.seed == tuning.SEED else f" seed {cell.planned.seed}"
+        console.print(f"[red]failed:[/red] {cell.variant}{seed}: {escape(cell.error)}{log}", soft_wrap=True)
     if line := logging.next_step(out()):
         console.print(line, soft_wrap=True, markup=False)
     if not failed:

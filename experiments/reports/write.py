@@ -157,9 +157,9 @@ def warnings(experiment: Experiment) -> list[str]:
     lines += [as_scored(line, experiment.plan) for line in unequal(experiment.plan) + experiment.deviations]
     if (spread := experiment.spread) and spread.p < SPREAD_P and not experiment.family.separate:
         lines.append(
-            f"Seeds lie further apart in some variants than in others (p {p_value(spread.p)}): stars and intervals, "
-            'which share one spread, may err in more than 5 % of such reports. The table "Spread" has each.'
-            + f" {without_failed(experiment)}".rstrip()
+            f"Seeds lie further apart in some variants than in others (p {p_value(spread.p)}), and all stars "
+            "and intervals take one spread for all: more than 5 % of such reports may have a wrong one. The table "
+            '"Spread" has each.' + f" {without_failed(experiment)}".rstrip()
         )
     return lines
 
