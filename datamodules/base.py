@@ -225,6 +225,20 @@ class SegmentationDataModule(LightningDataModule):
                 )
                 declared.setdefault(field.name, keyword)
         cls.__signature__ = inspect.Signature(sorted(declared.values(), key=lambda parameter: parameter.kind))
+        anonymous = cls.identify.__func__ is SegmentationDataModule.identify.__func__  # type: ignore[attr-defined]
+        if anonymous and (read := [name for name in cls.located if name in declared]):
+            raise TypeError(
+                f"{cls.__name__} takes {read[0]} and needs identify(arguments), as changed data would keep their hash: "
+                f'return digest_files(arguments.get("{read[0]}"), "*.npz"), of datamodules/fingerprint.py'
+            )
+        for name in sorted(declared.keys() & vars(cls).keys()):
+            if not callable(value := vars(cls)[name]) and not hasattr(value, "__get__"):
+                way_out = "state its default there"
+                if name in {field.name for field in fields(Loading)}:
+                    way_out = f"state it in loading = Loading({name}=...)"
+                elif name == "classes" and hasattr(cls, "published"):
+                    way_out = "state the classes of a data set, with their colours, as published"
+                raise TypeError(f"{cls.__name__}.{name} is read by nothing: it is an argument; {way_out}")
 
     def __init__(self, **loading: Any) -> None:
         super().__init__()

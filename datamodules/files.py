@@ -41,6 +41,40 @@ def readable(name: str) -> Iterator[None]:
         ) from error
 
 
+def listing(folder: Path) -> str:
+    """What a folder holds, for an error: at most ten names."""
+    try:
+        names = sorted(path.name + "/" * os.path.isdir(path) for path in folder.iterdir())
+    except OSError:
+        return "what cannot be listed"
+    return some(names, 10) or "nothing"
+
+
+def must_exist(root: Path, expected: str) -> None:
+    """Raises a FileNotFoundError unless there is such a folder, with what was `expected` in it and what is near."""
+    if not root.is_dir():
+        nearest = next(parent for parent in root.absolute().parents if os.path.isdir(parent))
+        raise FileNotFoundError(
+            f"the data folder {shown(str(root))} does not exist; expected a folder with {expected}. "
+            f"{shown(str(nearest))} holds {listing(nearest)}"
+        )
+
+
+def files_below(root: str | Path | None, pattern: str) -> list[Path]:
+    """The files of a data set of another kind, such as "*/*.npz" below `root`, sorted by name.
+
+    Raises FileNotFoundError where there is no such folder or file, ValueError where no `root` is given.
+    """
+    if root is None:
+        raise ValueError("this data set needs root, the folder of its data (--data.root)")
+    with readable(f"the data folder {shown(str(root))}"):
+        must_exist(Path(root), pattern)
+        files = sorted(path for path in Path(root).glob(pattern) if not path.is_dir())
+    if not files:
+        raise FileNotFoundError(f"{shown(str(root))} has no {pattern}; it holds {listing(Path(root))}")
+    return files
+
+
 def decoded(path: Path, name: str) -> str:
     """The text, without the byte order mark that Windows puts in front; `name` is what an error calls the file."""
     if path.exists() and not path.is_file():  # a pipe would be waited for

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from datamodules.files import read_bytes, read_lines
+from datamodules.files import files_below, read_bytes, read_lines
 from datamodules.layouts.source import Source
 
 VERSION = 3  # of the checks in datamodules/verify.py and of this record: what others have kept is not taken over
@@ -65,6 +65,16 @@ def fingerprint(source: Source) -> str:
         "files": {name: [digest(images[name][0]), *map(mark, masks[name])] for name in names},
     }
     content |= {"reading": source.reading} if source.reading else {}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def digest_files(root: str | Path | None, pattern: str) -> str:
+    """16 hexadecimal digits of the SHA-256 of `files_below`, by their places below `root`: for `identify`.
+
+    Every file is read each time. Raises as `files_below` does, and ValueError for a file that is empty or unreadable.
+    """
+    files = {path.relative_to(root or "").as_posix(): path for path in files_below(root, pattern)}
+    content = {place: sha256(read_bytes(path)).hexdigest() for place, path in files.items()}
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

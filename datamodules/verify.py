@@ -35,7 +35,7 @@ from datamodules.checks.sets import (
     pattern_problems,
     split_problems,
 )
-from datamodules.files import FOLDER, JUNK, SPLITS, readable
+from datamodules.files import FOLDER, JUNK, SPLITS, listing, must_exist, readable
 from datamodules.fingerprint import file_states, keep_record, make_record, stored_record
 from datamodules.layouts.config import FILE
 from datamodules.layouts.labels import IGNORED
@@ -54,7 +54,7 @@ def check_layout(source: Source) -> None:
         stated = source.layout.splits
         listed = [f"{shown(stated)}/{split}.txt" for split in lacking] if isinstance(stated, str) else lacking
         name = shown(str(source.root))
-        raise FileNotFoundError(f"{name} has no {', '.join(listed)}; it holds {_listing(source.root)}{_way(source)}")
+        raise FileNotFoundError(f"{name} has no {', '.join(listed)}; it holds {listing(source.root)}{_way(source)}")
 
 
 def check_parts(source: Source, *, lists: bool = True) -> None:
@@ -73,20 +73,14 @@ def check_parts(source: Source, *, lists: bool = True) -> None:
             raise ValueError(
                 f"the data folder {name} is a file; unpack it, and name the folder with images/, or a {FILE}"
             )
-        if not root.is_dir():
-            nearest = next(parent for parent in root.absolute().parents if os.path.isdir(parent))
-            parts = ", ".join([*expected, *(f"{FOLDER}/{split}.txt" for split in SPLITS)])
-            raise FileNotFoundError(
-                f"the data folder {name} does not exist; expected a folder with {parts}. "
-                f"{shown(str(nearest))} holds {_listing(nearest)}"
-            )
+        must_exist(root, ", ".join([*expected, *(f"{FOLDER}/{split}.txt" for split in SPLITS)]))
         if missing := [e for e in expected if not ((root / e).is_dir() if e.endswith("/") else (root / e).is_file())]:
             said = ". classes.txt has a class name a line; line 0 is that of label 0" * ("classes.txt" in missing)
             needed = lists and layout.splits == FOLDER and not source.split_files
             absent = [*missing, *(f"{FOLDER}/{split}.txt" for split in SPLITS if needed)]
             other = f". Data in another layout need a {FILE}: python -m experiments.check {shown(quote(source.typed))}"
             raise FileNotFoundError(
-                f"{name} has no {', '.join(absent)}; it holds {_listing(root)}{said}{_way(source) * needed}"
+                f"{name} has no {', '.join(absent)}; it holds {listing(root)}{said}{_way(source) * needed}"
                 f"{other * (layout.plain and missing != ['classes.txt'])}"
             )
 
@@ -295,11 +289,3 @@ def _odd_names(source: Source, images: Files, masks: Files) -> Iterator[Problem]
         )
     if junk:
         yield Problem("W_JUNK", f"hidden files and those of file managers, which are skipped: {some(junk)}")
-
-
-def _listing(folder: Path) -> str:
-    try:
-        names = sorted(path.name + "/" * os.path.isdir(path) for path in folder.iterdir())
-    except OSError:
-        return "what cannot be listed"
-    return some(names, 10) or "nothing"

@@ -4,9 +4,9 @@
     python -m experiments.benchmark_prediction --sizes 2048 8192 --device cuda --model.width 64
 
 For each size a GeoTIFF of random squares is written and predicted by `experiments.predict`: in exact tiles, and at once
-where the machine has the memory for it. Each prediction is a process of its own. Rounds alternate; the table has the median
-of the seconds, the most resident memory of the process (and of the GPU), and the share of labels that differ. Weights
-are random: neither time nor memory depends on them.
+where the machine has the memory for it. Each prediction is a process of its own. Rounds alternate; the table has the
+median of the seconds, the most resident memory of the process (and of the GPU), and the share of labels that differ.
+Weights are random: neither time nor memory depends on them.
 """
 
 import json

@@ -39,7 +39,7 @@ from datamodules.verify import Examined, check_parts, examine
 from experiments.reports import doctor
 from experiments.shell.command import command
 from experiments.shell.files import write_atomic
-from experiments.shell.flags import Parser, positive
+from experiments.shell.flags import FolderParser, positive
 
 # Of data that a layout, or a copy in the plain one, may make readable.
 OTHERWISE = {"E_MISSING_MASK", "E_ORPHAN_MASK", "E_EMPTY_DATASET", "E_MASK_MODE", "E_MASK_FORMAT", "E_MASK_PALETTES"}
@@ -48,7 +48,7 @@ OTHERWISE |= {"E_ALPHA", "E_BANDS", "E_IMAGE_MODE", "E_RANGE", "E_FORMAT", "E_LA
 
 def main(argv: Sequence[str] | None = None) -> None:
     with command() as console:
-        parser = Parser(description=__doc__)
+        parser = FolderParser(description=__doc__)
         parser.add_argument("root", type=Path, metavar="DIR", help="folder of the data, or its dataset.yaml elsewhere")
         parser.add_argument("--splits", metavar="NAME", help="folder of the lists within DIR (default: splits)")
         parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")

@@ -19,6 +19,7 @@ from typing import Any
 import wandb
 
 from experiments.evidence.experiment import load_experiment
+from experiments.evidence.failed import failed_line
 from experiments.reports.commands import show_command
 from experiments.reports.formats import rows_to_markdown
 from experiments.reports.tables import Table, make_notes, make_tables
@@ -72,7 +73,8 @@ def content(folder: Path) -> Content:
     tables = [table for table in make_tables(experiment) if table.rows]
     plan = experiment.plan
     plan = plan | {"command": show_command(plan["command"], plan["data"])}
-    return Content(folder.absolute().name, plan, tables, make_notes(experiment), list(warnings(experiment)))
+    said = [*filter(None, [failed_line(experiment)]), *warnings(experiment)]
+    return Content(folder.absolute().name, plan, tables, make_notes(experiment), said)
 
 
 def workspace(shown: Content, entity: str, project: str) -> Any:

@@ -34,14 +34,14 @@ from experiments.evidence.sums import MIN_GROUPS
 from experiments.shell.command import command
 from experiments.shell.environment import command_line
 from experiments.shell.files import write_atomic, write_json
-from experiments.shell.flags import Parser, natural, positive
+from experiments.shell.flags import FolderParser, natural, positive
 
 MADE = "split.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with command() as console:
-        parser = Parser(description=__doc__)
+        parser = FolderParser(description=__doc__)
         parser.add_argument("root", type=Path, metavar="DIR", help="folder of the data, or its dataset.yaml elsewhere")
         parser.add_argument(
             "--fractions",

@@ -1,6 +1,6 @@
 """Trains any architecture on any data set.
 
-python -m experiments.train --model UNetModule --model.upsample nearest --data CamVidDataModule --data.root DIR
+python -m experiments.train --model unet --model.upsample nearest --data camvid --data.root DIR
 """
 
 import argparse

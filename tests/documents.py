@@ -4,6 +4,7 @@ import argparse
 import ast
 import configparser
 import contextlib
+import importlib.util
 import io
 import json
 import re
@@ -11,10 +12,12 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -209,15 +212,71 @@ def diffs(text: str) -> str:
     return "".join(block.text for block in blocks(text) if block.language == "diff")
 
 
-def wrong_diffs(text: str) -> str:
-    """What `git apply` says of the diffs of a document; "" where all of them apply to the checkout."""
-    command = ["git", "apply", "--check", "-"]
-    done = subprocess.run(command, cwd=ROOT, input=diffs(text), capture_output=True, text=True, check=False)
-    return done.stderr if diffs(text) else ""
+def patches(text: str) -> Iterator[tuple[str, str]]:
+    """The diffs of a document by file: its path and its hunks with their heads."""
+    for part in re.split(r"^(?=--- (?:a/|/dev/null))", diffs(text), flags=re.MULTILINE)[1:]:
+        yield part.splitlines()[1].removeprefix("+++ b/"), part
 
 
-def new_python(text: str) -> Iterator[str]:
-    """The Python files that the diffs of a document add."""
+def applied(diff: str, root: Path, *options: str) -> str:
+    """What `git apply` says of a diff of the files below `root`; "" where it applies."""
+    command = ["git", "apply", *options, "-"]
+    return subprocess.run(command, cwd=root, input=diff, capture_output=True, text=True, check=False).stderr
+
+
+def wrong_diffs(text: str, root: Path = ROOT) -> str:
+    """What `git apply` says of the diffs of a document; "" where each applies to the checkout or has been applied."""
+    wrong = ""
+    for path, diff in patches(text):
+        said = applied(diff, root, "--check")
+        begun = diff.startswith("--- /dev/null") and (root / path).exists()  # and then written on
+        if said and not begun and applied(diff, root, "--check", "--reverse"):
+            wrong += said
+    return wrong
+
+
+def with_own_lines(diff: str) -> str:
+    """A diff that adds a line of its own, and nothing else, at each place where `diff` changes something."""
+    hunks = list[str]()
+    for start, body in re.findall(r"^@@ -(\d+).* @@\n((?:[ +-].*\n)+)", diff, re.MULTILINE):
+        kept = [" " + line[1:] for line in body.splitlines() if line[0] != "+"]
+        place = next(i for i, line in enumerate(line for line in body.splitlines()) if line[0] != " ")
+        new = "\n".join([*kept[:place], "+# an entry of the reader", *kept[place:]])
+        hunks.append(f"@@ -{start},{len(kept)} +{int(start) + len(hunks)},{len(kept) + 1} @@\n{new}\n")
+    return "".join([*diff.splitlines(keepends=True)[:2], *hunks])
+
+
+def new_python(text: str) -> Iterator[tuple[str, str]]:
+    """The Python files that the diffs of a document add: path and text."""
     for block in blocks(text):
-        for new in re.findall(r"^--- /dev/null\n\+\+\+ b/\S+\.py\n@@.*\n((?:\+.*\n)+)", block.text, re.MULTILINE):
-            yield re.sub(r"^\+", "", new, flags=re.MULTILINE)
+        for path, new in re.findall(
+            r"^--- /dev/null\n\+\+\+ b/(\S+\.py)\n@@.*\n((?:\+.*\n)+)", block.text, re.MULTILINE
+        ):
+            yield path, re.sub(r"^\+", "", new, flags=re.MULTILINE)
+
+
+@contextlib.contextmanager
+def added(path: str, text: str) -> Iterator[ModuleType]:
+    """The module that such a file is, which others can import meanwhile."""
+    name = path.removesuffix(".py").replace("/", ".")
+    before = sys.modules.get(name)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "added.py")
+        file.write_text(text, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec and spec.loader
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+            yield module
+        finally:
+            del sys.modules[name]
+            if before:
+                sys.modules[name] = before
+
+
+def unread(cls: type) -> set[str]:
+    """The public values that a class states without their type, and that no class below it knows: misspelt ones."""
+    known = {name for base in cls.__mro__[1:] for name in {*vars(base), *vars(base).get("__annotations__", ())}}
+    stated = {name for name, value in vars(cls).items() if name[0] != "_" and not callable(value)}
+    return stated - known - vars(cls).get("__annotations__", {}).keys()

@@ -20,7 +20,7 @@ from experiments.evidence.arrays import DamagedError, Npz, read_picture
 from experiments.evidence.sums import Counts
 from experiments.shell.difference import PATCH
 from experiments.shell.files import PREDICTION
-from lightning_modules.components.scores.reductions import constant_class, scores
+from lightning_modules.components.scores.reductions import at_chance, constant_class, scores
 from lightning_modules.components.scores.table import PER_IMAGE
 
 
@@ -78,6 +78,11 @@ class Cell:
         """The one class that it predicts at every labelled pixel, though there are more; empty where it does not."""
         constant = constant_class(self.confusion)
         return "" if constant is None else self.class_names[constant]
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether it is no better than guessing, by its class accuracy; so is one that predicts one class alone."""
+        return at_chance(self.confusion)
 
     def curve(self, column: str) -> dict[int, float]:
         """A column of metrics.csv by epoch; epochs without a value are left out."""

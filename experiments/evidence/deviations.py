@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.evidence.cell import Cell
+from experiments.evidence.family import MIN_SEEDS
 from experiments.shell.found import wanted
 
 # What can be matched, in words. Of a training crop, because that is what a step of the budget costs.
@@ -98,7 +99,8 @@ def planned_seeds(plan: Mapping[str, Any]) -> str:
     count = f"{len(planned)} seed{'s' * (len(planned) != 1)} planned"
     if without := [seed for seed in planned if seed not in used]:
         return f"{count}, {len(used)} used: without {_seeds(without)}."
-    looked = ", looked at in between" if plan.get("looks") else ""
+    # Of fewer seeds no report has a star that could have decided on more.
+    looked = ", looked at in between" if any(len(look) >= MIN_SEEDS for look in plan.get("looks", [])) else ""
     until, needed = statistics.get("until"), statistics.get("needed")
     if until is None or needed is None:
         more = f" {LOOKED}" if looked else ""
@@ -271,8 +273,8 @@ def _tuning(plan: Mapping[str, Any]) -> list[str]:
         for variant, values in tuning["chosen"].items()
     )
     said = (
-        f"Tuned alike: each variant was tried with {tried} by its validation mIoU, with a seed of its own "
-        f"({tuning['seed']}) that no score of this report has, and took its best. {chosen}."
+        f"Tuned alike: each variant was tried with {tried} by its validation mIoU, with a seed of its "
+        f"own that no score of this report has, and took its best. {chosen}."
     )
     sentences = [said]
     for name, values in tuning["settings"].items():

@@ -89,11 +89,12 @@ def refuse_groups(sums: Sequence[Floats], score: str, sizes: Floats, class_names
     """
     groups = len(sizes)
     if groups < MIN_GROUPS:
-        return f"they form {groups} group{'s' * (groups != 1)}, and it takes {MIN_GROUPS} to speak of others"
+        s = "s" * (groups != 1)
+        return f"{groups} independent image{s} or group{s} of images, and {MIN_GROUPS} are needed to speak of others"
     if effective(sizes) < MIN_EFFECTIVE:
         return (
             f"they form {groups} groups, so unequal that they tell as little as {effective(sizes):.1f} equal ones, and "
-            f"it takes {MIN_EFFECTIVE} to speak of others"
+            f"{MIN_EFFECTIVE} are needed to speak of others"
         )
     if score == "fwiou":  # weighs a class by its pixels: a rare one hardly counts
         return ""

@@ -15,8 +15,9 @@ from experiments.grids import tuning
 from experiments.grids.ablation import Ablation
 from experiments.grids.cells import PlannedCell, clock, run_cells
 from experiments.grids.cost import Cost
-from experiments.grids.decided import Asked, add_statistics
+from experiments.grids.decided import Asked, add_statistics, check_asked
 from experiments.grids.fairness import RECIPE
+from experiments.grids.foresight import read_pilot
 from experiments.grids.plan import Plan, check_tuned_plan, make_plan, read_plan, show_plan
 from experiments.grids.plan_table import show_without_data
 from experiments.grids.until import stage_two
@@ -86,6 +87,9 @@ def run_grid(make: Callable[[], Ablation], name: str, args: argparse.Namespace) 
     def work(console: Console, jobs: int) -> list[PlannedCell]:
         with locked(out):
             grid = None
+            check_asked(Asked.of(args), read_plan(out), args.seeds, out, only_seeds=args.only_seeds)
+            if args.pilot is not None:
+                read_pilot(args.pilot)
             try:
                 grid = _Grid(make(), out, args, console, jobs)
                 plan, failed = grid.planned()
@@ -194,7 +198,7 @@ class _Grid:
             left = sum(of_cell[id(cell)] for cell in waiting)
             self.console.print(
                 f"Before that {count} trials, {count - len(waiting)} already done: each variant with {values}, with "
-                f"seed {tuning.SEED} on validation images, about {clock(left / self.jobs)}. Each takes its best "
+                f"a seed of their own on validation images, about {clock(left / self.jobs)}. Each takes its best "
                 f"{names}, and the plan above changes with it.",
                 soft_wrap=True,
             )
@@ -242,9 +246,8 @@ def run_command(
         return 0
     for cell in failed:
         log = f"  (log: {cell.folder / 'log.txt'})" if cell.process else ""  # else it was not started
-        console.print(
-            f"[red]failed:[/red] {cell.variant} seed {cell.planned.seed}: {escape(cell.error)}{log}", soft_wrap=True
-        )
+        seed = "" if cell.planned.seed == tuning.SEED else f" seed {cell.planned.seed}"
+        console.print(f"[red]failed:[/red] {cell.variant}{seed}: {escape(cell.error)}{log}", soft_wrap=True)
     if line := logging.next_step(out()):
         console.print(line, soft_wrap=True, markup=False)
     if not failed:

@@ -63,6 +63,16 @@ def add_statistics(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_asked(asked: Asked, stored: Mapping[str, Any], seeds: Sequence[int], out: Path, *, only_seeds: bool) -> None:
+    """Raises as `decide` will, as far as flags and folder tell before the data are read and anything is measured."""
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"--seeds must differ from one another, got {list(seeds)}")
+    kept = [] if only_seeds else stored.get("seeds", [])
+    trained = any(path for name in stored.get("variants", ()) for path in (out / name).glob("seed*/result.json"))
+    every = [*kept, *(seed for seed in seeds if seed not in kept)]
+    decide(asked, stored, every, out, trained=trained, only_seeds=only_seeds)
+
+
 def decide(
     asked: Asked,
     stored: Mapping[str, Any],

@@ -53,16 +53,21 @@ def _chances(seeds: int, sd: float, df: int, level: float, by: str) -> str:
     return f"{said}, on the same test images (by {by})."
 
 
+def read_pilot(folder: Path) -> Pilot:
+    """Raises ValueError for a folder that tells no spread."""
+    try:
+        spread = Pilot.of(load_experiment(folder))
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"--pilot: {error}") from error
+    if spread is None:
+        raise ValueError(f"--pilot {folder} tells no spread: expected 2 variants with 2 finished seeds or more")
+    return spread
+
+
 def _known(plan: Mapping[str, Any], out: Path, pilot: Path | None) -> tuple[Pilot | None, str]:
     """A spread, and where it is from: the pilot, the folder's own finished cells, or a record."""
     if pilot is not None:
-        try:
-            spread = Pilot.of(load_experiment(pilot))
-        except (FileNotFoundError, ValueError) as error:
-            raise ValueError(f"--pilot: {error}") from error
-        if spread is None:
-            raise ValueError(f"--pilot {pilot} tells no spread: expected 2 variants with 2 finished seeds or more")
-        return spread, f"of the pilot {pilot}"
+        return read_pilot(pilot), f"of the pilot {pilot}"
     if (out / "plan.json").exists():
         try:
             if spread := Pilot.of(load_experiment(out)):

@@ -160,8 +160,6 @@ def make_plan(
 
     The seeds of the stored plan stay in it unless `only_seeds`. `costs` are those that are known already.
     """
-    if len(set(seeds)) != len(seeds):
-        raise ValueError(f"--seeds must differ from one another, got {list(seeds)}")
     parameters, macs = {}, {}
     say("verifying the data")
     verified: list[dict[str, Any]] = []

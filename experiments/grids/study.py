@@ -97,6 +97,7 @@ class Study:
             raise ValueError("--epochs and --trainer.max_epochs are one setting: leave one of them out")
         if s.quick and (s.full_size or s.epochs is not None or {"max_epochs", "max_steps"} & s.trainer.keys()):
             raise ValueError("--quick says how long to train: leave out --epochs, --trainer.max_epochs and --full-size")
+        self._refuse_tuned(s)
         trainer = dict(s.trainer)
         epochs = s.epochs or trainer.pop("max_epochs", None)
         if epochs is not None and epochs < 1:
@@ -127,13 +128,27 @@ class Study:
         after, validations = base.resolved(), "trainer.check_val_every_n_epoch"
         of_data = [f"data.{name}" for name in s.arguments if name != "root"]
         changed = [f"{key} {after.get(key)}" for key in of_data]
+        by_quick = "trainer.max_epochs" if s.quick else ""
         changed += [
             f"{key.removeprefix('hparams.')} {value}"
             + (f" (the study has {before[key]})" if before.get(key) is not None else "")
             for key, value in after.items()
-            if before.get(key) != value and not (key == validations and epochs) and key not in {*of_data, *tuned}
+            if before.get(key) != value
+            and not (key == validations and epochs)
+            and key not in {*of_data, *tuned, by_quick}
         ]
         return self._described(base, s, reason, changed)
+
+    def _refuse_tuned(self, s: Settings) -> None:
+        """A flag that sets what trials choose would silently lose against their values."""
+        flags = {name: f"--base.{name}" for name in s.hparams} | ({"weights": "--weights"} if s.weights else {})
+        for name, flag in flags.items():
+            if name in s.tune:
+                raise ValueError(f"{flag} and --tune {name} set the same: leave one of them out")
+            if name in self.tune:
+                raise ValueError(
+                    f"{flag} sets what {self.name} tunes, {name}: leave it out, or give --tune {name} values"
+                )
 
     def _refuse_varied(self, flag: str, *names: str) -> None:
         varied = [name for name in names if any(name in changed for changed in self.variants.values())]
@@ -164,7 +179,10 @@ class Study:
         size += f", then {after} more of every variant" if trained_on else ""
         notes = [f"{'Full size' if s.full_size else 'CPU scale'}: {size}.", reason]
         if s.quick:
-            notes.append("A first look with --quick: after a full training the variants may rank otherwise.")
+            notes.append(
+                "A first look with --quick, which set the epochs to a quarter: after a full training the variants may "
+                "rank otherwise."
+            )
         notes.append(f"Set by flags: {', '.join(changed)}." if changed else "")
         tune = {**self.tune, **s.tune}
         by = [how.by for how in self.matched.values() if how.by]

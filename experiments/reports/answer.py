@@ -80,10 +80,8 @@ def _crossed(experiment: Experiment, where: str) -> list[str]:
     if not together:
         return [simple]
     low, high = min(row.low for _, row in together), max(row.high for _, row in together)
-    return [
-        simple,
-        f"Whether the factors simply add stays open: interactions from {low:.1f} to {high:+.1f} points are possible.",
-    ]
+    span = f"from {-low:.1f} points less to {high:.1f} points more"
+    return [simple, f"Whether the effects simply add up stays open: two together may give {span} than their sum."]
 
 
 def _starred(rows: Mapping[str, Row]) -> list[tuple[str, Row]]:

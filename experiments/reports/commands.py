@@ -183,6 +183,19 @@ def patches(experiments: Sequence[Experiment]) -> dict[str, bytes]:
     return found
 
 
+def uncommitted(experiment: Experiment) -> str:
+    """That the study's file was not committed when it trained the cells, and which patch keeps it; else empty."""
+    kept: dict[str, list[str]] = {}
+    for sha256, patch in patches([experiment]).items():
+        for module in {call.module for call in calls(experiment)} - {""}:
+            name = f"experiments/{module}.py"
+            head = rb"^diff --git a/%b b/%b\n(new file)?" % ((re.escape(name.encode()),) * 2)
+            if found := re.search(head, patch, re.MULTILINE):
+                said = "was not committed; it is" if found[1] else "had changes that were not committed; they are"
+                kept.setdefault(said, []).append(patch_name(sha256))
+    return " ".join(f"Its study file {said} kept in {' and '.join(names)}." for said, names in kept.items())
+
+
 def _without_own(words: Sequence[Word]) -> list[Word]:
     kept, skipping = list[Word](), False
     for word in words:

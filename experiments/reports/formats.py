@@ -9,7 +9,9 @@ from typing import Any
 
 from experiments.evidence.estimate import Estimate, estimate
 from experiments.evidence.experiment import Experiment
+from experiments.evidence.failed import failed_line
 from experiments.evidence.scored import scored
+from experiments.reports.commands import uncommitted
 from experiments.reports.page import Section
 from experiments.reports.tables import Table
 from experiments.shell.files import slug
@@ -80,12 +82,12 @@ def to_markdown(sections: Sequence[Section], summary: Table | None = None) -> st
     """The report as a file of its own: of each experiment the answer, its figure and table, then all else."""
     parts = []
     if summary:
-        parts += [f"**{escape_markdown(section.answer[0])}**" for section in sections]
+        parts += [f"**{escape_markdown(section.headline)}**" for section in sections]
         parts += ["# Experiments reported together", table_to_markdown(summary)]
     for section in sections:
         experiment, plan = section.experiment, section.experiment.plan
-        first, *others = section.answer
-        parts += [f"**{escape_markdown(first)}**", *map(escape_markdown, (*others, *section.warnings))]
+        head = f"**{escape_markdown(section.headline)}**"
+        parts += [head, *map(escape_markdown, (*section.answer[1:], *section.warnings))]
         if "seeds" in section.figures:
             folder = f"{slug(plan['experiment'])}/" if summary else ""
             parts.append(f"![seeds and differences]({folder}figures/seeds.png)")
@@ -96,6 +98,7 @@ def to_markdown(sections: Sequence[Section], summary: Table | None = None) -> st
             parts += ["## Cells without a result", missing_to_markdown(experiment)]
         commit = escape_markdown(plan["commit"])
         parts.append(f"Made by\n\n{code_to_markdown(plan['command'])}\n\nat commit {commit}.")
+        parts += filter(None, [uncommitted(experiment)])
     return "\n\n".join(parts) + "\n"
 
 
@@ -158,7 +161,8 @@ def _caption(table: Table, section: Section) -> str:
     """That of the first table says too what a reader must know before the first number."""
     if table is not section.tables[0]:
         return table.caption
-    return " ".join([table.caption, *filter(None, (*section.warnings, section.experiment.plan["scale_note"]))])
+    known = (failed_line(section.experiment), *section.warnings, section.experiment.plan["scale_note"])
+    return " ".join([table.caption, *filter(None, known)])
 
 
 def _latex_table(table: Table, caption: str, label: str) -> str:

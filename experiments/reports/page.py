@@ -19,7 +19,9 @@ from PIL import Image
 
 from experiments.evidence.deviations import planned
 from experiments.evidence.experiment import Experiment, Picture, flatten
+from experiments.evidence.failed import failed_line
 from experiments.evidence.scored import as_scored, scored
+from experiments.reports.commands import uncommitted
 from experiments.reports.figures.looks import Look, label_colours, looks
 from experiments.reports.tables import Table
 from lightning_modules.components.scores.table import PERCENT
@@ -58,6 +60,11 @@ class Section:
     notes: Sequence[str]
     warnings: Sequence[str]
     figures: Mapping[str, tuple[bytes, str]]
+
+    @property
+    def headline(self) -> str:
+        """The answer in one paragraph: first which cells failed, if any did."""
+        return " ".join(filter(None, (failed_line(self.experiment), self.answer[0])))
 
 
 def render(sections: Sequence[Section], summary: Table | None = None) -> str:
@@ -119,6 +126,8 @@ def _view(section: Section, pictures: Sequence[Picture], side: int) -> dict[str,
         "plan": plan,
         "images": as_scored("test images", plan),
         "split": scored(plan),
+        "failed": failed_line(experiment),
+        "uncommitted": uncommitted(experiment),
         "answer": section.answer,
         "table": section.tables[0],
         "parts": [part for part in parts if part[2]],

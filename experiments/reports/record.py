@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.evidence.deviations import processor_of
 from experiments.evidence.experiment import Experiment
+from experiments.evidence.failed import failed_line
 from experiments.evidence.power import spread_line
 from experiments.reports.commands import calls
 from experiments.reports.formats import (
@@ -138,9 +139,10 @@ def _text(sections: Sequence[Section], summary: Table | None, kept: dict[str, st
     questions = dict.fromkeys(section.experiment.plan["question"] for section in sections)
     parts = [f"# {escape_markdown(' '.join(questions))}"]
     if "answer" in kept:
+        parts += [escape_markdown(failed_line(section.experiment)) for section in sections]
         parts.append("\n".join([_begin("answer"), kept["answer"], _end("answer")]))
     else:
-        parts += [f"**{escape_markdown(section.answer[0])}**" for section in sections]
+        parts += [f"**{escape_markdown(section.headline)}**" for section in sections]
     for section in sections:
         parts += [escape_markdown(line) for line in section.warnings]
         parts.append(rows_to_markdown(section.tables[0]))

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from experiments.evidence.deviations import patch_name, planned_seeds, unequal
 from experiments.evidence.experiment import Experiment, load_experiment
+from experiments.evidence.failed import WAYS_OUT, failed, without_failed
 from experiments.evidence.join import join
 from experiments.evidence.scored import WARNING, as_scored, scored
 from experiments.evidence.spread import diverged
@@ -151,34 +152,23 @@ def warnings(experiment: Experiment) -> list[str]:
         "diverged, and then the mean tells little."
         for variant, seed, below in diverged(experiment.scores("miou"))
     ]
-    lines += _constant(experiment)
+    lines += [WAYS_OUT] * bool(failed(experiment))
     lines += [told] if (told := planned_seeds(experiment.plan)) else []
     lines += [as_scored(line, experiment.plan) for line in unequal(experiment.plan) + experiment.deviations]
     if (spread := experiment.spread) and spread.p < SPREAD_P and not experiment.family.separate:
         lines.append(
-            f"Seeds lie further apart in some variants than in others (p {p_value(spread.p)}): stars and intervals, "
-            'which share one spread, may err in more than 5 % of such reports. The table "Spread" has each.'
+            f"Seeds lie further apart in some variants than in others (p {p_value(spread.p)}), and all stars "
+            "and intervals take one spread for all: more than 5 % of such reports may have a wrong one. The table "
+            '"Spread" has each.' + f" {without_failed(experiment)}".rstrip()
         )
     return lines
-
-
-def _constant(experiment: Experiment) -> list[str]:
-    """Which variants have cells that learnt nothing but the most frequent class, say."""
-    found = {name: sum(bool(c.constant) for c in cells.values()) for name, cells in experiment.cells.items()}
-    listed = [f"{name} ({count} of {len(experiment.cells[name])})" for name, count in found.items() if count]
-    if not listed:
-        return []
-    count, of = sum(found.values()), len(experiment.finished())
-    said, whose = ("predicts", "its") if count == 1 else ("predict", "their")
-    sentence = f"{count} of {of} cells {said} one class everywhere: {whose} scores say nothing about the design."
-    return [f"{sentence} {', '.join(listed)}. Train longer, raise the rate or weight the classes."]
 
 
 def _print(report: Report, page: Path) -> None:
     shown = console()
     for section in report.sections:
         name = f"{section.experiment.plan['experiment']}: " if report.summary else ""
-        shown.print(Text(name + " ".join(section.answer), style="bold"))
+        shown.print(Text(name + " ".join([section.headline, *section.answer[1:]]), style="bold"))
         for line in section.warnings[:SHOWN_WARNINGS]:
             shown.print(Text(name + line, style="yellow"))
         if (more := len(section.warnings) - SHOWN_WARNINGS) > 0:

@@ -127,8 +127,8 @@ class Run:
         fingerprint = self.datamodule.identify(self.data)
         if self.fingerprint not in (None, fingerprint):
             raise ValueError(
-                f"the data in {self.data['root']} are not those that this run was planned for: their fingerprint is "
-                f"{fingerprint}, and was {self.fingerprint}. Put them back, or choose another folder with --out"
+                f"the data in {self.data.get('root')} are not those that this run was planned for: their fingerprint "
+                f"is {fingerprint}, and was {self.fingerprint}. Put them back, or choose another folder with --out"
             )
         return replace(self, fingerprint=fingerprint)
 

@@ -7,21 +7,21 @@ import numpy as np
 
 from datamodules.base import SegmentationDataModule
 from datamodules.checks.problems import shown
-from lightning_modules.components.scores.reductions import constant_class
+from lightning_modules.components.scores.reductions import at_chance, constant_class, scores
 from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 
-def what_was_scored(datamodule: SegmentationDataModule, confusion: np.ndarray) -> dict[str, str]:
+def what_was_scored(datamodule: SegmentationDataModule, confusion: np.ndarray) -> dict[str, Any]:
     """Entries of result.json that only those runs have which need them, so that all others stay as they were.
 
     `scored`: "val" where the data have no test split. `constant`: the one class that was predicted at every labelled
-    pixel, by the confusion matrix (C, C) of the scored images.
+    pixel, by the confusion matrix (C, C) of the scored images. `chance`: where several were, but no better than by
+    guessing, the class accuracy.
     """
-    constant = constant_class(confusion)
-    return {
-        **scored_entry(datamodule),
-        **({} if constant is None else {"constant": datamodule.class_names[constant]}),
-    }
+    entries: dict[str, Any] = {**scored_entry(datamodule)}
+    if (constant := constant_class(confusion)) is not None:
+        return entries | {"constant": datamodule.class_names[constant]}
+    return entries | ({"chance": float(scores(confusion)["macc"])} if at_chance(confusion) else {})
 
 
 def scored_entry(datamodule: SegmentationDataModule) -> dict[str, str]:
@@ -40,10 +40,17 @@ def told(result: Mapping[str, Any], class_weights: Any = None) -> str:
     said = [f"{split}/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s"]
     if split != "test":
         said.append(f"scored on {split}: no test split")
-    if "constant" in result:
+    if "constant" in result or "chance" in result:
         ways = ["train longer (--trainer.max_epochs)", "raise --model.lr"]
         if class_weights is None:
             ways.append(f"weight the classes (--model.class_weights {MEDIAN_FREQUENCY})")
         *first, last = ways
-        said.append(f"it predicts {shown(str(result['constant']))} everywhere: {', '.join(first)}, or {last}")
+        found = f"its class accuracy, {shown(_percent(result.get('chance')))}, is no better than chance"
+        if "constant" in result:
+            found = f"it predicts {shown(str(result['constant']))} everywhere"
+        said.append(f"{found}: {', '.join(first)}, or {last}")
     return "; ".join(said)
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.1f} %" if isinstance(value, float) else str(value)

@@ -103,6 +103,19 @@ class Parser(argparse.ArgumentParser):
         refuse(f"{with_nearest(message, flags)} (every flag: {self.prog} --help)")
 
 
+class FolderParser(Parser):
+    """Of a command that reads a folder of data and none of the catalogue's other data sets."""
+
+    def error(self, message: str) -> NoReturn:
+        if re.search(r"unrecognized arguments: (.* )?--data\b", message):
+            verb = self.prog.rpartition(".")[2]
+            refuse(
+                f"{verb} reads a folder: {self.prog} DIR. Another data set of the catalogue verifies itself when it is "
+                "trained, or shown: python -m experiments.show --data NAME"
+            )
+        super().error(message)
+
+
 def positive(text: str) -> int:
     """A flag's value that must be an integer of at least 1."""
     return _integer(text, 1)

@@ -211,7 +211,16 @@ def _overlap(
     return loss
 
 
-LossName = Literal["ce", "ce_sum", "ce_per_pixel", "focal", "dice", "jaccard", "lovasz", "ce_border"]
+LossName = Literal[
+    "ce",
+    "ce_sum",
+    "ce_per_pixel",
+    "focal",
+    "dice",
+    "jaccard",
+    "lovasz",
+    "ce_border",
+]
 LOSSES: dict[LossName, Loss] = {
     "ce": cross_entropy,
     "ce_sum": cross_entropy_sum,

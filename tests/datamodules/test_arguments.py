@@ -68,6 +68,37 @@ def test_a_default_that_would_not_count_is_refused() -> None:
             loading = Loading(crop=32)
 
 
+@pytest.mark.parametrize(
+    ("base", "stated", "way_out"),
+    [
+        (FolderDataModule, {"classes": {"a": (0, 0, 0)}}, "their colours, as published"),
+        (FolderDataModule, {"classes": ["a", "b"]}, "their colours, as published"),
+        (FolderDataModule, {"channels": "grey"}, "state its default there"),
+        (BrainDataModule, {"batch_size": 2}, r"state it in loading = Loading\(batch_size=\.\.\.\)"),
+        (ShapesDataModule, {"length": 3}, "state its default there"),
+    ],
+)
+def test_an_argument_stated_as_an_attribute_is_refused(
+    base: type[SegmentationDataModule], stated: dict[str, Any], way_out: str
+) -> None:
+    (name,) = stated
+    with pytest.raises(TypeError, match=rf"Own\.{name} is read by nothing: it is an argument; .*{way_out}"):
+        type("Own", (base,), stated)
+    type("Own", (base,), {name: property(lambda data: 1)})  # one that is read in its way
+
+
+def test_a_place_of_data_without_a_name_for_what_they_hold_is_refused() -> None:
+    def init(data: SegmentationDataModule, place: str = "", root: str = "") -> None: ...
+
+    said = r"Own takes root and needs identify\(arguments\), .* return digest_files\(arguments\.get\(\"root\"\)"
+    with pytest.raises(TypeError, match=said):
+        type("Own", (SegmentationDataModule,), {"__init__": init})
+    with pytest.raises(TypeError, match="Own takes place and needs identify"):
+        type("Own", (SegmentationDataModule,), {"__init__": init, "located": ("place",)})
+    own = {"__init__": init, "identify": classmethod(lambda cls, arguments: "0" * 16)}
+    assert "root" in arguments(type("Own", (SegmentationDataModule,), own))
+
+
 @every_data_set
 def test_the_signature_is_that_of_the_flags(name: str) -> None:
     cls = DATAMODULES[name]

@@ -3,22 +3,41 @@
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from arrays import ArraysDataModule
 from lightning.pytorch import Trainer
-from tiny_data import MAKERS, tiny, write_folder
+from tiny_data import MAKERS, example, tiny, write_arrays, write_folder
 from torch import Tensor
 
 from datamodules.base import SPLITS, EvaluationSampler, Sample, SegmentationDataModule, TrainingSamples
+from datamodules.files import IMAGE_ENDINGS
 from datamodules.folder import FolderDataModule
 from datamodules.shapes import ShapesDataModule
 from experiments.shell.catalogue import DATAMODULES
 
+# And one that has files and is no folder data set, which none of the catalogue is.
+PROMISING: dict[str, type[SegmentationDataModule]] = {**DATAMODULES, "arrays": ArraysDataModule}
+FILE_ENDINGS = {*IMAGE_ENDINGS, ".npz", ".npy"}
 
-@pytest.fixture(params=DATAMODULES)
-def datamodule(request: pytest.FixtureRequest, tmp_path: Path) -> SegmentationDataModule:
-    return tiny(request.param, tmp_path / "data")
+
+@pytest.fixture(params=PROMISING)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def arguments(name: str, tmp_path: Path) -> dict[str, Any]:
+    if name not in DATAMODULES:
+        return {"root": str(write_arrays(tmp_path / "data")), "batch_size": 2, "crop": (40, 32)}
+    return example(name, tmp_path / "data")
+
+
+@pytest.fixture
+def datamodule(name: str, arguments: dict[str, Any]) -> SegmentationDataModule:
+    return PROMISING[name](**arguments)
 
 
 def test_a_data_set_without_an_example_says_what_to_add(tmp_path: Path) -> None:
@@ -52,6 +71,12 @@ def test_classes_and_colours_are_known_before_setup(datamodule: SegmentationData
     datamodule.verify()
 
 
+def test_published_classes_have_their_names_and_colours(datamodule: SegmentationDataModule) -> None:
+    if published := getattr(datamodule, "published", None):
+        assert datamodule.class_names == list(published)
+        assert datamodule.palette == list(published.values())
+
+
 def test_raw_images_and_labels(datamodule: SegmentationDataModule) -> None:
     names = [name for split in SPLITS for name in datamodule.dataset(split).names]
     assert len(names) == len(set(names))
@@ -79,10 +104,9 @@ def test_training_batches(datamodule: SegmentationDataModule) -> None:
         assert set(mask.unique().tolist()) <= {*datamodule.dataset("train")[index][1].unique().tolist(), 255}
 
 
-def test_every_data_set_can_be_deformed(datamodule: SegmentationDataModule) -> None:
+def test_every_data_set_can_be_deformed(datamodule: SegmentationDataModule, arguments: dict[str, Any]) -> None:
     assert datamodule.transform.elastic == 0
-    root = {"root": str(datamodule.root)} if isinstance(datamodule, FolderDataModule) else {}
-    assert type(datamodule)(**root, elastic=10).transform.elastic == 10
+    assert type(datamodule)(**arguments | {"elastic": 10}).transform.elastic == 10
 
 
 def test_evaluation_sees_every_image_once_as_it_is(datamodule: SegmentationDataModule) -> None:
@@ -150,14 +174,20 @@ def test_an_image_that_only_fills_up_is_ignored(datamodule: SegmentationDataModu
     assert filler["mask"].unique().tolist() == [datamodule.ignore_index] and int(filler["index"]) == -1
 
 
-def test_verify_names_a_broken_image(datamodule: SegmentationDataModule, tmp_path: Path) -> None:
+def files_of(arguments: dict[str, Any], folder: Path) -> list[Path]:
+    """The images and masks that a data module reads; none where code makes them, which then takes no place of any."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix in FILE_ENDINGS)
+    assert bool(found) == ("root" in arguments)
+    return found
+
+
+def test_verify_names_a_broken_image(
+    datamodule: SegmentationDataModule, arguments: dict[str, Any], tmp_path: Path
+) -> None:
     """Whichever it is; data that code makes have no file that could break."""
-    files = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png", ".tif", ".bmp"))
-    if not files:
-        assert datamodule.identify({}) is None
-        return
+    files = files_of(arguments, tmp_path)
     datamodule.verify()
-    for path in (files[0], files[-1]):
+    for path in (files[0], files[-1]) if files else ():
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match=path.name):
@@ -166,10 +196,29 @@ def test_verify_names_a_broken_image(datamodule: SegmentationDataModule, tmp_pat
     datamodule.verify()
 
 
-def test_what_is_on_disk_has_a_name_in_the_hash(datamodule: SegmentationDataModule) -> None:
-    if isinstance(datamodule, FolderDataModule):
-        name = datamodule.identify({"root": str(datamodule.root)})
-        assert name == datamodule.identify({"root": str(datamodule.root)}) and len(name) == 16
+def test_what_is_on_disk_has_a_name_in_the_hash(
+    datamodule: SegmentationDataModule, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    files = files_of(arguments, tmp_path)
+    if not files:
+        assert datamodule.identify(arguments) is None
+        return
+    name = datamodule.identify(arguments)
+    assert name is not None and name == datamodule.identify(arguments) and len(name) == 16
+    for path in (files[0], files[-1]):
+        path.write_bytes(path.read_bytes() + b"more")
+        assert datamodule.identify(arguments) not in (None, name)
+        name = datamodule.identify(arguments)
+
+
+def test_a_missing_root_is_said(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    if "root" in arguments:
+        absent = {**arguments, "root": str(tmp_path / "absent")}
+        for ask in (lambda: PROMISING[name](**absent), lambda: PROMISING[name].identify(absent)):
+            with pytest.raises(FileNotFoundError, match=r"absent does not exist; expected .* holds data/"):
+                ask()
+        with pytest.raises(ValueError, match="needs root, the folder of its data"):
+            PROMISING[name].identify({})
 
 
 def test_every_test_image_has_a_group(datamodule: SegmentationDataModule) -> None:

@@ -34,6 +34,17 @@ def write_folder(root: Path, classes: Sequence[str] = ("road", "tree", "sky")) -
     return root
 
 
+def write_arrays(root: Path) -> Path:
+    """Folders train, val and test with 4, 2 and 1 files of `image` and `mask`, uint8, 24 x 32 pixels, two classes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        (root / split).mkdir(parents=True)
+        for i in range(count):
+            image, mask = (rng.integers(most, size=(24, 32)).astype(np.uint8) for most in (256, 2))
+            np.savez(root / split / f"{split}_{i}.npz", image=image, mask=mask)
+    return root
+
+
 # By the name in the catalogue: writes into a folder what the data set reads, if it reads any, and returns its
 # arguments.
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -44,9 +55,9 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def tiny(name: str, folder: Path) -> SegmentationDataModule:
-    """The data module `name` on its example in `folder`, with crops of 40 x 32 pixels; the test fails where it has
-    none."""
+def example(name: str, folder: Path) -> dict[str, Any]:
+    """The arguments of the data module `name` for its example, which is written into `folder`, with crops of 40 x 32
+    pixels; the test fails where it has none."""
     if name in MAKERS:
         arguments = MAKERS[name](folder)
     elif (TREES / name).is_dir():
@@ -56,4 +67,10 @@ def tiny(name: str, folder: Path) -> SegmentationDataModule:
             f"the data set {name} has no tiny example: add a folder tests/data/{name}/ as its data module reads it, "
             f"with two or more training images, or a function to MAKERS in {Path(__file__).name} that writes one"
         )
-    return DATAMODULES[name](**{"crop": (40, 32)} | arguments)
+    return {"crop": (40, 32)} | arguments
+
+
+def tiny(name: str, folder: Path) -> SegmentationDataModule:
+    """The data module `name` of the catalogue on its `example`."""
+    arguments = example(name, folder)
+    return DATAMODULES[name](**arguments)

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shlex
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,16 @@ def test_a_folder_of_another_kind_is_named(missing: str, root: Path, capsys: pyt
     (root / missing).rename(root / "other")
     assert check(root) == 2
     assert f"has no {missing}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["check", "split"])
+@pytest.mark.parametrize("words", [["--data", "brain"], ["DIR", "--data", "brain"], ["DIR", "--data.root", "x"]])
+def test_a_data_set_of_the_catalogue_is_told_what_verifies_it(
+    verb: str, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [f"experiments/{verb}.py"])
+    with pytest.raises(SystemExit, match="2"):
+        import_module(f"experiments.{verb}").main(words)
+    said = capsys.readouterr().err
+    assert f"{verb} reads a folder: python -m experiments.{verb} DIR" in said and "did you mean" not in said
+    assert "verifies itself when it is trained, or shown: python -m experiments.show --data NAME" in said

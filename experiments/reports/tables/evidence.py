@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.factorial import Levels
+from experiments.evidence.failed import failed, without_failed
 from experiments.evidence.family import Row
 from experiments.reports.tables.text import Table, excluded, interval, number, p_value, signed, starred
 from lightning_modules.components.scores.table import PERCENT
@@ -71,7 +72,7 @@ def factorial_table(experiment: Experiment) -> Table:
         rows.append([title_of(experiment, tuple(effect.levels.items())), starred(row), excluded(row)])
     meaning = (
         "One change: its difference in mIoU, averaged over the levels of the other factors. Two changes: how much more "
-        "the first raises the mIoU after the second than before it; 0 where they simply add."
+        "both together raise the mIoU than the sum of what each does alone; 0 where they simply add."
     )
     notes = [
         meaning,
@@ -145,7 +146,8 @@ def spread_table(experiment: Experiment) -> Table:
         pooled = f"The intervals use one for all variants, {shared}"
         notes.append(f"{separate if experiment.family.separate else pooled}.")
         notes += [] if math.isnan(spread.p) or experiment.family.separate else [spread_note(spread.p)]
-    columns = ["variant", "of its scores (points)", "without what a seed does to all (points)"]
+        notes += [without_failed(experiment)] if spread.p < SPREAD_P and failed(experiment) else []
+    columns = ["variant", "as it is (points)", "without what each seed does to all variants alike (points)"]
     title, short = "Standard deviation over seeds in each variant", "Spread"
     caption = "Residual standard deviation over seeds of each arm, in points of mIoU."
     return Table("spread", title, columns, rows, notes=notes, short=short, caption=caption)

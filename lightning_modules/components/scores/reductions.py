@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 BINS = 15  # of confidence, as in the tables of Guo et al. 2017
 WIDTH = 20  # of the widest trimap, in pixels
+CHANCE = 0.02  # of class accuracy above that of guessing, within which nothing has been learnt
 TRUE, MISSED, PREDICTED, HALLUCINATED = range(4)  # what is counted of segments
 
 
@@ -44,6 +45,15 @@ def constant_class(confusion: np.ndarray) -> int | None:
     where several were predicted, or the truth has but one."""
     predicted = np.flatnonzero(confusion.sum(0))
     return int(predicted[0]) if len(predicted) == 1 and np.count_nonzero(confusion.sum(1)) > 1 else None
+
+
+def at_chance(confusion: np.ndarray) -> bool:
+    """Whether the accuracy of the C true classes of a confusion matrix, on average, is at most 1/C + `CHANCE`.
+
+    1/C is what guessing gets, and one class everywhere. False with fewer than two true classes.
+    """
+    classes = np.count_nonzero(confusion.sum(1))
+    return bool(classes > 1 and scores(confusion)["macc"] <= 1 / classes + CHANCE)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

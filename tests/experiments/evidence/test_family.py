@@ -167,7 +167,10 @@ def test_images_of_one_group_count_as_one() -> None:
 
 def test_too_few_groups_say_that_it_is_of_these_images_only() -> None:
     family = judge(draw_matrices(2), WEIGHTS, groups=groups_of(2))
-    assert family.images_only and family.reason == "they form 2 groups, and it takes 8 to speak of others"
+    assert (
+        family.images_only
+        and family.reason == "2 independent images or groups of images, and 8 are needed to speak of others"
+    )
     assert {n: r.low for n, r in family.rows.items()} == {
         n: r.low for n, r in judge(draw_matrices(2), WEIGHTS).rows.items()
     }

@@ -56,7 +56,7 @@ def test_a_group_is_left_out_as_a_whole() -> None:
     without_a = scores(matrices[[0, 2, 3, 5]].sum(0))["miou"]
     assert images.left_out["v", 0][0] == pytest.approx(float(without_a))
     assert images.sizes.tolist() == [matrices[[1, 4]].sum(), matrices[[0, 2]].sum(), matrices[[3, 5]].sum()]
-    assert images.reason == "they form 3 groups, and it takes 8 to speak of others"
+    assert images.reason == "3 independent images or groups of images, and 8 are needed to speak of others"
 
 
 def test_groups_without_a_label_count_nowhere() -> None:
@@ -75,11 +75,11 @@ def test_a_number_an_image_is_left_out_by_groups_too() -> None:
 @pytest.mark.parametrize(
     ("sizes", "reason"),
     [
-        ([1] * 7, "they form 7 groups, and it takes 8 to speak of others"),
+        ([1] * 7, "7 independent images or groups of images, and 8 are needed to speak of others"),
         ([1] * 8, ""),
         (
             [1] * 7 + [20],
-            "they form 8 groups, so unequal that they tell as little as 1.0 equal ones, and it takes 5 to",
+            "they form 8 groups, so unequal that they tell as little as 1.0 equal ones, and 5 are needed to",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from studied import STUDY, TINY, run
 
-from experiments import crossed
+from experiments import Study, crossed
 from experiments.evidence.experiment import load_experiment
 from experiments.evidence.power import Pilot, spread_line
 from experiments.grids.command import run_grid
@@ -85,10 +85,13 @@ def test_reports_before_more_seeds_are_looks(tmp_path: Path) -> None:
     assert again["looks"] == [[0, 1, 2], [0, 1, 2, 3]]
 
 
-def test_contradictions_are_refused_before_anything_is_trained(
-    tmp_path: Path, in_process: list[str], capsys: pytest.CaptureFixture[str]
+def test_contradictions_are_refused_before_anything_is_read_and_measured(
+    tmp_path: Path, in_process: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Study, "asked", lambda *_: pytest.fail("reads the data"))
     for words, said in [
+        (["--seeds", "0", "1", "0"], r"--seeds must differ from one another, got \[0, 1, 0\]"),
+        (["--until", "2.0", "--seeds", "0", "1", "2", "--only-seeds"], "--only-seeds would leave out seeds"),
         (["--until", "2.0", "--separate-variances"], "--until counts seeds by one variance of all variants"),
         (["--until", "2.0", "--seeds", "0", "1"], "at least 3, got --seeds 0 1: add seeds"),
         (["--max-cells", "4"], "add --until POINTS"),

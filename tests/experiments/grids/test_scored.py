@@ -26,7 +26,7 @@ from experiments.reports.record import write_record
 from experiments.reports.tables import make_summary
 from experiments.reports.write import warnings
 from experiments.runs.run import Run
-from experiments.runs.scored import told
+from experiments.runs.scored import told, what_was_scored
 from experiments.runs.scoring import carry_out
 from experiments.runs.step import Step
 from experiments.runs.training import Tracking, train
@@ -225,23 +225,15 @@ def test_a_step_says_it_too(tmp_path: Path) -> None:
     assert carry_out(step, tmp_path / "step")["constant"] == "disc"
 
 
-def test_a_report_lists_variants_that_predict_one_class(tmp_path: Path) -> None:
-    write_experiment(tmp_path)
-    change(tmp_path / "nearest+none/seed0", lambda confusion: put(confusion.sum(2)))
-    assert any(
-        line.startswith(
-            "1 of 12 cells predicts one class everywhere: its scores say nothing about the design. "
-            "nearest+none (1 of 3)."
-        )
-        for line in warnings(load_experiment(tmp_path))
-    )
-    change(tmp_path / "nearest+none/seed1", lambda confusion: put(confusion.sum(2)))
-    assert any(
-        line.startswith("2 of 12 cells predict one class everywhere: their scores say nothing about the design.")
-        for line in warnings(load_experiment(tmp_path))
-    )
-    write_experiment(tmp_path)
-    assert not any("one class everywhere" in line for line in warnings(load_experiment(tmp_path)))
+def test_a_result_no_better_than_chance_is_said_in_the_last_line() -> None:
+    data, guessed = ShapesDataModule(), np.full((3, 3), 100)
+    assert what_was_scored(data, np.eye(3, dtype=int)) == {}
+    entries = what_was_scored(data, guessed)
+    assert entries == {"chance": pytest.approx(1 / 3)}
+    line = told({"test": {"miou": 0.2}, "seconds": 1.0, **entries}, [1, 2, 2])
+    ways = "train longer (--trainer.max_epochs), or raise --model.lr"
+    assert line.endswith(f"; its class accuracy, 33.3 %, is no better than chance: {ways}")
+    assert "\x1b" not in told({"test": {"miou": 0.2}, "seconds": 1.0, "chance": "\x1b[31m"})
 
 
 def test_images_of_one_class_alone_are_rightly_predicted_so(tmp_path: Path) -> None:

@@ -93,7 +93,10 @@ def test_a_quick_look_is_shorter_and_says_so_in_a_folder_of_its_own() -> None:
     assert (args.seeds, changed.experiment(settings), grid.name) == ([0, 1, 2], *["ablate_width_quick"] * 2)
     lengths = [of.runs["width 2"].trainer["max_epochs"] for of in (grid, whole)]
     assert lengths == [3, 12] and grid.runs["width 2"].trainer["check_val_every_n_epoch"] in (1, 3)
-    assert "A first look with --quick" in grid.scale_note
+    assert "A first look with --quick, which set the epochs to a quarter: after" in grid.scale_note
+    assert "Set by flags" not in grid.scale_note and "3 epochs" in grid.scale_note
+    set_too = changed.asked(parse_study(STUDY, None, ["--quick", "--base.lr", "1e-3"])[1]).scale_note
+    assert set_too.endswith("Set by flags: lr 0.001 (the study has 0.005).")
     assert parse_study(STUDY, None, ["--quick", "--seeds", "7"])[2].seeds == [7]
     assert parse_study(STUDY, None, [])[2].seeds == [0, 1, 2, 3, 4]
     assert parse_study(replace(STUDY, seeds=2), None, [])[2].seeds == [0, 1]
@@ -132,6 +135,7 @@ def test_wrong_flags_are_refused_with_the_right_one(
         (["--full-size"], "ablate_width has no full size"),
         (["--scale", "0.1"], "leaves a crop of 6 x 6 pixels"),
         (["--tune", "width", "2", "4"], "tune names 'width', which the variants differ in"),
+        (["--base.lr", "1e-3", "--tune", "lr", "1e-3", "1e-2"], "--base.lr and --tune lr set the same: leave one of"),
         (["--tune", "lr", "1e-3", "1e-3"], "at least two values of lr, all different"),
         (["--trainer.max_epochs", "3", "--epochs", "2"], "--epochs and --trainer.max_epochs are one setting"),
         (["--quick", "--epochs", "2"], "--quick says how long to train: leave out --epochs"),
@@ -143,6 +147,17 @@ def test_wrong_flags_are_refused_with_the_right_one(
 def test_flags_that_the_study_cannot_take_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         asked(*words)
+
+
+def test_a_flag_for_what_the_study_tunes_is_refused() -> None:
+    study = replace(STUDY, tune={"lr": (1e-3, 1e-2)})
+    with pytest.raises(
+        ValueError, match=r"--base\.lr sets what ablate_width tunes, lr: leave it out, or give --tune lr"
+    ):
+        study.ablation(hparams={"lr": 1e-4})
+    with pytest.raises(ValueError, match="--weights and --tune weights set the same"):
+        STUDY.ablation(weights="x", tune={"weights": ("y", "z")})
+    assert study.ablation(hparams={"weight_decay": 0.0}).tune == {"lr": (1e-3, 1e-2)}
 
 
 def test_a_matched_arm_keeps_what_was_chosen_for_it() -> None:
@@ -167,9 +182,7 @@ def test_the_plan_states_the_epochs_that_are_trained(camvid_root: Path) -> None:
         assert 7 % grid.runs["width 2"].trainer["check_val_every_n_epoch"] == 0
     with pytest.raises(ValueError, match=r"--data\.batch_size must be at most the \d+ training images, got 64"):
         asked(*folder, "--data.batch_size", "64")
-    grid = asked(
-        "--data", "shapes", "--data.size", "64", "--scale", "0.5", "--base.lr", "5e-3", "--tune", "lr", "1", "2"
-    )
+    grid = asked("--data", "shapes", "--data.size", "64", "--scale", "0.5", "--tune", "lr", "1", "2")
     assert "Set by flags: data.size 32, data.crop (32, 32)." in grid.scale_note
 
 

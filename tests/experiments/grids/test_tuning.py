@@ -9,6 +9,7 @@ import pytest
 from studied import STUDY, TINY, asked, run
 
 from experiments import Match, Study, cpu_scale, crossed
+from experiments.evidence.deviations import statements
 from experiments.grids import tuning
 from experiments.grids.command import run_grid
 from experiments.grids.study_flags import parse_study
@@ -43,12 +44,16 @@ def test_what_changes_a_size_is_not_tuned_where_arms_are_matched() -> None:
         study.ablation("shapes", tune={"width": (4, 8)})
 
 
-def test_every_variant_gets_the_same_trials_and_its_best(tmp_path: Path, in_process: list[str]) -> None:
+def test_every_variant_gets_the_same_trials_and_its_best(
+    tmp_path: Path, in_process: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "grid"
     tune = ("--tune", "lr", "1e-3", "1e-2", "--seeds", "0")
     plan = run(out, *tune)
     trials = plan["tuning"]["trials"]
     assert plan["tuning"]["seed"] == tuning.SEED
+    said = " ".join([capsys.readouterr().out, *statements(plan)])  # of a number that says nothing to a reader
+    assert "a seed of its own that no score" in said and str(tuning.SEED) not in said
     assert plan["scale_note"].endswith("Each variant has its best lr of 0.001, 0.01 on validation.")
     assert len(in_process) == 4 + 2
     for variant in ("width 2", "width 4"):

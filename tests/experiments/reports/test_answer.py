@@ -80,7 +80,9 @@ def test_crossed_factors_that_are_not_seen_to_interact(tmp_path: Path) -> None:
     assert "skips none scores 20.0 points of mIoU [" in first
     assert "; no difference is seen for upsample (nearest against transposed-3): " in first
     assert re.match(
-        r"Whether the factors simply add stays open: interactions from -\d+\.\d to \+\d+\.\d points", together
+        r"Whether the effects simply add up stays open: two together may give from \d+\.\d points less to \d+\.\d "
+        r"points more than their sum\.$",
+        together,
     )
 
 
@@ -187,8 +189,9 @@ def test_the_last_sentence_says_which_images_it_holds_for(tmp_path: Path) -> Non
         f"This holds for other seeds and other images of the same kind; {LIMITS}"
     )
     plant(tmp_path, groups=7)
-    assert "these images only (they form 7 groups, and it takes 8 to speak of others); " in holds_for(
-        load_experiment(tmp_path)
+    assert (
+        "these images only (7 independent images or groups of images, and 8 are needed to speak of others); "
+        in holds_for(load_experiment(tmp_path))
     )
     plant(tmp_path, groups=8)
     path = tmp_path / "nearest+none" / "seed1" / "per_image.npz"

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from handmade import section
 from reproducing import NAME, experiment, git, run_script
 
 from experiments.evidence.deviations import patch_name
 from experiments.evidence.experiment import load_experiment
-from experiments.reports.commands import Code, patches
+from experiments.reports.commands import Code, patches, uncommitted
+from experiments.reports.formats import to_markdown
+from experiments.reports.page import render
 from experiments.reports.reproduce import reproduce_script
 from experiments.shell.files import write_json
 
@@ -187,3 +190,28 @@ def test_a_damaged_patch_is_refused_in_a_line(content: bytes | None, said: str, 
         patches([load_experiment(tmp_path)])
     assert str(cell / "code.patch") in str(refused.value) and said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        (NEW, "Its study file was not committed; it is kept in {}."),
+        (
+            CHANGED.replace(b"ablate_upsampling", b"ablate_mine"),
+            "had changes that were not committed; they are kept in {}",
+        ),
+        (CHANGED, ""),
+        (NEW.replace(b"ablate_mine", b"ablate_mine2"), ""),
+    ],
+)
+def test_a_report_says_that_its_study_file_was_not_committed(patch: bytes, said: str, tmp_path: Path) -> None:
+    experiment(tmp_path, MINE, "ab12-dirty")
+    cells = sorted(tmp_path.glob("*/seed*"))
+    for cell in cells:
+        keep(cell, patch, command=MINE)
+    name = patch_name(hashlib.sha256(patch).hexdigest())
+    one = section(tmp_path)
+    assert cells and said.format(name) in uncommitted(one.experiment)
+    for text in (to_markdown([one]), render([one])):
+        assert ("Its study file" in text) == bool(said)
+        assert said.format(name) in text

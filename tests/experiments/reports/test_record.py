@@ -37,7 +37,7 @@ def test_it_begins_with_question_answer_table_figure_and_limits_and_folds_the_re
         first.index(words)
         for words in (
             "# Transposed or resize?",
-            f"**{escape_markdown(planted.answer[0])}**",
+            f"**{escape_markdown(planted.headline)}**",
             "| variant | mIoU (%) | difference to transposed-3+concat (points) | GMAC |",
             "![ablate_up_sampling: seeds](figures/ablate_up_sampling_seeds.png)",
             "On shapes, upsample nearest scores 4.0 points",
@@ -66,14 +66,14 @@ def test_its_spread_is_a_pilot_of_other_plans(planted: Section, tmp_path: Path) 
     assert (pilot.sd, pilot.df) == (pytest.approx(100 * planted.experiment.family.sd, rel=1e-3), 6)
     plant(tmp_path / "single", seeds=1)
     text = write_record([section(tmp_path / "single")], None, tmp_path / "of one").read_text(encoding="utf-8")
-    assert "<!-- spread" not in text and "**On shapes, 1 seed cannot tell" in text
+    assert "<!-- spread" not in text and " On shapes, 1 seed cannot tell" in text
 
 
 def test_a_record_holds_every_seed_commit_command_and_cost(planted: Section, tmp_path: Path) -> None:
     path = write_record([planted], None, tmp_path / "results")
     assert path == tmp_path / "results" / "ablate_up_sampling.md"
     text = path.read_text(encoding="utf-8")
-    assert text.startswith("# Transposed or resize?\n\n**On shapes, ")
+    assert text.startswith(f"# Transposed or resize?\n\n**{escape_markdown(planted.headline)}**")
     for words in (
         "python -m experiments.x --seeds 0 1 2\n```\n\nat commit ab12",
         "12 finished cells (4 variants, 3 seeds) took 38 s together",  # 3.2 s each
@@ -198,7 +198,7 @@ def test_several_experiments_are_one_file_with_a_section_each(tmp_path: Path) ->
     text = path.read_text(encoding="utf-8")
     assert path.name == "ablate_it.md" and text.count("# Transposed or resize?") == 1
     folded = "<details><summary>The same variants of 2 experiments"
-    assert text.index("**On camvid") < text.index("**On brain") < text.index("| variant |") < text.index(folded)
+    assert text.index(" On camvid") < text.index(" On brain") < text.index("| variant |") < text.index(folded)
     for name, data in (("ablate_it_camvid", "camvid"), ("ablate_it", "brain")):
         assert f"<details><summary>{name} on {data}: every table, how it was made, what failed</summary>" in text
     assert "Failed or missing:\n\n- nearest+none, seed 1: started, not finished" in text

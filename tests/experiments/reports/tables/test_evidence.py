@@ -171,7 +171,9 @@ def test_with_groups_enough_it_speaks_of_other_images_and_otherwise_everywhere_o
     assert (
         tables(tmp_path)["answer"]
         .notes[0]
-        .endswith("on these images only (they form 7 groups, and it takes 8 to speak of others).")
+        .endswith(
+            "on these images only (7 independent images or groups of images, and 8 are needed to speak of others)."
+        )
     )
 
 
