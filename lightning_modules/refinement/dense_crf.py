@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.components.choices import one_of
+from lightning_modules.components.tracing import tracing
 from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
     MAX_CLASSES,
@@ -25,7 +26,6 @@ from lightning_modules.refinement.checks import (
     check_shapes,
     check_values,
     check_whole,
-    tracing,
 )
 from lightning_modules.refinement.mean_field import MeanField, Normalization, Number, takes
 from lightning_modules.refinement.memory import check_memory
