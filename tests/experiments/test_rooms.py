@@ -20,6 +20,7 @@ BELOW = {
     "runs": {"shell"},
     "tracking": {"runs", "shell"},
     "grids": {"reports", "evidence", "runs", "tracking", "shell"},
+    "exporting": {"reports", "evidence", "runs", "shell"},
     "crfs": {"grids", "reports", "evidence", "runs", "tracking", "shell"},
 }
 ON_TOP = {*BELOW}  # a question or a verb may import from every room, and neither a question nor a verb
