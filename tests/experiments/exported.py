@@ -6,7 +6,6 @@ ours as `experiments.export` does.
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from torch import nn
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from experiments.exporting.compared import DiffersError, compare  # noqa: E402
-from experiments.exporting.formats import FORMATS, CannotExportError, FormatName, prepared  # noqa: E402
-from experiments.shell.catalogue import ARCHITECTURES  # noqa: E402
-from lightning_modules import catalogue  # noqa: E402
-from lightning_modules.base import SegmentationModule  # noqa: E402
+from experiments.exporting.compared import DiffersError, compare
+from experiments.exporting.formats import FORMATS, CannotExportError, FormatName, prepared
+from experiments.shell.catalogue import ARCHITECTURES
+from lightning_modules import catalogue
+from lightning_modules.base import SegmentationModule
 
 PAGE = ROOT / "docs" / "export.md"
 BEGIN, END = "<!-- begin table, of tests/experiments/exported.py -->", "<!-- end table -->"
@@ -73,15 +72,21 @@ def row(name: str, held: list[bool]) -> str:
     return f"| `{name}` | {' | '.join(cells)} | {'' if all(held) else WHY[name]} |"
 
 
-def table() -> Iterator[str]:
+def found(name: str) -> list[bool]:
+    """What holds of a network, in the order of `CASES`; one size is tried where any size fails alone."""
+    held = []
+    for format in FORMATS:
+        said = [refusal(name, format, True)]
+        said += [refusal(name, format, False)] if said[0] else [""]
+        sys.stderr.writelines(f"{name}: {one}\n" for one in said if one)
+        held += [not one for one in reversed(said)]
+    return held
+
+
+def table(rows: dict[str, list[bool]]) -> str:
     titles = [f"{format}, {'any size' if free else 'one size'}" for format, free in CASES]
-    yield f"| network | {' | '.join(titles)} | why not |"
-    yield f"|---|{':-:|' * len(CASES)}---|"
-    for name in NAMES:
-        found = [refusal(name, format, free) for format, free in CASES]
-        for said in filter(None, found):
-            sys.stderr.write(f"{name}: {said}\n")
-        yield row(name, [not said for said in found])
+    head = [f"| network | {' | '.join(titles)} | why not |", f"|---|{':-:|' * len(CASES)}---|"]
+    return "\n".join([*head, *(row(name, rows[name]) for name in NAMES)])
 
 
 def stored() -> dict[str, list[bool]]:
@@ -92,9 +97,14 @@ def stored() -> dict[str, list[bool]]:
     return {name: [cell == "yes" for cell in cells.split(" | ")[:-1]] for name, cells, _ in rows}
 
 
+def write(names: list[str]) -> None:
+    """Writes the table with the rows of these networks anew, or of all."""
+    text = PAGE.read_text(encoding="utf-8")
+    rows = stored() if names else {}
+    rows |= {name: found(name) for name in names or NAMES}
+    PAGE.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table(rows)}\n{END}{text.split(END)[1]}", encoding="utf-8")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    text = PAGE.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    lines = "\n".join(table())
-    PAGE.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}", encoding="utf-8")
+    write(sys.argv[1:])
