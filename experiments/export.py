@@ -157,14 +157,11 @@ def run_export(checkpoint: Path, stored: Run | None, data: Run | None, args: arg
         files[eight] = quantise(exported.data, images_of(datamodule.dataset("train"), args.images))
         runners["int8"] = format.runner(files[eight], args.threads)
         say(cost(module, datamodule.dataset("val"), args.images, runner, runners["int8"]).sentence)
-    taken = dict(zip(runners, seconds([*runners.values()], [example(module, size)]), strict=True))
-    others = ", ".join(
-        f"{name} {1000 * s:.1f} ms ({s / taken['PyTorch']:.2f} of that)" for name, s in list(taken.items())[1:]
-    )
-    say(
-        f"an image of {size[0]} x {size[1]} on {args.threads} CPU thread{'s' * (args.threads > 1)}: PyTorch {1000 * taken['PyTorch']:.1f} ms, "
-        f"{others}"
-    )
+    taken = seconds([*runners.values()], [example(module, size)])
+    ours = taken[0]
+    others = [f"{name} {1000 * s:.1f} ms ({s / ours:.2f} of that)" for name, s in zip(runners, taken, strict=True)][1:]
+    on = f"{args.threads} CPU thread{'s' * (args.threads > 1)}"
+    say(f"an image of {size[0]} x {size[1]} on {on}: PyTorch {1000 * ours:.1f} ms, {', '.join(others)}")
     for path, content in files.items():
         write_whole(path, lambda file, content=content: file.write(content), needed=len(content))  # type: ignore[misc]
         say(f"wrote {path}, {len(content) / 1e6:.1f} MB")

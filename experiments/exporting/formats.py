@@ -7,9 +7,10 @@ part of it.
 import copy
 import io
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -84,12 +85,11 @@ def example(module: SegmentationModule, size: Size, seed: int = 0) -> Tensor:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Without the advice of exporters, which is for who writes networks; what goes wrong is compared and said."""
-    import logging
-
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # torch.export prints the whole graph where it gives up.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -32,7 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 WHY = {
     "crf_as_rnn": "the lattice of a dense CRF is another one for each image, and C++; export the network below it",
-    "crf_as_rnn, crf=conv": "torch.export cannot follow the checks of a CRF's input",
+    "crf_as_rnn, crf=conv": "its kernel is a Python function, and what is checked of its input are values; export the network below it",
     "deconvnet": "images of up to 224 pixels a side are padded to fc6's window, larger ones are not: two graphs",
     "pointrend": "how often the logits are doubled, and which points are predicted anew, follows from the size",
     "unet, padding=valid, tile=64": "the number of tiles follows from the size",
@@ -99,9 +99,9 @@ def stored() -> dict[str, list[bool]]:
 
 def write(names: list[str]) -> None:
     """Writes the table with the rows of these networks anew, or of all."""
+    new = {name: found(name) for name in names or NAMES}
+    rows = {**(stored() if names else {}), **new}
     text = PAGE.read_text(encoding="utf-8")
-    rows = stored() if names else {}
-    rows |= {name: found(name) for name in names or NAMES}
     PAGE.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table(rows)}\n{END}{text.split(END)[1]}", encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bare import extras, modules_of_extras, run
+from bare import ROOT, extras, modules_of_extras, run
 from handmade import write_experiment
 from PIL import Image
 
@@ -52,6 +52,9 @@ def test_what_is_hidden_are_the_installed_modules_of_extras() -> None:
         "pydensecrf",
         "pymatting",
         "pycocotools",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
         "playwright",
         "mypy",
     ]
@@ -63,6 +66,7 @@ def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Pat
     Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "photograph.png")
     out, picture = str(tmp_path / "out"), str(tmp_path / "photograph.png")
     encoder = ["--model.encoder", "tu-tf_efficientnet_lite0", "--model.weights", "package"]
+    checkpoint = str(ROOT / "tests/data/kept/67a3901/checkpoints/unet.ckpt")
     commands = [
         ("wandb", ["dashboard", str(tmp_path)]),
         ("tensorboard", ["train", "--data", "shapes", "--logger", "tensorboard", "--out", out]),
@@ -77,6 +81,7 @@ def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Pat
         ("pretrained", ["soft_segment", picture, "--out", out]),
         ("soft", ["soft_segment", picture, "--weights", "none", "--encoder", "resnet18", "--out", out]),
         ("soft", ["benchmark_crf", "--quick"]),
+        ("export", ["export", checkpoint, "--out", out]),
     ]
     done = run("-c", RUN_EACH, json.dumps([[f"experiments.{module}", *rest] for _, (module, *rest) in commands]))
     assert done.returncode == 0, done.stderr

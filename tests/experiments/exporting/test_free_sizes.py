@@ -36,7 +36,7 @@ def test_valid_sizes_are_those_of_layer_after_layer(depth: int) -> None:
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (1, 7), (5, 3), (4, 8)])
-def test_mirrored_borders_are_those_of_numpy(sides: tuple[int, int]) -> None:
+def test_borders_are_mirrored_again_and_again(sides: tuple[int, int]) -> None:
     x = torch.rand(1, 2, *sides)
     padded = mirror_pad(x, 3, 9, 0, 5)
     at = [range(-3, sides[0] + 9), range(sides[1] + 5)]
