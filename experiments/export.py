@@ -26,7 +26,7 @@ from jsonargparse.typing import PositiveInt
 
 from datamodules.base import Loading
 from experiments.exporting.compared import compare, seconds
-from experiments.exporting.formats import FORMATS, example, extra, prepared
+from experiments.exporting.formats import FORMATS, Runner, example, extra, prepared
 from experiments.exporting.metadata import metadata
 from experiments.exporting.quantised import check_data, cost, images_of, quantise
 from experiments.runs.beside import run_beside, run_folder
@@ -151,7 +151,7 @@ def run_export(checkpoint: Path, stored: Run | None, data: Run | None, args: arg
     if exported.smallest is not None and exported.smallest > 2:
         say(f"images have at least {exported.smallest} pixels a side")
     files = {out: exported.data}
-    runners = {"PyTorch": module, format.runtime: runner}
+    runners: dict[str, Runner] = {"PyTorch": module, format.runtime: runner}
     if datamodule is not None:
         say(f"calibrating on {min(args.images, len(datamodule.dataset('train')))} training images")
         files[eight] = quantise(exported.data, images_of(datamodule.dataset("train"), args.images))

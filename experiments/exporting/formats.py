@@ -156,8 +156,8 @@ def _export_torchscript(module: SegmentationModule, size: Size, free: bool, meta
         with _quietly(), torch.no_grad():
             images = example(module, size)
             traced: Any = module.to_torchscript(method="trace", example_inputs=images, check_trace=False)
-            whole = traced if free else torch.jit.script(_OneSize(traced, *size))  # type: ignore[no-untyped-call]
-            torch.jit.save(whole, file, _extra_files={METADATA: json.dumps(metadata)})  # type: ignore[no-untyped-call]
+            whole = traced if free else torch.jit.script(_OneSize(traced, *size))
+            torch.jit.save(whole, file, _extra_files={METADATA: json.dumps(metadata)})
     except Exception as error:
         raise _refused(module, "torchscript", free, error) from error
     return Exported(file.getvalue(), None)

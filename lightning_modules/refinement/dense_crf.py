@@ -155,7 +155,8 @@ def dense_crf(probabilities: Tensor, images: Tensor, *, return_energy: bool = Fa
     (N, iterations + 1) before the first and after each iteration; they need not fall, as all pixels change at once.
 
     Raises ValueError for input that has no meaning, more memory than there is, an engine that cannot serve, or a
-    lattice under torch.jit.trace or torch.export. It is a NonFiniteError for probabilities or marginals that are NaN or infinite.
+    lattice under torch.jit.trace or torch.export. It is a NonFiniteError for probabilities or marginals that are NaN or
+    infinite.
     """
     check_shapes(probabilities, images)
     if not isinstance(return_energy, bool):

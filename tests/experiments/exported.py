@@ -32,7 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 WHY = {
     "crf_as_rnn": "the lattice of a dense CRF is another one for each image, and C++; export the network below it",
-    "crf_as_rnn, crf=conv": "its kernel is a Python function, and what is checked of its input are values; export the network below it",
+    "crf_as_rnn, crf=conv": "its kernel is a Python function, its input checked by value; export the network below it",
     "deconvnet": "images of up to 224 pixels a side are padded to fc6's window, larger ones are not: two graphs",
     "pointrend": "how often the logits are doubled, and which points are predicted anew, follows from the size",
     "unet, padding=valid, tile=64": "the number of tiles follows from the size",
