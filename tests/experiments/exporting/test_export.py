@@ -249,7 +249,7 @@ runpy.run_path(sys.argv.pop(0) and sys.argv[0], run_name="__main__")
 def test_the_script_of_the_documentation_needs_no_repository(trained: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(script.splitlines()) == 12
+    assert len([line for line in script.splitlines() if line]) == 12
     (tmp_path / "segment.py").write_text(script)
     export(trained, tmp_path / "a.onnx", "--dynamic", "--size", "24", "24")
     image = (255 * Shapes("test", 1, 50)[0][0].clamp(0, 1)).round().to(torch.uint8)

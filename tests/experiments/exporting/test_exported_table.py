@@ -4,8 +4,8 @@ import pytest
 from exported import CASES, NAMES, PAGE, VARIANTS, WHY, refusal, stored
 
 FAST = [case for case in CASES if case[0] != "onnx"]
-# Minutes together: that one size holds where any size does is not asked in the normal run.
-LONG = {"pspnet", "deeplabv2", "smp"}
+# Seconds each, and left to the complete set, which asks every statement.
+LONG = {"pspnet", "deeplabv2", "smp", "crf_as_rnn, crf=conv", "unet, padding=valid, tile=64"}
 
 
 def test_the_table_has_a_row_for_every_network() -> None:
