@@ -3,9 +3,11 @@
 import pytest
 from exported import CASES, NAMES, PAGE, VARIANTS, WHY, refusal, stored
 
-FAST = [case for case in CASES if case[0] != "onnx"]
-# Seconds each, and left to the complete set, which asks every statement.
-LONG = {"pspnet", "deeplabv2", "smp", "crf_as_rnn, crf=conv", "unet, padding=valid, tile=64"}
+# Whose pt2 takes many seconds, and is left to the complete set, which asks every statement.
+LONG = {
+    *("pspnet", "deeplabv2", "deeplabv3", "deeplabv3plus", "pointrend", "smp"),
+    *("crf_as_rnn, crf=conv", "unet, padding=valid, tile=64"),
+}
 
 
 def test_the_table_has_a_row_for_every_network() -> None:
@@ -19,10 +21,10 @@ def test_the_classic_networks_are_free_in_every_format() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in LONG])
+@pytest.mark.parametrize("name", NAMES)
 def test_torch_formats_hold_what_the_table_says(name: str) -> None:
     """At any size where that holds, as one size does then, too; else at both."""
-    for format in ("pt2", "torchscript"):
+    for format in ("torchscript",) if name in LONG else ("torchscript", "pt2"):
         one, free = (stored()[name][CASES.index((format, sizes))] for sizes in (False, True))
         assert (refusal(name, format, True) == "") == free, (format, "any size")
         if not free:
