@@ -45,16 +45,16 @@ from experiments.crfs.search import (
     search_key,
     spread,
 )
+from experiments.runs.beside import run_beside
 from experiments.runs.run import Run
 from experiments.runs.scoring import workers
 from experiments.shell.catalogue import DATAMODULES, listed, load, lookup
 from experiments.shell.class_flags import Choice, ClassParser, first_word, settings_of
 from experiments.shell.command import command
 from experiments.shell.ending import ending
-from experiments.shell.files import locked, read_json, write_json
+from experiments.shell.files import locked, write_json
 from experiments.shell.flags import refuse
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.checkpoints import read_checkpoint
 from lightning_modules.components.scores.reductions import scores
 
 
@@ -92,7 +92,7 @@ def parse_search(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
     checkpoint = Path(word)
     chosen, rest = Choice(f"--data takes one of {listed(DATAMODULES)}", data=None).parse_known_args(argv[1:])
     try:
-        stored = _stored_run(checkpoint)
+        stored = run_beside(checkpoint)
         if chosen.data is None and stored is None:
             raise ValueError(f"there is no run.json beside {checkpoint} to say what it was trained on: give --data")
         datamodule = stored.datamodule if chosen.data is None else lookup("--data", chosen.data, DATAMODULES)  # type: ignore[union-attr]
@@ -141,15 +141,6 @@ def parse_search(argv: list[str]) -> tuple[Path, Run, argparse.Namespace]:
     out = args.out or checkpoint.parent.parent / f"search_{args.crf}"
     options = {name: args[name] for name in ("crf", "images", "split", "grid", "rounds", "test", "jobs")}
     return checkpoint, run, argparse.Namespace(out=Path(out), **options)
-
-
-def _stored_run(checkpoint: Path) -> Run | None:
-    """The run of the run.json beside a checkpoint, or beside its folder."""
-    read_checkpoint(checkpoint)
-    for folder in (checkpoint.parent, checkpoint.parent.parent):
-        if (folder / "run.json").is_file():
-            return Run.from_config(read_json(folder / "run.json"))
-    return None
 
 
 def run_search(checkpoint: Path, run: Run, args: argparse.Namespace, console: Console) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, norm_of_one
+from lightning_modules.components.blocks import at_least_one, crop, norm_of_one
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.vgg import load_fully_connected_
 from lightning_modules.components.encoders.weights import ignored_normalisation
@@ -81,7 +81,7 @@ class DeconvNet(nn.Module):
         x = F.pad(x, (0, max(WINDOW - width, 0), 0, max(WINDOW - height, 0)))
         x = F.relu(norm_of_one(self.bn6, self.fc6(x)))  # H - 6, W - 6
         x = F.relu(norm_of_one(self.bn7, self.fc7(x)))
-        x = self.fc6_deconv(x)[..., :height, :width]
+        x = crop(self.fc6_deconv(x), height, width)
         for decode, map_ in zip(self.decoder, reversed(maps), strict=True):
             x = decode(unpool(x, indices.pop(), map_.shape[-2:]))  # stride halves
         logits: Tensor = self.score(x)

@@ -28,6 +28,15 @@ from lightning_modules.recipe import Recipe
 SCALES = (1.0, 0.75, 0.5)  # of the image, Sec. 4.1.2; 1 first, as hooks and receptive fields see the first call
 
 
+def scaled(side: int, scale: float) -> int:
+    """`scale` of `side` pixels, at least 1, as `round` has it: half a pixel goes to the even side.
+
+    In whole numbers, because a traced or exported network has symbols for its sides, which `round` refuses.
+    """
+    quarters = int(4 * scale) * side
+    return max(1, (quarters + 1 + quarters // 4 % 2) // 4)
+
+
 class DeepLabV2(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), resized from output stride 8 (Sec. 3.1).
 
@@ -89,9 +98,8 @@ class DeepLabV2(nn.Module):
 
     def with_scales(self, x: Tensor) -> list[Tensor]:
         """The fused logits at stride 8 of the image; of several scales then those of each at its own, 1, 0.75, 0.5."""
-        height, width = (int(side) for side in x.shape[-2:])  # torch.jit.trace has tensors there
-        sizes = [(max(1, round(scale * height)), max(1, round(scale * width))) for scale in self.scales]
-        each = [self._one_scale(resize(x, size)) for size in sizes]
+        height, width = x.shape[-2:]
+        each = [self._one_scale(resize(x, (scaled(height, scale), scaled(width, scale)))) for scale in self.scales]
         if len(each) == 1:
             return each
         fused = torch.stack([resize(logits, each[0].shape[-2:]) for logits in each]).amax(0)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, he_
+from lightning_modules.components.blocks import at_least_one, crop, he_
 from lightning_modules.components.checkpoints import given, load_start, read_checkpoint
 from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders import build_encoder
@@ -140,10 +140,10 @@ class FCN(nn.Module):
             upsampled, skip = up(fused), score(scale * map_)[..., offset:, offset:]  # stride halves
             # As published the padded skip is the larger one for every image; other encoders round odd sizes up.
             height, width = (min(pair) for pair in zip(upsampled.shape[-2:], skip.shape[-2:], strict=True))
-            fused = upsampled[..., :height, :width] + skip[..., :height, :width]
+            fused = crop(upsampled, height, width) + crop(skip, height, width)
         height, width = x.shape[-2:]
         logits: Tensor = self.upscore(fused)
-        return logits[..., self.image_offset :, self.image_offset :][..., :height, :width]
+        return crop(logits, height, width, top=self.image_offset, left=self.image_offset)
 
     @staticmethod
     def corrections(options: Mapping[str, Any]) -> dict[str, str]:

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, pad_to_multiple
+from lightning_modules.components.blocks import at_least_one, crop, pad_to_multiple
 from lightning_modules.components.choices import one_of
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 
@@ -138,7 +138,7 @@ class InvertedNet(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="nearest")  # stride halves
             x = decode(torch.cat([skips.pop(), x], dim=1))  # channels add up
         logits: Tensor = self.head(x)
-        return logits[..., :height, :width]
+        return crop(logits, height, width)
 
 
 class InvertedNetModule(SegmentationModule):

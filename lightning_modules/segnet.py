@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import at_least_one, conv_norm_relu, he_, resize
+from lightning_modules.components.blocks import at_least_one, conv_norm_relu, crop, he_, resize
 from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.weights import ignored_normalisation
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         if self.upsample == "unpool":
             x = unpool(x, indices, size)
         x = self.layer(x)
-        return x[..., : size[0], : size[1]]
+        return crop(x, *size)
 
 
 class SegNetBasic(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.base import SegmentationModule
-from lightning_modules.components.blocks import mirror_pad
+from lightning_modules.components.blocks import crop, mirror_pad, round_up
 from lightning_modules.components.encoders.smp import ANY_IMAGE, Probe, any_size, explaining, load_smp, to_download
 from lightning_modules.components.encoders.weights import downloading
 
@@ -76,8 +76,8 @@ class SmpModule(SegmentationModule):
     def predict(self, images: Tensor) -> Tensor:
         """Images of any size: they are mirrored to a size that smp's decoder takes, and the logits cut back."""
         height, width = images.shape[-2:]
-        below, right = (max(-side % 32, self.smallest - side) for side in (height, width))
-        return super().predict(mirror_pad(images, 0, below, 0, right))[..., :height, :width]
+        below, right = (max(32 * round_up(side, 32), self.smallest) - side for side in (height, width))
+        return crop(super().predict(mirror_pad(images, 0, below, 0, right)), height, width)
 
 
 def _asked(arch: str, encoder: str) -> tuple[str, str, str]:

@@ -26,9 +26,11 @@ from lightning_modules.components.blocks import (
     NormName,
     at_least_one,
     conv_norm_relu,
+    crop,
     he_,
     mirror_pad,
     pad_to_multiple,
+    round_up,
 )
 from lightning_modules.components.choices import one_of
 from lightning_modules.components.upsampling import Unpool, UpsamplingName, icnr_, upsampling
@@ -147,24 +149,29 @@ class UNet(nn.Module):
             index, skip = indices.pop(), features.pop()
             x = up(x, index) if isinstance(up, Unpool) else up(x)  # stride halves
             if self.skips == "concat":
-                x = torch.cat([_centre(skip, x), x], dim=1)  # channels add up
+                x = torch.cat([self._beside(skip, x), x], dim=1)  # channels add up
             elif self.skips == "add":
-                x = x + _centre(skip, x)
+                x = x + self._beside(skip, x)
             x = decode(x)
         logits: Tensor = self.head(x)
-        return logits[..., :height, :width]
+        return crop(logits, height, width) if self.padding == "same" else logits
+
+    def _beside(self, skip: Tensor, like: Tensor) -> Tensor:
+        """The grey arrows of Fig. 1: the middle of the encoder's map, as large as the decoder's; all, where none is
+        lost."""
+        if self.padding == "same":
+            return skip
+        height, width = like.shape[-2:]
+        return crop(skip, height, width, top=(skip.shape[-2] - height) // 2, left=(skip.shape[-1] - width) // 2)
 
     def valid_input_size(self, size: int) -> tuple[int, int]:
         """The smallest input side whose valid output covers `size` pixels, and that output: 388 -> (572, 388)."""
-        bottom = 1
-        while True:
-            # Two valid convolutions take 4 pixels; pooling halves and upsampling doubles.
-            source, out = bottom + 4, bottom
-            for _ in range(self.depth):
-                source, out = 2 * source + 4, 2 * out - 4
-            if out >= size:
-                return source, out
-            bottom += 1
+        # Two valid convolutions take 4 pixels; pooling halves and upsampling doubles. So `bottom` pixels at the end of
+        # the contracting path come of 2^d (bottom + 4) + border of the image, and make 2^d bottom - border of the mask.
+        step = 2**self.depth
+        border = 4 * (step - 1)
+        bottom = max(1, round_up(size + border, step))
+        return step * (bottom + 4) + border, step * bottom - border
 
     def input_side(self, least: int) -> int:
         """The smallest side of an image, of at least `least` pixels, that the network takes.
@@ -174,7 +181,7 @@ class UNet(nn.Module):
         if self.padding == "same":
             return least
         smallest, step = self.valid_input_size(1)[0], 2**self.depth
-        return smallest + -(-max(least - smallest, 0) // step) * step
+        return smallest + round_up(max(least - smallest, 0), step) * step
 
     def _check_valid(self, *sizes: int) -> None:
         for size in sizes:
@@ -185,12 +192,6 @@ class UNet(nn.Module):
                     f"padding='valid' takes sides such as {below} or {below + 2**self.depth}, got {size}: pad the "
                     "image (UNetModule does), or use padding='same'"
                 )
-
-
-def _centre(skip: Tensor, like: Tensor) -> Tensor:
-    """The grey arrows of Fig. 1: the middle of the encoder's map, as large as the decoder's."""
-    top, left = ((skip.shape[-2] - like.shape[-2]) // 2, (skip.shape[-1] - like.shape[-1]) // 2)
-    return skip[..., top : top + like.shape[-2], left : left + like.shape[-1]]
 
 
 @cache  # a grid builds each of its variants several times
@@ -272,7 +273,7 @@ class UNetModule(SegmentationModule):
         bands = []
         for top, bottom in pairwise([*rows, height]):
             tiles = [
-                self.network(padded[..., top : top + in_h, left : left + in_w])[..., : bottom - top, : end - left]
+                crop(self.network(crop(padded, in_h, in_w, top=top, left=left)), bottom - top, end - left)
                 for left, end in pairwise([*columns, width])
             ]
             bands.append(torch.cat(tiles, dim=-1))

@@ -32,7 +32,10 @@ from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES
 
 TEXTS = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
 README = TEXTS[ROOT / "README.md"]
-EXTRAS = {"statistics.md": pytest.mark.extra("dev", "statsmodels")}  # that Python of a document needs
+EXTRAS = {
+    "statistics.md": pytest.mark.extra("dev", "statsmodels"),
+    "export.md": pytest.mark.extra("export", "onnxruntime"),
+}  # that Python of a document needs
 each_document = pytest.mark.parametrize("path", [pytest.param(p, id=p.name) for p in DOCUMENTS])
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.components.choices import one_of
+from lightning_modules.components.tracing import tracing
 
 Drawn = TypeVar("Drawn", bound=nn.Module)
 NormName = Literal["none", "batch", "group"]
@@ -152,17 +153,37 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
     Unlike `F.pad(mode="reflect")` it mirrors again where the padding is wider than the image.
     """
     for dim, before, after in ((-2, top, bottom), (-1, left, right)):
-        if before or after:
-            size = x.shape[dim]
-            period = max(2 * size - 2, 1)  # of ... 2 1 0 1 2 ... size-1 ... 2 1 0 ...
-            position = torch.arange(-before, size + after, device=x.device).remainder(period)
-            x = x.index_select(dim, torch.minimum(position, period - position).clamp(max=size - 1))
+        if tracing() or before or after:  # an image of another size may need what this one does not
+            position = torch.arange(before + x.shape[dim] + after, device=x.device) - before
+            last = torch.full_like(position, x.shape[dim] - 1)  # a tensor, as ONNX has no remainder of a size
+            period = (2 * last).clamp(min=1)  # of ... 2 1 0 1 2 ... last ... 2 1 0 ...
+            position = position.remainder(period)
+            x = x.index_select(dim, torch.minimum(torch.minimum(position, period - position), last))
+    return x
+
+
+def crop(x: Tensor, height: int, width: int, *, top: int = 0, left: int = 0) -> Tensor:
+    """(N, C, H, W) -> (N, C, height, width), a view of the map from row `top` and column `left`.
+
+    In a trace its rows and columns are picked: whether a view lies in one piece depends on the size of the image, and
+    torch.export would hold the network to images for which the answer is the same.
+    """
+    if not tracing():
+        return x[..., top : top + height, left : left + width]
+    for dim, start, length in ((-2, top, height), (-1, left, width)):
+        x = x.index_select(dim, torch.arange(length, device=x.device) + start)
     return x
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """(N, C, H, W) -> the same mirrored below and to the right, until both sides divide by `multiple`."""
-    return mirror_pad(x, 0, -x.shape[-2] % multiple, 0, -x.shape[-1] % multiple)
+    below, right = (round_up(side, multiple) * multiple - side for side in x.shape[-2:])
+    return mirror_pad(x, 0, below, 0, right)
+
+
+def round_up(size: int, by: int) -> int:
+    """`size` / `by`, rounded up; not -(-size // by), as ONNX and traces divide towards zero."""
+    return (size + by - 1) // by
 
 
 def at_least_one(**values: int) -> None:

@@ -13,7 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.components.blocks import conv_norm_relu, norm_of_one, resize, separable_conv, whole_numbers
+from lightning_modules.components.blocks import (
+    conv_norm_relu,
+    norm_of_one,
+    resize,
+    round_up,
+    separable_conv,
+    whole_numbers,
+)
 from lightning_modules.components.choices import one_of
 
 # Of one axis of a map. A mean of means over rectangles of equal rows is their mean, and so for the maximum.
@@ -28,7 +35,8 @@ def pool_to_bins(x: Tensor, bins: int, pool: PoolName = "average") -> Tensor:
     """
     for dim in (-2, -1):
         size = x.shape[dim]
-        edges = [(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]  # they overlap unless bins divide
+        # They overlap unless bins divide.
+        edges = [(i * size // bins, round_up((i + 1) * size, bins)) for i in range(bins)]
         x = torch.stack([POOLS[pool](x.narrow(dim, low, high - low), dim) for low, high in edges], dim)
     return x
 

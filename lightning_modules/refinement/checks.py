@@ -143,8 +143,3 @@ def _shown(value: object) -> str:
     """The value in at most a line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def tracing() -> bool:
-    """Whether torch.jit.trace runs: it records functions of torch alone, and of what C++ writes, memory as it was."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]

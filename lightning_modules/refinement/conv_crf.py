@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.components.choices import one_of
+from lightning_modules.components.tracing import tracing
 from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
     MAX_CLASSES,
@@ -38,7 +39,6 @@ from lightning_modules.refinement.checks import (
     check_shapes,
     check_values,
     check_whole,
-    tracing,
 )
 from lightning_modules.refinement.mean_field import MeanField, Normalization, takes
 from lightning_modules.refinement.memory import check_memory

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.components.choices import one_of
+from lightning_modules.components.tracing import tracing
 from lightning_modules.refinement import native
 from lightning_modules.refinement.checks import (
     MAX_CLASSES,
@@ -25,7 +26,6 @@ from lightning_modules.refinement.checks import (
     check_shapes,
     check_values,
     check_whole,
-    tracing,
 )
 from lightning_modules.refinement.mean_field import MeanField, Normalization, Number, takes
 from lightning_modules.refinement.memory import check_memory
@@ -155,11 +155,17 @@ def dense_crf(probabilities: Tensor, images: Tensor, *, return_energy: bool = Fa
     (N, iterations + 1) before the first and after each iteration; they need not fall, as all pixels change at once.
 
     Raises ValueError for input that has no meaning, more memory than there is, an engine that cannot serve, or a
-    lattice under torch.jit.trace. It is a NonFiniteError for probabilities or marginals that are NaN or infinite.
+    lattice under torch.jit.trace or torch.export. It is a NonFiniteError for probabilities or marginals that are NaN or
+    infinite.
     """
     check_shapes(probabilities, images)
     if not isinstance(return_energy, bool):
         raise TypeError(f"return_energy must be True or False, got {type(return_energy).__name__}")
+    if tracing() and parameters.get("method", DenseMeanField.method) == "lattice":
+        raise ValueError(
+            "a trace cannot hold the lattice, which is another one for each image: trace the network without its CRF "
+            "and call dense_crf on what it returns, or use method='exact' (small images) or a ConvCRF"
+        )
     crf = DenseMeanField(probabilities.shape[1], **parameters)
     thetas = (crf.theta_alpha, crf.theta_beta, crf.theta_gamma)
     deep = _learning(*thetas, images)  # through the kernels
@@ -224,11 +230,6 @@ def _learning(*parts: Number | None) -> bool:
 
 def _refuse(probabilities: Tensor, images: Tensor, crf: DenseMeanField, learning: bool, deep: bool) -> None:
     """ValueError before the work for what lacks gradients, memory or a meaning; `deep` gradients go through kernels."""
-    if crf.method == "lattice" and tracing():
-        raise ValueError(
-            "a trace cannot hold the lattice, which is another one for each image: trace the network without its CRF "
-            "and call dense_crf on what it returns, or use method='exact' (small images) or a ConvCRF"
-        )
     if crf.method == "lattice" and deep:
         raise ValueError(
             "the lattice has no gradients to theta_alpha, theta_beta, theta_gamma and images: use method='exact', or "

@@ -56,6 +56,9 @@ def test_what_is_hidden_are_the_installed_modules_of_extras() -> None:
         "pydensecrf",
         "pymatting",
         "pycocotools",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
         "playwright",
         "mypy",
     ]
@@ -69,7 +72,7 @@ def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Pat
     georeferenced = TiffImagePlugin.ImageFileDirectory_v2()
     georeferenced[33550] = (0.5, 0.5, 0.0)  # how large a pixel is
     Image.new("RGB", (40, 30)).save(tmp_path / "tile.tif", tiffinfo=georeferenced)
-    ckpt = checkpoint(tmp_path)
+    ckpt = str(checkpoint(tmp_path))
     encoder = ["--model.encoder", "tu-tf_efficientnet_lite0", "--model.weights", "package"]
     commands = [
         ("wandb", ["dashboard", str(tmp_path)]),
@@ -85,8 +88,9 @@ def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Pat
         ("pretrained", ["soft_segment", picture, "--out", out]),
         ("soft", ["soft_segment", picture, "--weights", "none", "--encoder", "resnet18", "--out", out]),
         ("soft", ["benchmark_crf", "--quick"]),
-        ("geo", ["predict", str(tmp_path / "tile.tif"), "--checkpoint", str(ckpt), "--out", out]),
+        ("geo", ["predict", str(tmp_path / "tile.tif"), "--checkpoint", ckpt, "--out", out]),
         ("geo", ["benchmark_prediction"]),
+        ("export", ["export", ckpt, "--out", out]),
     ]
     done = run("-c", RUN_EACH, json.dumps([[f"experiments.{module}", *rest] for _, (module, *rest) in commands]))
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ BELOW = {
     "tracking": {"runs", "shell"},
     "prediction": {"evidence", "runs", "shell"},
     "grids": {"reports", "evidence", "runs", "tracking", "shell"},
+    "exporting": {"reports", "evidence", "runs", "shell"},
     "crfs": {"grids", "reports", "evidence", "runs", "tracking", "shell"},
 }
 ON_TOP = {*BELOW}  # a question or a verb may import from every room, and neither a question nor a verb

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.components.blocks import pad_to_multiple
+from lightning_modules.components.blocks import crop, pad_to_multiple, round_up
 from lightning_modules.components.encoders.base import Encoder
 from lightning_modules.components.encoders.weights import (
     CLASSIFIER,
@@ -82,7 +82,7 @@ class SmpEncoder(Encoder):
     def forward(self, x: Tensor) -> list[Tensor]:
         height, width = x.shape[-2:]
         maps = self.model(pad_to_multiple(x, 32))
-        return [m[..., : -(-height // s), : -(-width // s)] for m, s in zip(maps, self._strides(), strict=True)]
+        return [crop(m, round_up(height, s), round_up(width, s)) for m, s in zip(maps, self._strides(), strict=True)]
 
     def _strides(self) -> list[int]:
         return [min(2**index, self.output_stride) for index in range(self.depth + 1)]

@@ -65,6 +65,12 @@ def test_the_lattice_of_an_image_is_not_traced(engine: str) -> None:
             traced(crf, *problem(0))
 
 
+def test_the_lattice_of_an_image_is_not_exported() -> None:
+    module = CRFasRNNModule(3, 255, **NETWORK).eval()
+    with pytest.raises(ValueError, match=IN_PARTS):
+        torch.export.export(module, (torch.rand(1, 3, 24, 20),), strict=False)
+
+
 def test_the_compiled_engine_of_a_convolutional_crf_is_not_traced() -> None:
     with pytest.raises(ValueError, match=r"engine 'c\+\+' serves .* while tracing: use engine='auto'"):
         traced(lambda p, image: conv_crf(p, image, engine="c++", **FEW), *problem(0))

@@ -1,0 +1,1 @@
+"""Trained networks as files that run without this repository: written, compared with ours, described, quantised."""
