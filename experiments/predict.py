@@ -16,6 +16,7 @@ it was interrupted. An image that cannot be read is named and left out; the exit
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from typing import Any
 from datamodules.checks.problems import shown
 from datamodules.files import MAX_PIXELS
 from experiments.prediction.fitting import GIB
-from experiments.prediction.job import Job, Wanted
+from experiments.prediction.job import Job, Wanted, is_large
 from experiments.prediction.raster import is_georeferenced, rasterio
 from experiments.prediction.scored import Scored, compare
 from experiments.prediction.segmenter import Segmenter
@@ -119,39 +120,51 @@ def crf_options(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, An
             f"{place} is not there: python -m experiments.search_crf {paths[0]} --crf {args.crf} finds the parameters"
             f"{', or take --crf-options deeplab_v2' if args.crf == 'dense' else ''}"
         )
-    return read_json(place)
+    try:
+        options = json.loads(place.read_text(encoding="utf-8"))
+        if not isinstance(options, dict):
+            raise ValueError(f"expected an object, got {type(options).__name__}")  # noqa: TRY004
+    except ValueError as error:
+        raise ValueError(f"--crf-options {place} is no file of parameters ({error}): search_crf writes one") from error
+    return options
 
 
 def segmenter_of(args: argparse.Namespace, paths: Sequence[Path], say: Callable[[str], None]) -> Segmenter:
-    options = crf_options(args, paths)
-    try:
-        return Segmenter.from_checkpoint(
-            *paths,
-            device=args.device,
-            crf=args.crf,
-            crf_options=options,
-            scale=args.scale,
-            value_range=args.value_range and tuple(args.value_range),
-            flip=args.tta,
-            scales=SCALES if args.tta else (1.0,),
-            probabilities=args.probabilities or args.score is not None,
-            memory=args.memory and args.memory * GIB,
-            tile=args.tile,
-            overlap=args.overlap,
-            max_pixels=args.max_pixels,
-            say=say,
-        )
-    except TypeError as error:  # of a CRF
-        raise ValueError(f"--crf-options do not fit a {args.crf} CRF: {error}") from error
+    return Segmenter.from_checkpoint(
+        *paths,
+        device=args.device,
+        crf=args.crf,
+        crf_options=crf_options(args, paths),
+        scale=args.scale,
+        value_range=args.value_range and tuple(args.value_range),
+        flip=args.tta,
+        scales=SCALES if args.tta else (1.0,),
+        probabilities=args.probabilities or args.score is not None,
+        memory=args.memory and args.memory * GIB,
+        tile=args.tile,
+        overlap=args.overlap,
+        max_pixels=args.max_pixels,
+        say=say,
+    )
 
 
-def check_extras(found: Sequence[Item]) -> None:
-    """Raises ValueError for what an image needs and is not installed, before any is predicted."""
-    if odd := next((item for item in found if not item.volume and is_georeferenced(item.path)), None):
-        try:
-            rasterio()
-        except ValueError as error:
-            raise ValueError(f"{shown(str(odd.path))} is georeferenced, which {error}") from error
+def check_kinds(args: argparse.Namespace, found: Sequence[Item]) -> None:
+    """Raises ValueError for what cannot be had of an image, or needs what is not installed, before any is predicted."""
+    asked = [flag for flag, wanted in (("--score", args.score), ("--probabilities", args.probabilities)) if wanted]
+    for item in found:
+        kind = "is a volume" if item.volume else "is georeferenced" if is_georeferenced(item.path) else ""
+        if not kind and is_large(item.path, args.max_pixels):
+            kind = f"has more than {args.max_pixels:,} pixels"
+        if kind and not item.volume:
+            try:
+                rasterio()
+            except ValueError as error:
+                raise ValueError(f"{shown(str(item.path))} {kind}, which {error}") from error
+        if kind and asked:
+            raise ValueError(
+                f"{' and '.join(asked)} can be had of images that are read at once, and {shown(str(item.path))} "
+                f"{kind}: leave it out, or leave the flag out"
+            )
 
 
 def settings_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, Any]:
@@ -183,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
 
         found = items(args.source, out=args.out)
-        check_extras(found)
+        check_kinds(args, found)
         paths = checkpoints(args)
         scored = None
         segmenter = segmenter_of(args, paths, say)

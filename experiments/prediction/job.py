@@ -14,7 +14,7 @@ from datamodules.checks.problems import shown
 from datamodules.layouts.headers import bands_of
 from experiments.prediction.fitting import Cut, is_out_of_memory
 from experiments.prediction.pictures import colours, label_png, overlay_png, rgb_of, share_png, write
-from experiments.prediction.raster import Raster, RasterOut, as_png, is_georeferenced, opened
+from experiments.prediction.raster import Raster, RasterOut, as_png, check_upright, is_georeferenced, opened
 from experiments.prediction.reads import check_values
 from experiments.prediction.segmenter import Maps, Prediction, Segmenter, empty, nearest, put
 from experiments.prediction.sources import Item
@@ -28,6 +28,7 @@ from lightning_modules.analysis.tiling import Reach
 
 BAND = 16 * 2**20  # pixels of the rows of a large image that are held at once
 MOST_VOXELS = 2**30
+LONGEST = 220  # bytes of a name, to which endings are added
 EVERY = 5.0  # seconds between two lines of progress
 
 
@@ -39,6 +40,15 @@ class Wanted:
     confidence: bool = True
     axis: int = 2  # across which a volume is cut
     probabilities: bool = False  # of all classes, which the segmenter then keeps
+
+
+def is_large(path: Path, max_pixels: int) -> bool:
+    """Whether an image has more pixels than are held in memory: it then goes through rasterio."""
+    try:
+        header = bands_of(path)
+    except ValueError:  # which reading it says
+        return False
+    return header.width * header.height > max_pixels
 
 
 class Job:
@@ -68,13 +78,13 @@ class Job:
     def run(self, items: Sequence[Item], done: Done) -> list[tuple[Item, str]]:
         """The images that could not be predicted, with the reason of each."""
         failed: list[tuple[Item, str]] = []
-        waiting = [item for item in items if item.name not in done.rows]
+        waiting = [item for item in items if not done.has(item.name, item.path)]
         if len(waiting) < len(items):
             self.say(f"{len(items) - len(waiting)} of {len(items)} images are done already")
         started = told = time.monotonic()
         for number, item in enumerate(waiting, 1):
             try:
-                done.add(item.name, self._one(item))
+                done.add(item.name, item.path, self._one(item))
             except (CannotWriteError, NoSpaceError):
                 raise
             except (ValueError, FileNotFoundError, OSError) as error:
@@ -90,9 +100,11 @@ class Job:
 
     def _one(self, item: Item) -> list[dict[str, Any]]:
         """Writes the results of an image; its rows of stats.csv."""
+        if any(len(part.encode()) > LONGEST for part in item.name.split("/")):
+            raise ValueError(f"its name is longer than {LONGEST} bytes, and results would have a longer one: rename it")
         if item.volume:
             return self._volume(item)
-        if is_georeferenced(item.path) or self._is_large(item.path):
+        if is_georeferenced(item.path) or is_large(item.path, self.segmenter.max_pixels):
             return self._raster(item)
         image = self.segmenter.image(item.path)
         prediction = self.segmenter(image, str(item.path))
@@ -126,20 +138,12 @@ class Job:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_npz(path, probabilities=maps.probabilities.astype(np.float16), class_names=of_classes)
 
-    def _is_large(self, path: Path) -> bool:
-        """Whether an image has more pixels than are held in memory: it then goes through rasterio."""
-        try:
-            header = bands_of(path)
-        except ValueError:  # which reading it says
-            return False
-        return header.width * header.height > self.segmenter.max_pixels
-
     def _volume(self, item: Item) -> list[dict[str, Any]]:
         volume = read_volume(item.path, self.wanted.axis, MOST_VOXELS)
         check_values(volume.voxels, self.segmenter.reads, str(item.path))
         tally, labels, confidence, other = Tally(self.classes), [], [], []
         for index, name in enumerate(volume.names(str(item.path))):
-            prediction = self.segmenter(volume[index], name)
+            prediction = self.segmenter(volume[index], name, part=True)
             tally.add(
                 prediction.labels,
                 confidence=prediction.confidence,
@@ -157,16 +161,17 @@ class Job:
             volume.write(self._place("disagreement", item, ".nii.gz"), np.stack(other))
         if self.wanted.overlay:
             middle = len(volume) // 2
-            image = self.segmenter.image(volume[middle], str(item.path))
+            image = self.segmenter.image(volume[middle], str(item.path), part=True)
             picture = overlay_png(rgb_of(image), labels[middle], self.colours, self.names)
             write(self._place("overlay", item, f"_{AXES[self.wanted.axis]}{middle}.png"), picture)
         return tally.rows(item.name, self.names, volume.unit)
 
     def _raster(self, item: Item) -> list[dict[str, Any]]:
         with opened(item.path) as dataset:
-            raster = Raster(dataset, self.segmenter.reads, str(item.path))
-            raster.check()
             geo, cut = is_georeferenced(item.path), None
+            raster = Raster(dataset, self.segmenter.reads, str(item.path), geo=geo)
+            check_upright(item.path)
+            raster.check()
             while True:
                 tally, outs = Tally(self.classes), self._outs(item, dataset)
                 try:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from experiments.shell.ending import CannotWriteError
 from experiments.shell.files import temporary_prefix
 
 GEO_TAGS = (33550, 33922, 34264, 34735)  # of TIFF: pixel scale, tie points, transformation, keys of GeoTIFF
+ORIENTATION = 0x0112  # of EXIF
 BLOCK = 256  # pixels of a side of the blocks of a tiled TIFF
 CACHE = 128  # MiB of blocks that GDAL keeps; its own share of the memory grows with the machine
+STRETCHED = {"merc", "webmerc"}  # projections in which a pixel is not as large as it seems
 TIFFS = {".tif", ".tiff"}
 LOOKED_AT = 2048  # pixels of the longer side of the copy that is looked at, by a person and before all is read
 
@@ -47,6 +50,20 @@ def _has_tags(path: Path) -> bool:
         return False
 
 
+def check_upright(path: Path) -> None:
+    """Raises ValueError for an image that has to be turned: rasterio reads it as it is stored."""
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # only the header is read
+    try:
+        with suppress(OSError, SyntaxError), Image.open(path) as image:
+            if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+                raise ValueError(
+                    f"{shown(str(path))} is to be turned by its EXIF orientation, which is not done of so large an "
+                    "image: save it upright, or raise --max-pixels"
+                )
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+
+
 def rasterio() -> Any:
     """The module; ValueError with the way out where it is missing."""
     try:
@@ -60,8 +77,6 @@ def rasterio() -> Any:
 def opened(path: Path) -> Iterator[Any]:
     """The dataset of a file; ValueError, naming the file, for one that cannot be read."""
     library = rasterio()
-    import warnings
-
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
     with warnings.catch_warnings(), library.Env(GDAL_CACHEMAX=CACHE, GDAL_PAM_ENABLED="NO"):
@@ -81,11 +96,13 @@ class Raster:
         dataset: of rasterio
         reads: what the network takes
         name: what an error calls it
+        geo: that pixels of no opacity are those without data, as in an image that lies somewhere on the earth
     """
 
     dataset: Any
     reads: Reads
     name: str
+    geo: bool = True
 
     def __post_init__(self) -> None:
         self.size = int(self.dataset.height), int(self.dataset.width)
@@ -98,17 +115,16 @@ class Raster:
     @functools.cached_property
     def has_nodata(self) -> bool:
         """Whether some pixels may hold no value."""
-        flags = self.dataset.mask_flag_enums
-        return any(
-            "nodata" in {flag.name for flag in of} or "per_dataset" in {flag.name for flag in of} for of in flags
-        )
+        flags = {flag.name for of_band in self.dataset.mask_flag_enums for flag in of_band}
+        return "nodata" in flags or ("per_dataset" in flags and (self.geo or "alpha" not in flags))
 
     def look(self) -> Tensor:
         """float32 (C, h, w): a small copy, to be looked at."""
         height, width = self.size
         factor = min(1.0, LOOKED_AT / max(height, width))
         shape = (self.dataset.count, max(1, round(height * factor)), max(1, round(width * factor)))
-        return torch.from_numpy(self._image(self.dataset.read(out_shape=shape), None, part=False))
+        known = self.dataset.dataset_mask(out_shape=shape[1:]) > 0 if self.has_nodata else None
+        return torch.from_numpy(self._image(self.dataset.read(out_shape=shape), known, part=False))
 
     def check(self) -> None:
         """Raises ValueError for bands that the network does not take, before anything else is read."""
@@ -161,10 +177,8 @@ class Raster:
         low = 0.0 if self.reads.value_range is None else self.reads.value_range[0]
         if known is not None:
             pixels = np.where(known, pixels, np.asarray(low).astype(pixels.dtype))
-        elif not part and pixels.dtype.kind == "f":
-            pixels = np.nan_to_num(pixels, nan=low, posinf=low, neginf=low)
-            nodata = self.dataset.nodata
-            pixels = pixels if nodata is None else np.where(pixels == np.float32(nodata), np.float32(low), pixels)
+        if self._few_bits:
+            pixels = (pixels * (255 // (2**self._few_bits - 1))).astype(np.uint8)
         if self.dataset.count == 1 and self._colormap is not None:
             pixels = self._colormap[pixels[0]].transpose(2, 0, 1)
         pixels = np.moveaxis(pixels, 0, 2)
@@ -174,6 +188,12 @@ class Raster:
             pixels = pixels[:, :, :-1] if self.reads.channels != "rgba" else pixels
         alpha = self._has_alpha and self.reads.channels == "rgba"
         return as_image(pixels, self.reads, self.name, alpha=alpha, part=part).numpy()
+
+    @functools.cached_property
+    def _few_bits(self) -> int:
+        """Bits of a grey value where they are fewer than 8, which Pillow stretches; 0 otherwise."""
+        bits = int(self.dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        return bits if bits in (1, 2, 4) and self._colormap is None else 0
 
     @functools.cached_property
     def _has_alpha(self) -> bool:
@@ -191,7 +211,7 @@ class Raster:
     def unit(self) -> Unit | None:
         """What a pixel covers, where the file says it: of a projection in its unit of length."""
         crs, transform = self.dataset.crs, self.dataset.transform
-        if crs is None or not crs.is_projected:
+        if crs is None or not crs.is_projected or crs.to_dict().get("proj") in STRETCHED:
             return None
         _, factor = crs.linear_units_factor
         return Unit(abs(transform.a * transform.e - transform.b * transform.d) * factor**2, "m²")
@@ -220,6 +240,9 @@ class RasterOut:
         library = rasterio()
         try:
             self.dataset = library.open(self.temporary, "w", **profile)
+            points, of_points = like.gcps
+            if points:
+                self.dataset.gcps = (points, of_points)
         except library.errors.RasterioIOError as error:
             raise CannotWriteError(f"{path} cannot be written: {' '.join(str(error).split())[:160]}") from error
         if palette is not None and dtype == "uint8":

@@ -45,7 +45,7 @@ class Reads:
         """The same with what is given. Raises ValueError for a scale or a range without meaning."""
         if scale is not None and not 0 < scale <= 64:
             raise ValueError(f"scale must be more than 0 and at most 64, got {scale}")
-        if value_range is not None and not value_range[0] < value_range[1]:
+        if value_range is not None and not _is_range(value_range):
             raise ValueError(f"value_range must be two numbers, the smaller first, got {[*value_range]}")
         return replace(self, scale=scale or self.scale, value_range=value_range or self.value_range)
 
@@ -70,15 +70,16 @@ def reads_of(module: SegmentationModule, checkpoint: Path) -> Reads:
     channels, values = stored.get("channels") or usual, stored.get("value_range")
     scale, bits = stored.get("scale", 1.0), stored.get("bits")
     sound = (
-        channels in CHANNELS
-        and isinstance(scale, int | float)
-        and scale > 0
-        and (values is None or (len(values) == 2 and values[0] < values[1]))
+        channels in CHANNELS and isinstance(scale, int | float) and scale > 0 and (values is None or _is_range(values))
     )
     if not sound:
         raise ValueError(f"{checkpoint} says of its images what no version of this project has written: {stored}")
     given = None if values is None else (float(values[0]), float(values[1]))
     return Reads(in_channels=in_channels, channels=channels, value_range=given, bits=bits, scale=float(scale))
+
+
+def _is_range(values: Any) -> bool:
+    return len(values) == 2 and bool(np.isfinite(values).all()) and values[0] < values[1]
 
 
 def _of_run(checkpoint: Path) -> Mapping[str, Any] | None:
@@ -118,6 +119,10 @@ def as_image(
         pixels = _of_tensor(picture, reads, name)
     elif isinstance(picture, Image.Image):
         pixels = _of_pillow(picture)
+    elif isinstance(picture, np.ma.MaskedArray):
+        raise ValueError(  # noqa: TRY004  # as for any other image that does not fit
+            f"{name} is a masked array, and what is masked would be predicted: fill it, array.filled(0)"
+        )
     elif isinstance(picture, np.ndarray):
         pixels = picture[:, :, None] if picture.ndim == 2 else picture
     else:
@@ -152,10 +157,11 @@ def _of_pillow(image: Image.Image) -> NDArray[Any]:
             return array.astype(np.uint16)[:, :, None]
     elif upright.mode == "1":
         upright = upright.convert("L")
-    elif upright.mode not in MODES:
+    elif upright.mode not in MODES and not upright.mode.startswith("I;16"):
         upright = upright.convert("RGB")
     array = np.asarray(upright)
-    return array.astype(np.uint16)[:, :, None] if upright.mode == "I;16" else array.reshape(*array.shape[:2], -1)
+    of_16_bits = upright.mode.startswith("I;16")
+    return array.astype(np.uint16)[:, :, None] if of_16_bits else array.reshape(*array.shape[:2], -1)
 
 
 def _scaled(pixels: NDArray[Any], reads: Reads, name: str, alpha: bool | None, part: bool) -> NDArray[np.float32]:
@@ -194,8 +200,8 @@ def check_values(pixels: NDArray[Any], reads: Reads, name: str, *, part: bool = 
         )
     elif pixels.dtype == np.uint8 and values is not None and values[1] > 255:
         raise ValueError(
-            f"{name} holds 8 bits a value, and the network was trained on values from {values[0]:g} to {values[1]:g}: "
-            "give the image as it was stored, or state --value-range 0 255"
+            f"{name} holds 8 bits a value, where {values[0]:g} to {values[1]:g} become 0 to 1: give the image as it "
+            "was stored, or state --value-range 0 255"
         )
     return values
 

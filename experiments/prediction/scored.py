@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from datamodules.checks.problems import shown
-from datamodules.files import files_by_name, read_groups, read_mask
+from datamodules.files import files_by_name, read_groups, read_mask, readable
 from experiments.evidence.arrays import Npz
 from experiments.evidence.family import judge_networks, score_images
 from experiments.evidence.schema import MOST_IMAGES, per_image
@@ -45,9 +46,9 @@ class Scored:
     ) -> None:
         if not masks.is_dir():
             raise FileNotFoundError(f"--score {masks} is no folder: give the one with the masks of the images")
-        if odd := [item for item in items if item.volume]:
-            raise ValueError(f"--score takes images with masks beside them, and {odd[0].path.name} is a volume")
         flat = {name: paths[0] for name, paths in files_by_name(masks).items()}
+        if len({item.name.rpartition("/")[2] for item in items}) < len(items):  # one mask would be that of several
+            flat = {}
         self.masks = {item.name: self._mask(masks, item, flat) for item in items}
         if missing := [name for name, path in self.masks.items() if path is None]:
             raise FileNotFoundError(
@@ -71,7 +72,7 @@ class Scored:
         """Scores an image, before it counts as done. Raises ValueError for a mask of another size or class."""
         path = self.masks[item.name]
         assert path is not None
-        mask = read_mask(path)
+        mask = index_mask(path)
         if mask.shape != prediction.size:
             sizes = [f"{width} x {height}" for height, width in (mask.shape, prediction.size)]
             raise ValueError(f"{path} has {sizes[0]} pixels, and its image {sizes[1]}")
@@ -130,6 +131,22 @@ class Scored:
                 of_class = zip(self.classes, values[key], strict=True)
                 rows += [(title, name, 100 * float(value), "%") for name, value in of_class]
         return rows, float(values["miou"])
+
+
+def index_mask(path: Path) -> NDArray[np.uint8]:
+    """(H, W) labels; ValueError for a mask that is no 8-bit index image, whose values would become other labels."""
+    with readable(str(path)):
+        try:
+            with Image.open(path) as image:
+                mode = image.mode
+        except (OSError, SyntaxError) as error:
+            raise ValueError(f"{path} is no image: {error}") from error
+    if mode not in ("P", "L"):
+        raise ValueError(
+            f"{path} is an image of mode {mode}, and a mask has labels of 8 bits (mode P or L): `experiments.check DIR "
+            "--fix OUT` writes them of colours and other values"
+        )
+    return read_mask(path)
 
 
 def _csv(rows: Sequence[tuple[str, str, float, str]]) -> str:

@@ -157,7 +157,10 @@ class Segmenter:
                     f"{path} takes other images ({one}) than {paths[0]} ({reads[0]}): predict with each alone"
                 )
         if crf is not None:
-            refine = post_process(crf, **(crf_options or {}))
+            try:
+                refine = post_process(crf, **(crf_options or {}))
+            except TypeError as error:
+                raise ValueError(f"crf_options do not fit a {crf} CRF: {error}") from error
             for module in modules:
                 module.refine = refine
         elif crf_options:
@@ -178,13 +181,13 @@ class Segmenter:
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         return tuple(self.module.palette)
 
-    def image(self, picture: Picture, name: str = "the image") -> Tensor:
+    def image(self, picture: Picture, name: str = "the image", *, part: bool = False) -> Tensor:
         """float32 (C, H, W) in [0, 1] of a picture at its own size; ValueError for one that does not fit."""
-        return as_image(picture, self.reads, name, max_pixels=self.max_pixels)
+        return as_image(picture, self.reads, name, max_pixels=self.max_pixels, part=part)
 
-    def __call__(self, picture: Picture, name: str = "the image") -> Prediction:
-        """Raises ValueError, which calls the picture `name`, for one that does not fit the network."""
-        image = self.image(picture, name)
+    def __call__(self, picture: Picture, name: str = "the image", *, part: bool = False) -> Prediction:
+        """Raises ValueError, which calls the picture `name`, for one that does not fit; `part` as for `as_image`."""
+        image = self.image(picture, name, part=part)
         small = resize_image(image, scaled_size(image, self.reads.scale))
         size = int(image.shape[1]), int(image.shape[2])
         return Prediction(self.maps(small, name), size, self.class_names, self.palette)

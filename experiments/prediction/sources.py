@@ -43,25 +43,29 @@ def items(sources: Sequence[str], *, out: Path) -> list[Item]:
 
     Raises FileNotFoundError for what is not there, ValueError for a folder or a list without images.
     """
-    found: dict[Path, PurePosixPath] = {}
-    for source in sources:
-        of_source = _of(source)
-        base = _base(of_source, Path(source))
-        for path in of_source:
-            if not _within(path, out):
-                found.setdefault(path, PurePosixPath(*path.parts[len(base.parts) :]))
+    of_sources, listed = {source: _of(source) for source in sources}, shown(" ".join(sources))
+    base = _base(of_sources)
+    paths = dict.fromkeys(path for of_source in of_sources.values() for path in of_source)
+    found = {path: PurePosixPath(*path.parts[len(base.parts) :]) for path in paths if not _within(path, out)}
+    if not found and paths:
+        raise ValueError(f"all images of {listed} lie in {out}, which holds results: choose another --out")
     if not found:
-        raise ValueError(f"{shown(' '.join(sources))} holds no image: {_endings()}")
+        raise ValueError(f"{listed} holds no image: {_endings()}")
     if len(found) > MOST:
-        raise ValueError(
-            f"{shown(' '.join(sources))} holds {len(found):,} images, more than {MOST:,}: predict in parts"
-        )
-    short = {path: str(name.with_name(_stem(name.name))) for path, name in found.items()}
-    # On a system that does not tell a.png from A.png they would replace one another.
-    count = Counter(name.casefold() for name in short.values())
-    return [
-        Item(path, short[path] if count[short[path].casefold()] == 1 else str(name)) for path, name in found.items()
-    ]
+        raise ValueError(f"{listed} holds {len(found):,} images, more than {MOST:,}: predict in parts")
+    names = _told_apart({path: (str(name.with_name(_stem(name.name))), str(name)) for path, name in found.items()})
+    return [Item(path, name) for path, name in names.items()]
+
+
+def _told_apart(names: dict[Path, tuple[str, str]]) -> dict[Path, str]:
+    """Names without endings, or with them where two would be equal, also on a system that reads a.png for A.png."""
+    chosen = {path: short for path, (short, _) in names.items()}
+    while True:
+        count = Counter(name.casefold() for name in chosen.values())
+        clash = [p for p, name in chosen.items() if count[name.casefold()] > 1 and name != names[p][1]]
+        if not clash:
+            return chosen
+        chosen |= {path: names[path][1] for path in clash}
 
 
 def _of(source: str) -> list[Path]:
@@ -112,11 +116,11 @@ def _listed(path: Path) -> list[Path]:
     return found
 
 
-def _base(paths: Sequence[Path], source: Path) -> Path:
-    """The folder below which names are told: the one that was named, or what all images have in common."""
-    if source.is_dir():
-        return Path(os.path.abspath(source))
-    return Path(os.path.commonpath([path.parent for path in paths])) if paths else Path("/")
+def _base(of_sources: dict[str, list[Path]]) -> Path:
+    """The folder below which names are told: the one that was named, or what all that was named has in common."""
+    named = [Path(os.path.abspath(source)) for source in of_sources if os.path.isdir(source)]
+    others = [path.parent for source, paths in of_sources.items() if not os.path.isdir(source) for path in paths]
+    return Path(os.path.commonpath([*named, *others])) if named or others else Path("/")
 
 
 def _within(path: Path, out: Path) -> bool:
@@ -129,7 +133,8 @@ def _is_image(name: str) -> bool:
 
 def _stem(name: str) -> str:
     ending = next((ending for ending in VOLUMES[::-1] if name.lower().endswith(ending)), None)
-    return name[: -len(ending)] if ending else Path(name).stem
+    stem = name[: -len(ending)] if ending else Path(name).stem
+    return name if stem.strip(".") == "" else stem
 
 
 def _endings() -> str:

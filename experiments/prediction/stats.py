@@ -79,19 +79,35 @@ class Done:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / DONE
         self.rows: dict[str, list[dict[str, Any]]] = {}
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    entry = json.loads(line)
-                    self.rows[entry["image"]] = entry["rows"]
-                except (ValueError, KeyError, TypeError):  # the line that a kill cut off
-                    continue
+        self.files: dict[str, list[Any]] = {}
+        kept = []
+        for line in self.path.read_bytes().splitlines() if self.path.is_file() else []:
+            try:
+                entry = json.loads(line)
+                self.rows[entry["image"]], self.files[entry["image"]] = entry["rows"], entry["file"]
+            except (ValueError, KeyError, TypeError):  # the line that a kill cut off
+                continue
+            kept.append(line)
+        if kept or self.path.is_symlink():  # a link would lead what is added elsewhere
+            write_atomic(self.path, b"".join(line + b"\n" for line in kept))
 
-    def add(self, image: str, rows: list[dict[str, Any]]) -> None:
+    def has(self, image: str, path: Path) -> bool:
+        """Whether this very image is done. ValueError where results of this name are those of another file."""
+        if image not in self.rows:
+            return False
+        before, now = self.files[image], _told(path)
+        if before[0] != now[0]:
+            raise ValueError(
+                f"{self.folder} holds results of {before[0]}, whose name {image} those of {now[0]} would have, too: "
+                "choose another folder with --out"
+            )
+        return before == now
+
+    def add(self, image: str, path: Path, rows: list[dict[str, Any]]) -> None:
         """Called when all files of the image are written."""
-        self.rows[image] = rows
+        self.rows[image], self.files[image] = rows, _told(path)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"image": image, "rows": rows}) + "\n")
+            file.write(json.dumps({"image": image, "file": self.files[image], "rows": rows}) + "\n")
 
     def write(self, order: Sequence[str]) -> Path:
         """stats.csv of the images that are done, in this order."""
@@ -103,6 +119,12 @@ class Done:
         writer.writerows({**row, "image": _cell(row["image"]), "class": _cell(row["class"])} for row in used)
         write_atomic(self.folder / "stats.csv", buffer.getvalue())
         return self.folder / "stats.csv"
+
+
+def _told(path: Path) -> list[Any]:
+    """What a file is known by: where it lies, its size and when it was written."""
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns]
 
 
 def _cell(text: str) -> str:

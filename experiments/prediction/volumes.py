@@ -13,6 +13,7 @@ from datamodules.checks.problems import shown
 from experiments.prediction.stats import Unit
 from experiments.shell.files import write_whole
 
+MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}  # of a unit that NIfTI knows
 AXES = ("sagittal", "coronal", "axial")  # what a slice across x, y and z is called
 
 
@@ -48,9 +49,12 @@ class Volume:
         return np.ascontiguousarray(_looked_at(self.voxels.take(index, self.axis)))
 
     @property
-    def unit(self) -> Unit:
-        """The volume of a voxel."""
-        return Unit(float(np.prod(self.image.header.get_zooms()[:3])), "mm³")
+    def unit(self) -> Unit | None:
+        """The volume of a voxel; None where the file does not say in which unit its sides are."""
+        factor = MILLIMETRES.get(self.image.header.get_xyzt_units()[0])
+        if factor is None:
+            return None
+        return Unit(float(np.prod(self.image.header.get_zooms()[:3])) * factor**3, "mm³")
 
     def names(self, stem: str) -> Iterator[str]:
         return (f"{stem} {AXES[self.axis]} {index}" for index in range(len(self)))

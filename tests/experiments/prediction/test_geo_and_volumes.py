@@ -118,7 +118,9 @@ def scan(tmp_path: Path) -> Path:
     voxels = rng.integers(0, 256, (23, 31, 5)).astype(np.uint8)
     affine = np.diag([-2.0, -1.5, 3.0, 1.0])
     affine[:3, 3] = 7, 8, 9
-    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "scan.nii.gz")  # type: ignore[no-untyped-call]
+    image: Any = nibabel.Nifti1Image(voxels, affine)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, tmp_path / "scan.nii.gz")
     return tmp_path / "scan.nii.gz"
 
 
@@ -148,6 +150,79 @@ def test_slices_come_back_where_they_were(axis: int, scan: Path) -> None:
     assert isinstance(volume, Volume)
     slices = np.stack([volume[index] for index in range(len(volume))])
     assert (volume.put_back(slices) == np.asarray(volume.image.dataobj)).all()
+
+
+@pytest.mark.parametrize(("unit", "size"), [("mm", 9.0), ("micron", 9e-9), ("meter", 9e9), ("unknown", None)])
+def test_what_a_voxel_covers_is_in_the_unit_of_the_file(unit: str, size: float | None, scan: Path) -> None:
+    volume = read_volume(scan, 2, 10**6)
+    volume.image.header.set_xyzt_units(unit)
+    assert (None if volume.unit is None else volume.unit.size) == (None if size is None else pytest.approx(size))
+
+
+def test_a_dark_slice_of_a_bright_volume_is_predicted(tmp_path: Path) -> None:
+    import nibabel
+
+    voxels = np.zeros((16, 20, 3), np.uint16)
+    voxels[..., 0], voxels[..., 1] = 60_000, 900
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii.gz")  # type: ignore[no-untyped-call]
+    ckpt = checkpoint(tmp_path, in_channels=1, trained=reading("grey"))
+    assert called(tmp_path / "v.nii.gz", "--checkpoint", ckpt, "--out", tmp_path / "out", "--device", "cpu") == 0
+
+
+@GEO
+def test_web_mercator_has_no_areas_and_ground_control_points_are_kept(pixels: np.ndarray, tmp_path: Path) -> None:
+    import rasterio
+
+    ckpt = checkpoint(tmp_path)
+    mercator = geotiff(tmp_path / "m.tif", pixels, crs="EPSG:3857")
+    assert called(mercator, "--checkpoint", ckpt, "--out", tmp_path / "out", "--device", "cpu") == 0
+    assert "area" not in (tmp_path / "out/stats.csv").read_text().splitlines()[0]
+    points = [rasterio.control.GroundControlPoint(r, c, 1000 + c, 2000 - r) for r, c in ((0, 0), (0, 99), (99, 0))]
+    with rasterio.open(mercator, "r+") as file:
+        file.gcps = (points, file.crs)
+    assert called(mercator, "--checkpoint", ckpt, "--out", tmp_path / "two", "--device", "cpu") == 0
+    with rasterio.open(tmp_path / "two/labels/m.tif") as made:
+        assert [(p.row, p.col, p.x, p.y) for p in made.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
+@GEO
+def test_white_that_means_nothing_does_not_hide_that_an_image_is_dark(
+    pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dark = pixels.astype(np.uint16) * 16
+    dark[:9] = 65535
+    source = geotiff(tmp_path / "t.tif", dark, nodata=65535)
+    assert called(source, "--checkpoint", checkpoint(tmp_path), "--out", tmp_path / "out", "--device", "cpu") == 2
+    assert "none above 40" in capsys.readouterr().err
+
+
+@GEO
+def test_large_images_are_read_as_small_ones_or_refused(
+    pixels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ckpt = checkpoint(tmp_path)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).convert("1").save(tmp_path / "in/bits.png")
+    alpha = Image.fromarray(pixels)
+    alpha.putalpha(0)
+    alpha.save(tmp_path / "in/alpha.png")
+    common = [tmp_path / "in", "--checkpoint", ckpt, "--device", "cpu"]
+    assert called(*common, "--out", tmp_path / "whole") == 0
+    assert called(*common, "--out", tmp_path / "rows", "--max-pixels", "1000") == 0
+    for name in ("bits", "alpha"):
+        labels = [np.asarray(Image.open(tmp_path / out / f"labels/{name}.png")) for out in ("whole", "rows")]
+        assert (labels[0] == labels[1]).all()
+    turned = Image.fromarray(pixels)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    source = [tmp_path / "turned.jpg", "--checkpoint", ckpt, "--device", "cpu", "--max-pixels", "1000"]
+    assert called(*source, "--out", tmp_path / "three") == 2
+    assert "is to be turned by its EXIF orientation" in capsys.readouterr().err
+    (tmp_path / "masks").mkdir()
+    for flags in (["--score", tmp_path / "masks"], ["--probabilities"]):
+        assert called(*common, "--max-pixels", "1000", "--out", tmp_path / "four", *flags) == 2
+        assert "can be had of images that are read at once" in capsys.readouterr().err
 
 
 def test_a_volume_of_no_numbers_or_in_a_series_is_refused(

@@ -144,7 +144,7 @@ def listed(folder: Path) -> list[str]:
 
 SOURCES: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "an image": (lambda folder: [f"{folder}/a.png"], ["a"]),
-    "two images": (lambda folder: [f"{folder}/a.png", f"{folder}/deep/er/b.png"], ["a", "b"]),
+    "two images": (lambda folder: [f"{folder}/a.png", f"{folder}/deep/er/b.png"], ["a", "deep/er/b"]),
     "a folder": (lambda folder: [str(folder)], NAMES),
     "a pattern": (lambda folder: [f"{folder}/**/*.png"], ["a", "deep/er/b"]),
     "a list": (listed, ["a", "deep/er/b"]),
@@ -168,6 +168,37 @@ def test_a_list_that_leads_elsewhere_does_not_lead_results_there(folder: Path, t
     found = items([str(folder / "list.txt")], out=tmp_path / "out")
     assert [item.name for item in found] == ["pictures/a", "secret"]
     assert all(".." not in item.name and not item.name.startswith("/") for item in found)
+
+
+def test_no_two_images_have_results_of_one_name(tmp_path: Path) -> None:
+    for name in ("one/x.png", "two/x.png", "two/a.jpg", "two/a.png", "two/a.png.png", "two/B.png", "two/b.jpg"):
+        photograph(tmp_path / name)
+    found = items([str(tmp_path / "one"), str(tmp_path / "two")], out=tmp_path / "out")
+    assert [item.name for item in found] == [
+        "one/x", "two/B.png", "two/a.jpg", "two/a.png", "two/a.png.png", "two/b.jpg", "two/x",
+    ]  # fmt: skip
+
+
+def test_results_of_another_image_of_this_name_stay(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--checkpoint", checkpoint(tmp_path), "--out", tmp_path / "out", "--device", "cpu"]
+    assert called(folder / "a.png", *common) == 0
+    before = files(tmp_path / "out")
+    photograph(tmp_path / "other/a.png", seed=8)
+    assert called(tmp_path / "other/a.png", *common) == 2
+    assert "other/a.png would have, too: choose another folder" in capsys.readouterr().err
+    assert files(tmp_path / "out") == before
+    photograph(folder / "a.png", 40, 41)  # the image itself has changed, and is predicted again
+    assert called(folder / "a.png", *common) == 0
+    assert Image.open(tmp_path / "out/labels/a.png").size == (41, 40)
+
+
+def test_a_name_too_long_for_its_results_is_left_out(folder: Path, tmp_path: Path) -> None:
+    photograph(folder / f"{'n' * 245}.png")
+    out = tmp_path / "out"
+    assert called(folder, "--checkpoint", checkpoint(tmp_path), "--out", out, "--device", "cpu") == 3
+    assert len([*(out / "labels").rglob("*.png")]) == 5
 
 
 def test_a_folder_of_results_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
@@ -211,6 +242,8 @@ WRONG: dict[str, tuple[Callable[[Path, Path], list[Any]], int, str]] = {
     "no memory": (lambda c, f: [f, "--checkpoint", c, "--memory", "0"], 2, "--memory must be more than 0"),
     "no range": (lambda c, f: [f, "--checkpoint", c, "--value-range", "5", "5"], 2, "value_range must be two numbers"),
     "no scale": (lambda c, f: [f, "--checkpoint", c, "--scale", "-1"], 2, "scale must be more than 0"),
+    "no end": (lambda c, f: [f, "--checkpoint", c, "--value-range", "0", "inf"], 2, "value_range must be two numbers"),
+    "no parameters": (lambda c, f: [f, "--checkpoint", c, "--crf", "dense", "--crf-options", c], 2, "is no file of"),
     "small tile": (lambda c, f: [f, "--checkpoint", c, "--tile", "3"], 2, "tile must be at least 16 pixels"),
     "no CRF file": (lambda c, f: [f, "--checkpoint", c, "--crf", "dense"], 2, "experiments.search_crf"),
     "options alone": (lambda c, f: [f, "--checkpoint", c, "--crf-options", "x"], 2, "belong to --crf"),
@@ -288,7 +321,9 @@ def test_a_labelled_folder_is_scored_without_training(
     other = checkpoint(tmp_path, "other.ckpt", seed=3)
     assert called(*common, "--checkpoint", other, "--out", tmp_path / "two", "--compare", out) == 0
     told = capsys.readouterr().out
-    assert "a difference of" in told and "of others nothing can be said: they form 5 groups" in told
+    assert (
+        "a difference of" in told and "of others nothing can be said: 5 independent images or groups of images" in told
+    )
     assert called(*common, "--checkpoint", other, "--out", tmp_path / "two", "--compare", tmp_path / "none") == 2
 
 
@@ -314,6 +349,8 @@ def test_networks_are_compared_with_an_interval_by_groups(
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
+        (np.full((60, 83), 257, np.uint16), "is an image of mode I;16, and a mask has labels of 8 bits"),
+        (np.zeros((60, 83, 3), np.uint8), "is an image of mode RGB"),
         (np.zeros((5, 5), np.uint8), "has 5 x 5 pixels, and its image 83 x 60"),
         (np.full((60, 83), 7, np.uint8), "holds the label 7, and the network has 3 classes"),
     ],

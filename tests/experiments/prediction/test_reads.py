@@ -39,6 +39,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         (PIXELS.astype(np.uint16) << 4),
         "none above 40.*state the value that is white.*--value-range 0 4095",
     ),
+    "masked": (np.ma.masked_less(PIXELS, 9), "is a masked array, and what is masked would be predicted"),
     "a list": ([[1, 2], [3, 4]], "must be a path, a PIL image, an array .* got list"),
 }
 
@@ -70,14 +71,18 @@ def test_alpha_is_dropped_and_palettes_are_colours() -> None:
     assert torch.equal(as_image(palette, RGB), as_image(palette.convert("RGB"), RGB))
 
 
+def test_the_order_of_bytes_of_16_bits_does_not_matter(tmp_path: Path) -> None:
+    values = (PIXELS[:, :, 0].astype(np.uint16) * 257).astype(">u2")
+    big = Image.frombytes("I;16B", (7, 5), values.tobytes())
+    assert torch.equal(as_image(big, RGB), as_image(PIXELS[:, :, 0], RGB))
+
+
 def test_a_range_that_the_data_state_is_applied() -> None:
     reads = Reads(in_channels=1, channels="grey", value_range=(100.0, 1100.0), bits=16)
     values = np.array([[0, 100, 600, 1100, 4000]], np.uint16)
     assert as_image(values, reads)[0].tolist() == [[0.0, 0.0, 0.5, 1.0, 1.0]]
     assert as_image(values.astype(np.float32), reads)[0].tolist() == [[0.0, 0.0, 0.5, 1.0, 1.0]]
-    with pytest.raises(
-        ValueError, match="holds 8 bits a value, and the network was trained on values from 100 to 1100"
-    ):
+    with pytest.raises(ValueError, match="holds 8 bits a value, where 100 to 1100 become 0 to 1"):
         as_image(values.astype(np.uint8), reads)
     with pytest.raises(ValueError, match="value_range must be two numbers, the smaller first"):
         reads.but(value_range=(3.0, 3.0))
