@@ -30,7 +30,7 @@ from experiments.prediction.job import Job, Wanted, is_large
 from experiments.prediction.raster import is_georeferenced, rasterio
 from experiments.prediction.scored import Scored, compare
 from experiments.prediction.segmenter import Segmenter
-from experiments.prediction.sources import Item, items
+from experiments.prediction.sources import Item, items, left_out
 from experiments.prediction.stats import Done
 from experiments.prediction.volumes import AXES
 from experiments.shell.command import command
@@ -42,6 +42,7 @@ from lightning_modules.components.checkpoints import digest
 
 SETTINGS = "predict.json"
 SCALES = (0.75, 1.0, 1.25)  # of --tta
+KINDS = ("labels", "overlay", "confidence", "disagreement", "probabilities")  # folders of results
 LISTED = 20  # failures that are listed at the end
 
 
@@ -71,7 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--axis", choices=AXES, default="axial", help="how a volume is cut into slices")
     parser.add_argument("--tile", type=positive, metavar="N", help="exact tiles of N pixels, for local networks")
     parser.add_argument("--overlap", type=positive, metavar="N", help="blend overlapping windows of N pixels")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="what the maps of a prediction may take")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="memory of a prediction; larger images are cut")
     parser.add_argument(
         "--max-pixels", type=positive, default=MAX_PIXELS, metavar="N", help="larger images are read window by window"
     )
@@ -180,7 +181,7 @@ def settings_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, An
 
 def check_settings(out: Path, settings: dict[str, Any]) -> None:
     """Raises ValueError where `out` holds results of other settings."""
-    if not (out / SETTINGS).is_file():
+    if not (out / SETTINGS).is_file() or not Done(out).rows:  # nothing is lost
         return
     stored = read_json(out / SETTINGS)
     if changed := sorted(name for name in {*stored, *settings} if stored.get(name) != settings.get(name)):
@@ -196,6 +197,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
 
         found = items(args.source, out=args.out)
+        if skipped := left_out(args.source):
+            say(f"not images that are read, and left alone: {skipped} (docs/data.md says what to convert them to)")
         check_kinds(args, found)
         paths = checkpoints(args)
         scored = None
@@ -235,7 +238,7 @@ def tell(
         say(table)
         if args.compare is not None:
             say(compare(args.out, args.compare, segmenter.class_names))
-    kinds = [f"{kind}/" for kind in ("labels", "overlay", "confidence", "probabilities") if (args.out / kind).is_dir()]
+    kinds = [f"{kind}/" for kind in KINDS if (args.out / kind).is_dir()]
     say(f"{len(names)} of {len(found)} images are in {args.out}: {', '.join(kinds)}, stats.csv")
 
 

@@ -74,6 +74,7 @@ class Job:
         self.names, self.classes = segmenter.class_names, len(segmenter.class_names)
         self.colours = colours(segmenter.palette, self.classes)
         self.several = len(segmenter.modules) > 1
+        self.started = self.told = time.monotonic()
 
     def run(self, items: Sequence[Item], done: Done) -> list[tuple[Item, str]]:
         """The images that could not be predicted, with the reason of each."""
@@ -81,7 +82,7 @@ class Job:
         waiting = [item for item in items if not done.has(item.name, item.path)]
         if len(waiting) < len(items):
             self.say(f"{len(items) - len(waiting)} of {len(items)} images are done already")
-        started = told = time.monotonic()
+        self.started = self.told = time.monotonic()
         for number, item in enumerate(waiting, 1):
             try:
                 done.add(item.name, item.path, self._one(item))
@@ -90,13 +91,18 @@ class Job:
             except (ValueError, FileNotFoundError, OSError) as error:
                 said = " ".join(str(error).split())
                 failed.append((item, said))
-                self.say(f"{shown(str(item.path))}: {said}")
-            now = time.monotonic()
-            if number == len(waiting) or now - told > EVERY:
-                told = now
-                rate = number / (now - started)
-                self.say(f"{number} of {len(waiting)} images, {rate:.2g} images/s")
+                self.say(f"left out {shown(item.name)}: {said}")
+            rate = number / (time.monotonic() - self.started)
+            out = f", {len(failed)} left out" if failed else ""
+            self._progress(f"{number} of {len(waiting)} images{out}, {rate:.2g} images/s", last=number == len(waiting))
         return failed
+
+    def _progress(self, line: str, *, last: bool = False) -> None:
+        """Says how far it is, now and then."""
+        now = time.monotonic()
+        if last or now - self.told > EVERY:
+            self.told = now
+            self.say(line)
 
     def _one(self, item: Item) -> list[dict[str, Any]]:
         """Writes the results of an image; its rows of stats.csv."""
@@ -144,6 +150,7 @@ class Job:
         tally, labels, confidence, other = Tally(self.classes), [], [], []
         for index, name in enumerate(volume.names(str(item.path))):
             prediction = self.segmenter(volume[index], name, part=True)
+            self._progress(f"{shown(item.name)}: slice {index + 1} of {len(volume)}")
             tally.add(
                 prediction.labels,
                 confidence=prediction.confidence,
@@ -178,6 +185,7 @@ class Job:
                     cut = cut or self.segmenter.fitting.cut(*raster.scaled)
                     for top, stop, maps in self._bands(raster, cut):
                         self._put(raster, outs, tally, top, stop, maps)
+                        self._progress(f"{shown(item.name)}: {stop} of {raster.scaled[0]} rows")
                     for out in outs.values():
                         out.finish()
                     break

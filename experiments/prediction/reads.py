@@ -177,6 +177,12 @@ def _scaled(pixels: NDArray[Any], reads: Reads, name: str, alpha: bool | None, p
     values = check_values(pixels, reads, name, part=part)
     if alpha is None:
         alpha = bands in (2, 4) and reads.channels in ("rgb", "grey")
+    colours = bands - bool(alpha)
+    if reads.channels in ("rgb", "grey") and colours not in (1, 3):
+        beside = " beside alpha" if alpha else ""
+        raise ValueError(
+            f"{name} has {colours} bands{beside}, and the network takes 1 or 3: save those that it was trained on"
+        )
     return as_channels(pixels, reads.channels, values, name, alpha=alpha)
 
 
@@ -213,6 +219,8 @@ def _check_floats(pixels: NDArray[Any], name: str) -> None:
         return
     least, most = float(finite.min()), float(finite.max())
     if not (-1e-3 <= least and most <= 1 + 1e-3):
+        if least == most:
+            raise ValueError(f"{name} holds {least:.6g} everywhere, where the network takes floats from 0 to 1")
         divided = "divide by 255, or give uint8" if 0 <= least and most <= 255 else "scale it to 0 to 1"
         raise ValueError(
             f"{name} holds floats from {least:.6g} to {most:.6g}, where the network takes 0 to 1: {divided}, or state "

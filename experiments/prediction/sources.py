@@ -13,6 +13,23 @@ from datamodules.files import IMAGE_ENDINGS, JUNK, read_lines
 
 ENDINGS = {*IMAGE_ENDINGS, ".npy"}
 VOLUMES = (".nii", ".nii.gz")
+# Images and scans that are not read.
+OTHERS = {
+    ".heic",
+    ".heif",
+    ".gif",
+    ".avif",
+    ".jp2",
+    ".dng",
+    ".cr2",
+    ".nef",
+    ".arw",
+    ".svs",
+    ".ndpi",
+    ".czi",
+    ".dcm",
+    ".pdf",
+}
 LISTS = {".txt", ".lst"}
 MOST = 10**6  # images of one call
 
@@ -55,6 +72,16 @@ def items(sources: Sequence[str], *, out: Path) -> list[Item]:
         raise ValueError(f"{listed} holds {len(found):,} images, more than {MOST:,}: predict in parts")
     names = _told_apart({path: (str(name.with_name(_stem(name.name))), str(name)) for path, name in found.items()})
     return [Item(path, name) for path, name in names.items()]
+
+
+def left_out(sources: Sequence[str]) -> str:
+    """The files in folders that look like images and are none that is read, in words: "3 .heic, 1 .gif"."""
+    count: Counter[str] = Counter()
+    for source in sources:
+        for _, folders, files in os.walk(source):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            count.update(ending for name in files if (ending := Path(name).suffix.lower()) in OTHERS)
+    return ", ".join(f"{number} {ending}" for ending, number in sorted(count.items()))
 
 
 def _told_apart(names: dict[Path, tuple[str, str]]) -> dict[Path, str]:

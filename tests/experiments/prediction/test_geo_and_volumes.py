@@ -66,7 +66,7 @@ def test_bands_that_the_network_does_not_take_are_named(
     source = geotiff(tmp_path / "t.tif", np.concatenate([pixels, pixels[:, :, :2]], axis=2))
     ckpt = checkpoint(tmp_path)
     assert called(source, "--checkpoint", ckpt, "--out", tmp_path / "out", "--device", "cpu") == 2
-    assert "has 5 bands, and channels: rgb takes 1 or 3" in capsys.readouterr().err
+    assert "has 5 bands, and the network takes 1 or 3" in capsys.readouterr().err
     signed = geotiff(tmp_path / "s.tif", pixels.astype(np.int16) * 40)
     assert called(signed, "--checkpoint", ckpt, "--out", tmp_path / "out", "--device", "cpu") == 2
     assert "must hold uint8, uint16 or floats, got int16" in capsys.readouterr().err
@@ -234,11 +234,11 @@ def test_a_volume_of_no_numbers_or_in_a_series_is_refused(
     series = nibabel.Nifti1Image(np.zeros((4, 4, 4, 3), np.uint8), np.eye(4))  # type: ignore[no-untyped-call]
     (tmp_path / "v").mkdir()
     nibabel.save(series, tmp_path / "v/series.nii")
-    signed = nibabel.Nifti1Image(np.full((4, 4, 4), -9, np.int16), np.eye(4))  # type: ignore[no-untyped-call]
+    signed = nibabel.Nifti1Image(np.arange(-9, 55, dtype=np.int16).reshape(4, 4, 4), np.eye(4))  # type: ignore[no-untyped-call]
     nibabel.save(signed, tmp_path / "v/signed.nii.gz")
     (tmp_path / "v/cut.nii.gz").write_bytes(scan.read_bytes()[:200])
     assert called(tmp_path / "v", "--checkpoint", ckpt, "--out", tmp_path / "out", "--device", "cpu") == 2
     said = capsys.readouterr().err
     assert "has the shape (4, 4, 4, 3): one volume" in said
-    assert "holds floats from -9 to -9" in said and "--value-range" in said
+    assert "holds floats from -9 to 54" in said and "--value-range" in said
     assert "cut.nii.gz" in said

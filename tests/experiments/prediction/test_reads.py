@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "channels last in a tensor": (torch.zeros(9, 12, 3), r"must be a tensor \(C, H, W\), got .*: permute\(2, 0, 1\)"),
     "a batch": (torch.zeros(2, 3, 9, 12), r"got the shape \(2, 3, 9, 12\); several images go one by one"),
     "four axes": (np.zeros((2, 5, 5, 3), np.uint8), r"\(H, W\) or \(H, W, C\), got the shape"),
-    "five bands": (np.zeros((5, 5, 5), np.uint8), "has 5 bands, and channels: rgb takes 1 or 3"),
+    "five bands": (np.zeros((5, 5, 5), np.uint8), "has 5 bands, and the network takes 1 or 3"),
     "no pixels": (np.zeros((0, 5, 3), np.uint8), "has no pixels"),
     "12 of 16 bits": (
         (PIXELS.astype(np.uint16) << 4),
