@@ -7,8 +7,8 @@
 
 SRC is an image, a folder with all images below it, a quoted pattern, or a .txt file with a path a line. GeoTIFF keeps
 its place on the earth and NIfTI its affine. The checkpoint alone says what the network takes. Results have the size,
-the name and the place in the tree of their image. labels/ are index PNGs in the colours of the classes, confidence/ is
-the probability of the label from 0 to 255, overlay/ is to look at, and stats.csv has a row a class.
+the name and the place in the tree of their image. Index PNGs in the colours of the classes are in labels/. The
+probability of the label, 0 to 255, is in confidence/, and what to look at in overlay/. In stats.csv is a row a class.
 
 An image that does not fit into memory is predicted in tiles. Of a network that sees a finite window these are exact.
 For others overlapping windows are blended, and the difference is measured and printed. The same command goes on where

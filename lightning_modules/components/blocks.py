@@ -165,7 +165,7 @@ def mirror_pad(x: Tensor, top: int, bottom: int, left: int, right: int) -> Tenso
 def crop(x: Tensor, height: int, width: int, *, top: int = 0, left: int = 0) -> Tensor:
     """(N, C, H, W) -> (N, C, height, width), a view of the map from row `top` and column `left`.
 
-    In a trace its rows and columns are picked: whether a view lies in one piece depends on the size of the image, and
+    In a trace its rows and columns are picked. Whether a view lies in one piece depends on the size of the image, and
     torch.export would hold the network to images for which the answer is the same.
     """
     if not tracing():
