@@ -26,7 +26,7 @@ from experiments.shell.places import below
 from lightning_modules.analysis.tiles import Tiles, spans
 from lightning_modules.analysis.tiling import Reach
 
-BAND = 16 * 2**20  # pixels of the rows of a large image that are held at once
+BAND = 8 * 2**20  # pixels of the rows of a large image that are held at once
 MOST_VOXELS = 2**30
 LONGEST = 220  # bytes of a name, to which endings are added
 EVERY = 5.0  # seconds between two lines of progress
@@ -237,7 +237,9 @@ class Job:
         assert isinstance(reach, Reach)
         device, modules = segmenter.module.device, segmenter.modules
         tiled = [Tiles(one, one, segmenter.reads.in_channels, height, width, reach) for one in modules]
-        for rows in spans(height, min(cut.side, max(BAND // width, 1)), reach):
+        # Of wide images fewer rows at once; but not so few that most of what is computed is what surrounds them.
+        at_once = min(cut.side, max(BAND // width, 2 * reach.halo))
+        for rows in spans(height, at_once, reach):
             band = empty(rows.stop - rows.start, width, self.classes, several=self.several)
             for columns in spans(width, cut.side, reach):
                 window = raster.window(rows.read, columns.read)[None].to(device)

@@ -25,7 +25,7 @@ from experiments.shell.files import temporary_prefix
 GEO_TAGS = (33550, 33922, 34264, 34735)  # of TIFF: pixel scale, tie points, transformation, keys of GeoTIFF
 ORIENTATION = 0x0112  # of EXIF
 BLOCK = 256  # pixels of a side of the blocks of a tiled TIFF
-CACHE = 128  # MiB of blocks that GDAL keeps; its own share of the memory grows with the machine
+CACHE = 64  # MiB of blocks that GDAL keeps; its own share of the memory grows with the machine
 STRETCHED = {"merc", "webmerc"}  # projections in which a pixel is not as large as it seems
 TIFFS = {".tif", ".tiff"}
 LOOKED_AT = 2048  # pixels of the longer side of the copy that is looked at, by a person and before all is read
