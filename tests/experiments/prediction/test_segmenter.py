@@ -23,7 +23,7 @@ from lightning_modules.refinement import post_process
 from lightning_modules.unet import UNetModule
 
 sys.path.append(str(Path(__file__).parents[2] / "datamodules"))
-from tiny_data import tiny  # the examples of the contract of data sets
+from tiny_data import arguments_of, takes_root, tiny  # the examples of the contract of data sets
 
 
 def counted(labels: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
@@ -33,9 +33,8 @@ def counted(labels: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name", DATAMODULES)
 def test_a_trained_checkpoint_answers_as_the_test_of_its_training(name: str, tmp_path: Path) -> None:
-    data = tiny(name, tmp_path / "data")
-    stated = {"root": str(tmp_path / "data")} if hasattr(data, "root") else {}
-    arguments = {"crop": (40, 32), "batch_size": 2, **stated}
+    stated = arguments_of(name, tmp_path / "data") if takes_root(name) else {}
+    arguments = {"crop": (40, 32), **stated, "batch_size": 2}
     scaled = {"scale": 0.5} if "scale" not in DATAMODULES[name].hidden else {"size": 40, "length": 8}
     run = Run(
         module=UNetModule,
