@@ -46,7 +46,7 @@ def show_content(content: Mapping[str, Any], seeds: Sequence[int], console: Cons
         table.add_column(escape(name))
     for column in ["starts from"] * bool(parents):
         table.add_column(column)
-    for column in ("parameters", "ratio", "GMAC", "ratio", "ms/step", "peak MB", "est. time, all seeds"):
+    for column in ("parameters", "ratio", "GMAC", "ratio", "ms/step", "peak MB", "est. time,\nall seeds"):
         table.add_column(column, justify="right")
     base = variants[baseline]
     for name, row in {**stages, **variants}.items():

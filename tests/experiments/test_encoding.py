@@ -125,7 +125,7 @@ def without_encoding(source: str) -> list[str]:
         mode = [ast.unparse(value) for value in (*node.args, *([given["mode"]] if "mode" in given else []))]
         text = called.split(".")[-1] in ("read_text", "write_text") or (
             called.split(".")[-1] in ("open", "fdopen", "NamedTemporaryFile", "TextIOWrapper")
-            and called not in ("Image.open", "webbrowser.open", "os.open", "archive.open")
+            and called not in ("Image.open", "webbrowser.open", "os.open", "archive.open", "library.open")
             and not any(value.strip("'\"") in ("rb", "wb", "ab", "r+b", "w+b", "xb") for value in mode)
         )
         text |= called.startswith("subprocess.") and bool({"text", "universal_newlines"} & given.keys())

@@ -64,7 +64,7 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(
     assert "2 variants x 2 seeds" in printed
     assert "transposed-2 (baseline)" in printed
     assert "The code differs from commit ab12cd3 in experiments/ablate_mine.py (new): each run keeps" in printed
-    for column in ("parameters", "GMAC", "ms/step", "est. time, all seeds"):
+    for column in ("parameters", "GMAC", "ms/step", "est. time,", "all seeds"):
         assert column in printed
     assert not list(tmp_path.glob("*/seed*"))
 
