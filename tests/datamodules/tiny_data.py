@@ -90,4 +90,5 @@ def takes_root(name: str) -> bool:
 
 def tiny(name: str, folder: Path) -> SegmentationDataModule:
     """The data module `name` on its example in `folder`, with crops of 40 x 32 pixels."""
-    return DATAMODULES[name](**{"crop": (40, 32)} | arguments_of(name, folder))
+    arguments = {"crop": (40, 32)} | arguments_of(name, folder)  # which says where there is no example
+    return DATAMODULES[name](**arguments)
