@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datamodules.checks.problems import shown
 from datamodules.layouts.headers import bands_of
 from experiments.prediction.fitting import Cut, is_out_of_memory
-from experiments.prediction.pictures import colours, label_png, overlay_png, rgb_of, share_png, write
+from experiments.prediction.pictures import colours, label_png, overlay_png, rgb_of, share_png
 from experiments.prediction.raster import Raster, RasterOut, as_png, check_upright, is_georeferenced, opened
 from experiments.prediction.reads import check_values
 from experiments.prediction.segmenter import Maps, Prediction, Segmenter, empty, nearest, put
@@ -22,6 +22,7 @@ from experiments.prediction.stats import Done, Tally
 from experiments.prediction.volumes import AXES, read_volume
 from experiments.runs.callbacks import save_npz
 from experiments.shell.ending import CannotWriteError, NoSpaceError
+from experiments.shell.files import write_atomic
 from experiments.shell.places import below
 from lightning_modules.analysis.tiles import Tiles, spans
 from lightning_modules.analysis.tiling import Reach
@@ -49,6 +50,12 @@ def is_large(path: Path, max_pixels: int) -> bool:
     except ValueError:  # which reading it says
         return False
     return header.width * header.height > max_pixels
+
+
+def _count(tally: Tally, prediction: Prediction) -> None:
+    """Adds the pixels of a whole image, or of a slice."""
+    maps = {name: getattr(prediction, name) for name in ("confidence", "entropy", "disagreement")}
+    tally.add(prediction.labels, None, **maps)
 
 
 class Job:
@@ -113,22 +120,17 @@ class Job:
         if is_georeferenced(item.path) or is_large(item.path, self.segmenter.max_pixels):
             return self._raster(item)
         image = self.segmenter.image(item.path)
-        prediction = self.segmenter(image, str(item.path))
+        prediction = self.segmenter.predict(image, str(item.path))
         tally = Tally(self.classes)
-        tally.add(
-            prediction.labels,
-            confidence=prediction.confidence,
-            entropy=prediction.entropy,
-            disagreement=prediction.disagreement,
-        )
-        write(self._place("labels", item, ".png"), label_png(prediction.labels, self.colours))
+        _count(tally, prediction)
+        write_atomic(self._place("labels", item, ".png"), label_png(prediction.labels, self.colours))
         if self.wanted.confidence:
-            write(self._place("confidence", item, ".png"), share_png(prediction.confidence))
+            write_atomic(self._place("confidence", item, ".png"), share_png(prediction.confidence))
         if prediction.disagreement is not None:
-            write(self._place("disagreement", item, ".png"), share_png(prediction.disagreement))
+            write_atomic(self._place("disagreement", item, ".png"), share_png(prediction.disagreement))
         if self.wanted.overlay:
             picture = overlay_png(rgb_of(image), prediction.labels, self.colours, self.names)
-            write(self._place("overlay", item, ".png"), picture)
+            write_atomic(self._place("overlay", item, ".png"), picture)
         self._keep_probabilities(item, prediction.scaled)
         if self.also:
             self.also(item, prediction)
@@ -151,12 +153,7 @@ class Job:
         for index, name in enumerate(volume.names(str(item.path))):
             prediction = self.segmenter(volume[index], name, part=True)
             self._progress(f"{shown(item.name)}: slice {index + 1} of {len(volume)}")
-            tally.add(
-                prediction.labels,
-                confidence=prediction.confidence,
-                entropy=prediction.entropy,
-                disagreement=prediction.disagreement,
-            )
+            _count(tally, prediction)
             labels.append(prediction.labels)
             confidence.append(np.rint(prediction.confidence * 255).astype(np.uint8))
             if prediction.disagreement is not None:
@@ -170,7 +167,7 @@ class Job:
             middle = len(volume) // 2
             image = self.segmenter.image(volume[middle], str(item.path), part=True)
             picture = overlay_png(rgb_of(image), labels[middle], self.colours, self.names)
-            write(self._place("overlay", item, f"_{AXES[self.wanted.axis]}{middle}.png"), picture)
+            write_atomic(self._place("overlay", item, f"_{AXES[self.wanted.axis]}{middle}.png"), picture)
         return tally.rows(item.name, self.names, volume.unit)
 
     def _raster(self, item: Item) -> list[dict[str, Any]]:
@@ -205,7 +202,7 @@ class Job:
                 palette = np.concatenate([self.colours, np.zeros((1, 3), np.uint8)])
                 shown_as = np.where(unknown, self.classes, labels)
                 named = [*self.names, "no data"]
-                write(self._place("overlay", item, ".png"), overlay_png(picture, shown_as, palette, named))
+                write_atomic(self._place("overlay", item, ".png"), overlay_png(picture, shown_as, palette, named))
             if not geo:
                 for out in outs.values():
                     as_png(out.path, out.path.with_suffix(".png"))

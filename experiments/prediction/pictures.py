@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from datamodules.layouts.palette import generated_palette
-from experiments.shell.files import write_atomic
+from experiments.runs.callbacks import to_rgb
 
 OPAQUE = 0.4  # of the labels over an image
 LEGEND = 12  # classes that are named; the others are counted
@@ -84,8 +83,7 @@ def edges(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 def rgb_of(image: Tensor) -> NDArray[np.uint8]:
     """(C, H, W) in [0, 1] -> (H, W, 3): colours as they are, else the mean of the channels as grey."""
-    shown = image[:3] if len(image) in (3, 4) else image.mean(0, keepdim=True).expand(3, -1, -1)
-    return np.asarray((shown.clamp(0, 1) * 255).round().byte().permute(1, 2, 0))
+    return to_rgb(image[:3] if len(image) == 4 else image)
 
 
 def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Any]], more: int) -> Image.Image:
@@ -116,8 +114,3 @@ def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def write(path: Path, data: bytes) -> None:
-    """Raises CannotWriteError or NoSpaceError, which name the file."""
-    write_atomic(path, data)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.files import MAX_PIXELS
 from datamodules.layouts.pixels import CHANNELS, as_channels, bands_of, read_pixels
+from experiments.runs.beside import run_folder
 from experiments.shell.files import read_json
 from lightning_modules.base import SegmentationModule
 
@@ -83,11 +84,10 @@ def _is_range(values: Any) -> bool:
 
 
 def _of_run(checkpoint: Path) -> Mapping[str, Any] | None:
-    for folder in (checkpoint.parent, checkpoint.parent.parent):
-        if (folder / "run.json").is_file():
-            data = read_json(folder / "run.json").get("data", {})
-            return {name: data[name] for name in ("scale", "channels", "value_range") if data.get(name) is not None}
-    return None
+    if (folder := run_folder(checkpoint)) is None:
+        return None
+    data = read_json(folder / "run.json").get("data", {})
+    return {name: data[name] for name in ("scale", "channels", "value_range") if data.get(name) is not None}
 
 
 def as_image(

@@ -187,7 +187,10 @@ class Segmenter:
 
     def __call__(self, picture: Picture, name: str = "the image", *, part: bool = False) -> Prediction:
         """Raises ValueError, which calls the picture `name`, for one that does not fit; `part` as for `as_image`."""
-        image = self.image(picture, name, part=part)
+        return self.predict(self.image(picture, name, part=part), name)
+
+    def predict(self, image: Tensor, name: str = "the image") -> Prediction:
+        """Of what `image` gives, float32 (C, H, W) in [0, 1] at its own size, whatever range the files have."""
         small = resize_image(image, scaled_size(image, self.reads.scale))
         size = int(image.shape[1]), int(image.shape[2])
         return Prediction(self.maps(small, name), size, self.class_names, self.palette)

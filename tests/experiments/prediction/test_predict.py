@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from trained import CLASSES, PALETTE, checkpoint, module_of, photograph, saved
+from trained import CLASSES, PALETTE, checkpoint, module_of, photograph, reading, saved
 
 from experiments import Segmenter
 from experiments.predict import main
@@ -140,6 +140,19 @@ def test_more_than_255_classes_are_written_with_16_bits(folder: Path, tmp_path: 
 def listed(folder: Path) -> list[str]:
     (folder / "list.txt").write_text(f"a.png\n{folder / 'deep/er/b.png'}\n")
     return [str(folder / "list.txt")]
+
+
+def test_a_range_is_applied_once(tmp_path: Path) -> None:
+    values = np.asarray(Image.open(photograph(tmp_path / "a.png", mode="L"))).astype(np.uint16) * 4 + 100
+    (tmp_path / "in").mkdir()
+    Image.fromarray(values).save(tmp_path / "in/a.png")
+    ckpt = checkpoint(tmp_path, trained=reading(value_range=[100.0, 1120.0], bits=16))
+    assert called(tmp_path / "in", "--checkpoint", ckpt, "--out", tmp_path / "out", "--device", "cpu") == 0
+    expected = Segmenter.from_checkpoint(ckpt, device="cpu")(tmp_path / "in/a.png").labels
+    assert len(np.unique(expected)) > 1
+    assert (np.asarray(Image.open(tmp_path / "out/labels/a.png")) == expected).all()
+    in_8_bits = Segmenter.from_checkpoint(checkpoint(tmp_path, "b.ckpt"), device="cpu")(tmp_path / "a.png").labels
+    assert (in_8_bits == expected).all()
 
 
 SOURCES: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
