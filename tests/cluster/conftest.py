@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine, which lose and gain others."""
+"""A Ray cluster on this machine: a head and three nodes, which it may lose."""
 
 import os
 import sys
@@ -57,7 +57,7 @@ def nodes() -> Iterator[Nodes]:
     os.environ |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
     os.environ |= {"RAY_health_check_initial_delay_ms": "1000", "RAY_DISABLE_IMPORT_WARNING": "1"}
     cluster = Nodes()
-    for _ in range(2):
+    for _ in range(3):
         cluster.add()
     yield cluster
     cluster.shutdown()
