@@ -54,6 +54,7 @@ def test_the_tests_come_first_in_an_environment_of_the_requirements_alone(checko
         "extras",
         "lint",
         "test-extras",
+        "cluster",
         "smoke",
         "audit",
     ]
