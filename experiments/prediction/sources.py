@@ -113,7 +113,7 @@ def bucket(url: str) -> tuple[Any, str]:
 
     protocol = url.partition("://")[0]
     try:
-        return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
+        return fsspec.core.url_to_fs(url)
     except ImportError as error:
         extra = {"s3": "s3", "gs": "gcs"}.get(protocol)
         raise ValueError(f"{url} needs a package: {f'pip install -e .[{extra}]' if extra else error}") from error

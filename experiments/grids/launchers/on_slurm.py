@@ -45,6 +45,7 @@ class OnSlurm:
         if find_spec("submitit") is None:
             raise ValueError('--launcher slurm needs a package: pip install -e ".[cluster]"')
         import submitit
+        from submitit.slurm.slurm import SlurmInfoWatcher
 
         if gpus_per_cell is not None and gpus_per_cell != int(gpus_per_cell):
             raise ValueError(
@@ -75,7 +76,7 @@ class OnSlurm:
                 **_options(options),
             }
         )
-        submitit.SlurmJob.watcher.delay_s = ASKED
+        submitit.SlurmJob.watcher = SlurmInfoWatcher(delay_s=ASKED)
         self._running: list[_Job] = []
 
     @contextmanager
