@@ -23,7 +23,7 @@ def connect(address: str | None, *, send_code: bool) -> Any:
     if ray.is_initialized():
         return ray
     code = {"working_dir": str(ROOT), "excludes": EXCLUDED} if send_code and (ROOT / "setup.cfg").is_file() else {}
-    options: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
+    options: dict[str, Any] = {"address": address or "local", **({} if address else {"include_dashboard": False})}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=code or None, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -118,28 +118,32 @@ def test_shares_of_a_gpu_and_gangs_are_placed_by_ray(
     nodes.add(num_cpus=4, num_gpus=2)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(on_ray, "run_cell", look_around)
-    cells = [PlannedCell("v", BASE.but(seed=seed), tmp_path / f"seed{seed}", 1) for seed in range(6)]
     seen = {}
     for gpus in (0.5, 2.0):
         launcher = OnRay(nodes.address, jobs=None, threads=1, devices="auto", gpus_per_cell=gpus)
         assert launcher.jobs == {0.5: 4, 2.0: 1}[gpus] and launcher.devices == {0.5: "auto", 2.0: "2"}[gpus]
         with launcher.open([]):
-            jobs = launcher.start([on_ray.Asked(cell.folder, []) for cell in cells[: 4 if gpus == 0.5 else 2]])
+            asked = [tmp_path / f"{gpus}" / f"seed{seed}" for seed in range(4 if gpus == 0.5 else 2)]
+            (tmp_path / f"{gpus}").mkdir()
+            jobs = launcher.start([on_ray.Asked(folder, []) for folder in asked])
             while any(job.poll() is None for job in jobs):
                 launcher.pause()
             seen[gpus] = [ray.get(job.reference) for job in jobs]
     assert sorted(one["gpus"] for one in seen[0.5]) == ["0", "0", "1", "1"]
-    assert max(one["started"] for one in seen[0.5]) < min(one["ended"] for one in seen[0.5])
+    assert {one["at_once"] for one in seen[0.5]} == {4}
     first, second = sorted(seen[2.0], key=lambda one: one["started"])
     assert first["gpus"] == second["gpus"] == "0,1" and first["ended"] <= second["started"]
 
 
 def look_around(folder: str, flags: list[str], variables: dict[str, str]) -> dict[str, Any]:
     """What a cell would see, in its place."""
-    started = time.time()
-    time.sleep(3)
-    gpus = os.environ["CUDA_VISIBLE_DEVICES"]
-    return {"status": 0, "host": "h", "attempt": 1, "gpus": gpus, "started": started, "ended": time.time()}
+    started, gpus, place = time.time(), os.environ["CUDA_VISIBLE_DEVICES"], Path(folder)
+    place.mkdir()
+    until = started + (60 if len(gpus) == 1 else 1)
+    while len(there := [*place.parent.glob("seed*")]) < 4 and time.time() < until:
+        time.sleep(0.1)
+    seen = {"gpus": gpus, "started": started, "ended": time.time(), "at_once": len(there)}
+    return {"status": 0, "host": "h", "attempt": 1, **seen}
 
 
 def test_a_cell_that_no_node_can_hold_waits_for_one_that_comes_and_is_refused_where_none_can(
