@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
     parser.add_argument("--no-test", action="store_true", help="end with the validation: a trial")
     parser.add_argument("--parent", type=int, help="process to end with")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for the folder while it is in use")
     args = parser.parse_args()
     if args.parent is not None:
         end_with_parent(args.parent)
@@ -42,7 +43,7 @@ def main() -> None:
     with ending():
         run = Run.from_config(read_json(args.folder / "run.json"))
         if run.step:
-            carry_out(run, args.folder, command=args.command)
+            carry_out(run, args.folder, command=args.command, patience=args.patience)
             return
         train(
             run,
@@ -53,6 +54,7 @@ def main() -> None:
             command=args.command,
             devices=args.devices,
             test=not args.no_test,
+            patience=args.patience,
         )
 
 

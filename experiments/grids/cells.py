@@ -1,6 +1,5 @@
 """Cells of a grid, one process each: started, watched, stopped, and continued by what they left on disk."""
 
-import os
 import signal
 import subprocess
 import time
@@ -12,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.grids.processes import Forked, Processes
+from experiments.grids.launchers.base import STOP_SECONDS, Asked, Job, Launcher
 from experiments.grids.progress import Progress
 from experiments.runs.checkpoints import LAST
 from experiments.runs.run import Run, changes
@@ -21,8 +20,6 @@ from experiments.runs.step import STEPS
 from experiments.shell.files import read_json, write_json
 from experiments.shell.found import wanted
 from experiments.tracking.loggers import Logging
-
-STOP_SECONDS = 30  # for a cell to finish its step and save
 
 
 @dataclass(eq=False)
@@ -42,8 +39,7 @@ class PlannedCell:
     needs: "dict[str, PlannedCell]" = field(default_factory=dict)
     stage: bool = False  # nothing is compared with it: it is run for those that need it
     tests: bool = True  # whether it ends with the scores of the test split, or of a trial with those of the validation
-    process: "subprocess.Popen[bytes] | Forked | None" = None
-    slot: int = 0
+    process: Job | None = None
     started: float = 0.0
     error: str = ""
 
@@ -97,15 +93,13 @@ def run_cells(
     cells: Sequence[PlannedCell],
     console: Console,
     *,
-    jobs: int,
-    threads: int,
-    devices: str,
+    launcher: Launcher,
     logging: Logging,
     save_every: float,
     command: str,
     seconds: Callable[[PlannedCell], float],
 ) -> list[PlannedCell]:
-    """Runs what is not done yet, `jobs` processes at a time, each cell once those that it needs are done.
+    """Runs what is not done yet, each cell once those that it needs are done, and of one seed the longest first.
 
     Returns the cells that failed, and with them those that were not started because one that they need has failed.
     `command` is what a person typed to get these cells; `seconds` estimates the time of one.
@@ -115,58 +109,80 @@ def run_cells(
         if cell.result is None and (not cell.stage or any(cell in later.needs.values() for later in waiting)):
             waiting.insert(0, cell)
     cells = [cell for cell in cells if cell in waiting or cell.result]
-    free = list(range(jobs))
+    rank = _ranks(waiting, seconds)
     running: list[PlannedCell] = []
     failed: list[PlannedCell] = []
-    again: list[PlannedCell] = []  # those that ended with the process that they were forked from, and go on
+    done = {id(cell): seconds(cell) for cell in cells if cell not in waiting}
+    again: list[PlannedCell] = []  # those that were lost once, and go on
     flags = ["--command", command, *logging.flags(), "--save-every", str(save_every)]
-    started, before = time.monotonic(), sum(seconds(c) for c in cells if c.result)
+    started, before = launcher.now(), sum(done.values())
+    total = sum(map(seconds, cells))
 
     def how_far() -> str:
-        spent, total = time.monotonic() - started, sum(seconds(c) for c in cells)
-        done = sum(seconds(c) * c.epochs_done() / max(c.epochs, 1) for c in cells)
-        left = spent * (total - done) / (done - before) if done > before else (total - done) / jobs
+        spent = launcher.now() - started
+        worked = sum(done.values()) + sum(seconds(c) * c.epochs_done() / max(c.epochs, 1) for c in running)
+        left = spent * (total - worked) / (worked - before) if worked > before else (total - worked) / launcher.jobs
         return (
-            f"{sum(c.result is not None for c in cells)} of {len(cells)} cells done, "
-            f"{done / total:.0%} of the work, {clock(spent)} so far, about {clock(left)} to go"
+            f"{len(done)} of {len(cells)} cells done, "
+            f"{worked / total:.0%} of the work, {clock(spent)} so far, about {clock(left)} to go"
         )
 
-    with Progress(console) as progress, Processes(_classes(waiting), threads, devices) as processes:
+    with Progress(console) as progress, launcher.open(_classes(waiting)):
         try:
             while waiting or running:
-                for cell in list(waiting):
+                for cell in [*waiting] if failed else ():
                     if lacking := [name for name, need in cell.needs.items() if need in failed]:
                         waiting.remove(cell)
                         cell.error = f"not started, because {' and '.join(lacking)} failed"
                         failed.append(cell)
                         console.print(f"[red]{cell.folder}[/red] {cell.error}", soft_wrap=True)
-                ready = [c for c in waiting if not any(n in waiting or n in running for n in c.needs.values())]
-                for cell in ready[: len(free)]:
+                ready = [c for c in waiting if all(id(n) in done for n in c.needs.values())]
+                begun = sorted(ready, key=lambda cell: rank[id(cell)])[: launcher.room()]
+                asked = []
+                for cell in begun:
                     waiting.remove(cell)
-                    cell.slot = free.pop(0)
                     if said := make_room(cell):
                         console.print(said, soft_wrap=True, markup=False)
-                    _start(cell, processes, flags)
+                    asked.append(Asked(cell.folder, [*flags, *(["--no-test"] if not cell.tests else [])]))
+                    cell.started = launcher.now()
+                for cell, job in zip(begun, launcher.start(asked) if asked else (), strict=True):
+                    cell.process = job
                     running.append(cell)
-                time.sleep(0.2)
+                launcher.pause()
                 for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
                     running.remove(cell)
-                    free.append(cell.slot)
-                    if _is_orphaned(cell) and cell not in again:
+                    if cell.process and cell.process.lost and cell.result is None and cell not in again:
                         again.append(cell)
                         console.print(
-                            f"{cell.folder} goes on from what it has saved, as the process it came from was killed",
+                            f"{cell.folder} goes on from what it has saved, as {cell.process.lost}",
                             soft_wrap=True,
                             markup=False,
                         )
                         waiting.insert(0, cell)
-                    elif not _tell_end(cell, console):
+                    elif _tell_end(cell, console, launcher.now() - cell.started):
+                        done[id(cell)] = seconds(cell)
+                    else:
                         failed.append(cell)
                 if running:
                     progress.show(how_far)
         finally:
             _stop(running)
     return failed
+
+
+def _ranks(cells: Sequence[PlannedCell], seconds: Callable[[PlannedCell], float]) -> dict[int, tuple[int, float, int]]:
+    """What cells are started by: seed after seed, then the longest first, counting what waits for it.
+
+    Seeds first, because an interrupted grid then has whole replications of the table. The longest first, because one
+    that begins last would run alone at the end.
+    """
+    behind: dict[int, float] = {}
+    for cell in reversed(cells):
+        behind[id(cell)] = seconds(cell) + behind.get(id(cell), 0.0)
+        for need in cell.needs.values():
+            behind[id(need)] = max(behind.get(id(need), 0.0), behind[id(cell)])
+    seeds = list(dict.fromkeys(cell.planned.seed for cell in cells))
+    return {id(c): (seeds.index(c.planned.seed), -behind[id(c)], place) for place, c in enumerate(cells)}
 
 
 def _classes(cells: Sequence[PlannedCell]) -> list[str]:
@@ -178,14 +194,11 @@ def _classes(cells: Sequence[PlannedCell]) -> list[str]:
     return sorted(names)
 
 
-def _start(cell: PlannedCell, processes: Processes, flags: Sequence[str]) -> None:
-    cell.process = processes.start(cell.folder, [*flags, *(["--no-test"] if not cell.tests else [])], cell.slot)
-    cell.started = time.monotonic()
-
-
-def _tell_end(cell: PlannedCell, console: Console) -> bool:
+def _tell_end(cell: PlannedCell, console: Console, seconds: float) -> bool:
     """Prints how a cell ended that has a result, or why it has none; whether it has one."""
-    took = clock(time.monotonic() - cell.started)
+    took = clock(seconds)
+    if cell.process and cell.process.place:
+        took += f", {cell.process.place}"
     if result := cell.result:
         split = "test" if cell.tests else "val"
         named = scored_split(result) if cell.tests else split
@@ -196,11 +209,6 @@ def _tell_end(cell: PlannedCell, console: Console) -> bool:
     return False
 
 
-def _is_orphaned(cell: PlannedCell) -> bool:
-    """Whether it has no result because the process that it was forked from was killed."""
-    return cell.result is None and isinstance(cell.process, Forked) and cell.process.orphaned
-
-
 def _why(cell: PlannedCell) -> str:
     """What the process of a cell without a result ended by."""
     last, process = _last_line(cell.folder / "log.txt"), cell.process
@@ -208,11 +216,9 @@ def _why(cell: PlannedCell) -> str:
     if process and process.returncode is not None and process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         by = f"killed by {name}{', most likely because the memory ran out' if name == 'SIGKILL' else ''}"
-    if isinstance(process, Forked) and process.orphaned:
-        return (
-            f"told to end, because the process that it was forked from was {by}; the same command goes on from what it "
-            f"has saved; its last line: {last}"
-        )
+    if process and process.lost:
+        how = f" ({by})" if by.startswith("killed") else ""
+        return f"{process.lost}{how}; the same command goes on from what it has saved; its last line: {last}"
     return f"{by}; its last line: {last}" if by.startswith("killed") else last
 
 
@@ -250,11 +256,8 @@ def _stop(cells: Sequence[PlannedCell]) -> None:
         try:
             process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            elif isinstance(process, subprocess.Popen):  # Windows
-                process.kill()
-            process.wait()
+            process.kill()
+            process.wait(STOP_SECONDS)
 
 
 def _last_line(path: Path) -> str:

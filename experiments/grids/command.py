@@ -1,13 +1,11 @@
 """The command line of every grid: its flags, and from the plan over the cells to the report."""
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jsonargparse
-import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,6 +16,8 @@ from experiments.grids.cost import Cost
 from experiments.grids.decided import Asked, add_statistics, check_asked
 from experiments.grids.fairness import RECIPE
 from experiments.grids.foresight import read_pilot
+from experiments.grids.launchers.base import Launcher
+from experiments.grids.launchers.chosen import add_launcher, launcher_of
 from experiments.grids.plan import Plan, check_tuned_plan, make_plan, read_plan, show_plan
 from experiments.grids.plan_table import show_without_data
 from experiments.grids.until import stage_two
@@ -31,7 +31,6 @@ from experiments.shell.files import locked, write_json
 from experiments.tracking.loggers import Logging, add_logging
 
 Seed = jsonargparse.typing.restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
-Devices = jsonargparse.typing.restricted_string_type("Devices", r"^(auto|[1-9]\d*)$")
 
 
 def add_arguments(parser: argparse.ArgumentParser, seeds: int = 5) -> None:
@@ -59,13 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, seeds: int = 5) -> None:
     )
     add_statistics(parser)
     parser.add_argument("--out", type=Path, help="folder of the results (default: outputs/<experiment>)")
-    parser.add_argument("--jobs", type=positive, help="cells at a time (default: one a GPU, or one a CPU core)")
-    parser.add_argument(
-        "--threads", type=positive, default=1, help="CPU threads of a cell; the last digits of its numbers depend on it"
-    )
-    parser.add_argument(
-        "--devices", type=Devices, default="auto", help="devices of one cell; more than one trains it with DDP"
-    )
+    add_launcher(parser)
     add_logging(parser, positive)
     parser.add_argument(
         "--save-every", type=jsonargparse.typing.PositiveFloat, default=SAVE_EVERY, help=SAVE_EVERY_HELP
@@ -84,14 +77,14 @@ def run_grid(make: Callable[[], Ablation], name: str, args: argparse.Namespace) 
     """The same for an ablation that is only now made, as its settings may follow from the data."""
     out = args.out or Path("outputs") / name
 
-    def work(console: Console, jobs: int) -> list[PlannedCell]:
+    def work(console: Console, launcher: Launcher) -> list[PlannedCell]:
         with locked(out):
             grid = None
             check_asked(Asked.of(args), read_plan(out), args.seeds, out, only_seeds=args.only_seeds)
             if args.pilot is not None:
                 read_pilot(args.pilot)
             try:
-                grid = _Grid(make(), out, args, console, jobs)
+                grid = _Grid(make(), out, args, console, launcher)
                 plan, failed = grid.planned()
             except FileNotFoundError as error:
                 if not args.dry_run or (grid and grid.has_data()):
@@ -110,7 +103,7 @@ class _Grid:
     out: Path
     args: argparse.Namespace
     console: Console
-    jobs: int
+    launcher: Launcher
 
     def planned(self) -> tuple[Plan | None, list[PlannedCell]]:
         """The plan, shown, with what the trials have found; none where some failed, which come with it, or where a dry
@@ -118,8 +111,8 @@ class _Grid:
         args, ablation, costs = self.args, self.ablation, None
         tuning.check_scored(ablation)
         batch = ablation.runs[ablation.baseline].resolved().get("data.batch_size", 0)
-        if args.devices != "auto" and batch % int(args.devices):
-            raise ValueError(f"--devices must divide the batch of {batch} images, got {args.devices}")
+        if (devices := self.launcher.devices) != "auto" and batch % int(devices):
+            raise ValueError(f"the devices of a cell must divide its batch of {batch} images, got {devices}")
         if ablation.tune:
             if tuning.SEED in args.seeds:
                 raise ValueError(f"--seeds must leave {tuning.SEED} out: it is the seed of the trials")
@@ -169,7 +162,7 @@ class _Grid:
             ablation,
             self.out,
             args.seeds,
-            self.jobs,
+            self.launcher.jobs,
             args.threads,
             say,
             only_seeds=args.only_seeds,
@@ -198,8 +191,8 @@ class _Grid:
             left = sum(of_cell[id(cell)] for cell in waiting)
             self.console.print(
                 f"Before that {count} trials, {count - len(waiting)} already done: each variant with {values}, with "
-                f"a seed of their own on validation images, about {clock(left / self.jobs)}. Each takes its best "
-                f"{names}, and the plan above changes with it.",
+                f"a seed of their own on validation images, about {clock(left / self.launcher.jobs)}. Each takes its "
+                f"best {names}, and the plan above changes with it.",
                 soft_wrap=True,
             )
             if self.args.dry_run:
@@ -219,9 +212,7 @@ class _Grid:
         return run_cells(
             cells,
             self.console,
-            jobs=self.jobs,
-            threads=args.threads,
-            devices=args.devices,
+            launcher=self.launcher,
             logging=logging,
             save_every=args.save_every,
             command=command_line(),
@@ -230,16 +221,16 @@ class _Grid:
 
 
 def run_command(
-    args: argparse.Namespace, out: Callable[[], Path], work: Callable[[Console, int], Sequence[PlannedCell]]
+    args: argparse.Namespace, out: Callable[[], Path], work: Callable[[Console, Launcher], Sequence[PlannedCell]]
 ) -> int:
-    """Runs `work(console, jobs)` and turns errors, an interruption and the failed cells it returns into an exit
+    """Runs `work(console, launcher)` and turns errors, an interruption and the failed cells it returns into an exit
     status."""
     try:
         report = f"python -m experiments.report {out()} shows what is finished"
         goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}\n{report}"
         with Signals(), command(goes_on) as console:
             logging = Logging.of(args)
-            failed = work(console, args.jobs or torch.cuda.device_count() or os.cpu_count() or 1)
+            failed = work(console, launcher_of(args))
     except SystemExit as stop:
         return int(stop.code or 0)
     if args.dry_run:
@@ -254,5 +245,5 @@ def run_command(
         return DONE
     if any(out().glob("*/seed*/result.json")):
         return IN_PART
-    codes = {cell.process.returncode for cell in failed if cell.process is not None}
+    codes = {cell.process.returncode or 0 for cell in failed if cell.process is not None}
     return codes.pop() if len(codes) == 1 and min(codes) > 0 else UNEXPECTED

@@ -56,10 +56,10 @@ class Processes:
         if self._warm:
             self._warm.close()
 
-    def start(self, folder: Path, flags: Sequence[str], slot: int) -> "subprocess.Popen[bytes] | Forked":
+    def start(self, folder: Path, flags: Sequence[str], gpus: Sequence[str] = ()) -> "Fresh | Forked":
         """The process of the cell in `folder`, with flags of `experiments.grids.cell`; it prints to log.txt there.
 
-        `slot` numbers the cells that run at the same time.
+        It sees these `gpus` alone, named as in CUDA_VISIBLE_DEVICES; where there is none, it is told nothing of them.
         """
         flags = [str(folder), "--devices", self.devices, *flags]
         for _ in range(2 * self._forks):
@@ -73,12 +73,10 @@ class Processes:
                     self._warm.close()
                     self._warm = None
         variables = environment(self.threads)
-        if torch.cuda.device_count() > 1 and self.devices == "auto":
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            device = slot % torch.cuda.device_count()
-            variables["CUDA_VISIBLE_DEVICES"] = visible[device] if len(visible) > 1 else str(device)
+        if gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         with (folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
+            return Fresh(
                 [sys.executable, "-m", "experiments.grids.cell", *flags, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -88,17 +86,32 @@ class Processes:
             )
 
 
-class Forked:
-    """A forked cell: of what `subprocess.Popen` has, that which a grid asks for.
+class Fresh(subprocess.Popen[bytes]):
+    """A cell in an interpreter of its own: a `Job`."""
 
-    `orphaned`: the process that it was forked from was killed, so that it was told to end; its own status is unknown,
-    and `returncode` is that of the other.
+    lost = place = ""
+
+    def kill(self) -> None:
+        """Ends it and the processes that it has started."""
+        if hasattr(os, "killpg"):
+            os.killpg(self.pid, signal.SIGKILL)
+        else:  # Windows
+            super().kill()
+
+
+class Forked:
+    """A forked cell: a `Job`.
+
+    It is `lost` where the process that it was forked from was killed, so that it was told to end; its own status is
+    unknown, and `returncode` is that of the other.
     """
+
+    place = ""
 
     def __init__(self, pid: int, warm: "_Warm") -> None:
         self.pid = pid
-        self.returncode: Any = None  # an int once it has ended
-        self.orphaned = False
+        self.returncode: int | None = None
+        self.lost = ""
         self._warm = warm
 
     def poll(self) -> int | None:
@@ -107,7 +120,8 @@ class Forked:
             self._warm.listen()
             self.returncode = self._warm.ended.get(self.pid)
             if self.returncode is None and self._warm.gone() and not _is_running(self.pid):
-                self.returncode, self.orphaned = self._warm.process.returncode, True
+                self.returncode = self._warm.process.returncode
+                self.lost = "the process that it was forked from is gone"
         return self.returncode
 
     def wait(self, timeout: float = math.inf) -> int:
@@ -124,6 +138,10 @@ class Forked:
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it and the processes that it has started."""
+        os.killpg(self.pid, signal.SIGKILL)
 
 
 class _Warm:

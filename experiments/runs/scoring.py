@@ -45,7 +45,7 @@ def trained(checkpoint: Path, architecture: type[SegmentationModule]) -> Segment
     raise ValueError(f"{checkpoint} holds {type(module).__name__}, where {architecture.__name__} was planned")
 
 
-def carry_out(run: Run, out: Path, *, command: str | None = None) -> dict[str, Any]:
+def carry_out(run: Run, out: Path, *, command: str | None = None, patience: float = 0.0) -> dict[str, Any]:
     """Does the step of `run` into the folder `out`, and scores its module on the test split.
 
     Leaves the files that a training leaves, but for checkpoints. Returns what result.json holds: `found` is what the
@@ -56,7 +56,7 @@ def carry_out(run: Run, out: Path, *, command: str | None = None) -> dict[str, A
     if run.step is None or not run.parents:
         raise ValueError("a run without a step and parents is trained: use train")
     step, started = run.step, time.monotonic()
-    with Signals(), locked(out):
+    with Signals(), locked(out, patience):
         run = run.identified()
         run.check_parents()
         if (out / "run.json").exists() and (changed := changes(read_json(out / "run.json"), run)):

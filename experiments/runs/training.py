@@ -90,6 +90,7 @@ def train(
     save_every: float = SAVE_EVERY,
     command: str | None = None,
     test: bool = True,
+    patience: float = 0.0,
     **where: Any,
 ) -> dict[str, Any]:
     """Trains `run` into the folder `out` on the hardware `where` and scores the test split with the last weights.
@@ -100,6 +101,7 @@ def train(
     it flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced. A checkpoint
     is written after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise
     `Interrupted`. Without `test` the run is a trial, which ends with the validation and never reads the test split.
+    A folder that is in use is waited for `patience` seconds.
 
     Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`. Later
     NonFiniteError for numbers that are none, NoSpaceError for a full disk, and WorkerError for a process that was
@@ -120,7 +122,7 @@ def train(
         check_average(average, {**run.trainer, **where}.get("precision"))
         datamodule.verify()
         run = run.identified()
-        with locked(out) if first_process() else nullcontext():
+        with locked(out, patience) if first_process() else nullcontext():
             if first_process() and (finished := _check_folder(run, out, resume, "test" if test else "val")):
                 return finished
             last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None

@@ -7,11 +7,13 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from experiments.shell.claims import Claim
 from experiments.shell.ending import InUseError, NoSpaceError, of_writing
 
 if sys.platform == "win32":
@@ -61,6 +63,9 @@ def write_whole(
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600, which a colleague cannot read
         before(Path(temporary))
+        for claim in _claims:
+            if path.absolute().is_relative_to(claim.folder):
+                claim.check()
         os.replace(temporary, path)
     except BaseException as error:
         if temporary:
@@ -160,19 +165,21 @@ def _plain(obj: Any) -> Any:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """One process a folder: a second one would write the same files. The lock goes with the process, however it ends.
 
-    Raises CannotWriteError or NoSpaceError for a folder that cannot be written to, InUseError for one that is in use.
-    What killed processes had begun to write is removed; so is the lock where it is all that is there, and a folder made
-    for it.
+    Between machines `claims.Claim` keeps them apart. Raises CannotWriteError or NoSpaceError for a folder that cannot
+    be written to, InUseError for one that is still in use after `patience` seconds. What killed processes had begun to
+    write is removed; so is the lock where it is all that is there, and a folder made for it.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    with _lock(folder) as file:
+    file, claim = _own(folder, patience)
+    with file:
         # The host is known to who shares the folder while it is in use, and to nobody after.
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
         _held.add(file.fileno())
+        _claims.append(claim)
         for place in (folder, folder / "checkpoints"):
             if not place.is_symlink() or place == folder:
                 remove_stale(place)
@@ -180,8 +187,25 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(file.fileno())
+            _claims.remove(claim)
+            claim.release()
             file.truncate(0)
             _remove_empty(folder, made)
+
+
+def _own(folder: Path, patience: float) -> tuple[IO[str], Claim]:
+    until = time.monotonic() + patience
+    while True:
+        file: IO[str] | None = None
+        try:
+            file = _lock(folder)
+            return file, Claim(folder)
+        except BaseException as error:
+            if file is not None:
+                file.close()
+            if not isinstance(error, InUseError) or time.monotonic() > until:
+                raise
+        time.sleep(0.5)
 
 
 def _lock(folder: Path) -> IO[str]:
@@ -224,6 +248,7 @@ def _remove_empty(folder: Path, made: Sequence[Path]) -> None:
 
 
 _held: set[int] = set()  # descriptors of the locks of this process
+_claims: list[Claim] = []  # of this process
 
 
 def _let_go() -> None:
@@ -231,6 +256,7 @@ def _let_go() -> None:
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
+    _claims.clear()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

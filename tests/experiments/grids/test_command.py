@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from interrupt import BASE, QUIET, wait_for
+from launched import StandIn
 
 import experiments.grids.cells
 from experiments.grids.ablation import Ablation, variants
@@ -109,21 +110,17 @@ def test_a_killed_cell_says_by_what(tmp_path: Path) -> None:
     cell = experiments.grids.cells.PlannedCell("v", BASE, tmp_path / "v" / "seed0", 3)
     cell.folder.mkdir(parents=True)
 
-    def start(cell: Any, *args: Any) -> None:
-        (cell.folder / "log.txt").write_text("importing\n")
-        cell.process = subprocess.Popen(["sh", "-c", "kill -9 $$"])
+    def begin(folder: Path) -> list[str]:
+        (folder / "log.txt").write_text("importing\n")
+        return ["sh", "-c", "kill -9 $$"]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.grids.cells, "_start", start)
-        (failed,) = experiments.grids.cells.run_cells(
-            [cell],
-            Console(),
-            jobs=1,
-            threads=1,
-            devices="auto",
-            logging=Logging(),
-            save_every=10.0,
-            command="",
-            seconds=lambda c: 1.0,
-        )
+    (failed,) = experiments.grids.cells.run_cells(
+        [cell],
+        Console(),
+        launcher=StandIn(1, begin),
+        logging=Logging(),
+        save_every=10.0,
+        command="",
+        seconds=lambda c: 1.0,
+    )
     assert failed.error == "killed by SIGKILL, most likely because the memory ran out; its last line: importing"

@@ -1,7 +1,6 @@
 """Cells that need others: their graph is checked and hashed before anything is trained, and run in its order."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from interrupt import QUIET
+from launched import StandIn
 from rich.console import Console
 
-import experiments.grids.cells
 from datamodules.shapes import ShapesDataModule
 from experiments.evidence.deviations import other_settings, statements, unequal
 from experiments.grids.ablation import Ablation
@@ -243,29 +242,33 @@ def done(cell: PlannedCell, of: dict[str, Any]) -> None:
     write_json(cell.folder / "result.json", {"hash": cell.run.hash, "test": {"miou": 0.5}, "found": of})
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The cells that were started, which end at once: those in `FAILING` without a result."""
-    order: list[str] = []
+FAILING = "seed0none"
+STARTED: list[str] = []
 
-    def start(cell: PlannedCell, *args: Any) -> None:
-        order.append(f"{cell.variant} {cell.planned.seed}")
+
+@pytest.fixture
+def started() -> list[str]:
+    """The cells that `run` has started."""
+    STARTED.clear()
+    return STARTED
+
+
+def run(
+    planned: dict[str, PlannedCell], jobs: int = 2, seconds: Callable[[PlannedCell], float] = lambda cell: 1.0
+) -> list[PlannedCell]:
+    """Cells end at once: that in `FAILING` without a result."""
+
+    def begin(folder: Path) -> list[str]:
+        (cell,) = (cell for cell in planned.values() if cell.folder == folder)
+        STARTED.append(f"{cell.variant} {cell.planned.seed}")
         assert all(need.result for need in cell.needs.values())
         (cell.folder / "log.txt").write_text("why\n")
         if cell.folder.name + cell.variant != FAILING:
             done(cell, {"crf_options": CRF})
-        cell.process = subprocess.Popen(["true"])
+        return ["true"]
 
-    monkeypatch.setattr(experiments.grids.cells, "_start", start)
-    return order
-
-
-FAILING = "seed0none"
-
-
-def run(planned: dict[str, PlannedCell], jobs: int = 2) -> list[PlannedCell]:
-    how: dict[str, Any] = {"threads": 1, "devices": "auto", "logging": Logging(), "save_every": 1.0, "command": ""}
-    return run_cells(list(planned.values()), Console(), jobs=jobs, seconds=lambda cell: 1.0, **how)
+    how: dict[str, Any] = {"logging": Logging(), "save_every": 1.0, "command": "", "seconds": seconds}
+    return run_cells(list(planned.values()), Console(), launcher=StandIn(jobs, begin), **how)
 
 
 def test_cells_start_when_what_they_need_is_done_and_not_where_it_failed(

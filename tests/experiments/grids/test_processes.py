@@ -19,6 +19,7 @@ from datamodules.brain import BrainDataModule, read_template
 from datamodules.shapes import ShapesDataModule
 from experiments.grids import processes, warm
 from experiments.grids.cells import PlannedCell, _stop, run_cells
+from experiments.grids.launchers.local import Local
 from experiments.grids.processes import Forked, Processes, can_fork
 from experiments.runs.checkpoints import Signals
 from experiments.shell.files import read_json
@@ -44,8 +45,9 @@ def cells(out: Path, **runs: Any) -> list[PlannedCell]:
 
 
 def run(planned: list[PlannedCell], **how: Any) -> list[PlannedCell]:
-    usual: dict[str, Any] = {"jobs": 2, "threads": 1, "devices": "auto", "logging": Logging(), "save_every": 10.0}
-    return run_cells(planned, Console(), seconds=lambda cell: 1.0, **{**usual, "command": "it", **how})
+    where = {"jobs": 2, "threads": 1} | {name: how.pop(name) for name in ("jobs", "threads", "devices") if name in how}
+    usual = {"logging": Logging(), "save_every": 10.0, "command": "it", **how}
+    return run_cells(planned, Console(), launcher=Local(**where), seconds=lambda cell: 1.0, **usual)
 
 
 def children(pid: int) -> list[int]:
@@ -173,8 +175,8 @@ def test_cells_whose_common_process_is_killed_go_on_once_and_the_second_time_say
     assert capsys.readouterr().out.replace("\n", " ").count("goes on from what it has saved, as the process") == 2
     for cell in (one, two):
         assert cell.error.startswith(
-            "told to end, because the process that it was forked from was killed by SIGKILL, most likely because the "
-            "memory ran out; the same command goes on from what it has saved"
+            "the process that it was forked from is gone (killed by SIGKILL, most likely because the memory ran out); "
+            "the same command goes on from what it has saved"
         )
         assert is_saved(cell)
     assert later.result
@@ -257,7 +259,7 @@ def test_a_process_that_cannot_be_forked_from_leaves_the_cells_to_interpreters(t
     folder.mkdir(parents=True)
     with Processes(["datamodules.none.None"], 1, "1") as started:
         started._forks = True
-        process = started.start(folder, [], 0)
+        process = started.start(folder, [])
         assert not isinstance(process, Forked)
         assert process.wait(120) == 2
     assert "error: " in (folder / "log.txt").read_text() and "run.json" in (folder / "log.txt").read_text()
