@@ -261,7 +261,9 @@ def _stop(cells: Sequence[PlannedCell]) -> None:
 
 
 def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    """Of a log, which a cell does not have that was lost before it began."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
 
 
