@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid.add_argument("--replaced", type=above_zero, default=300.0, help="seconds until another machine is there")
     grid.add_argument("--startup", type=above_zero, default=60.0, help="seconds of each start of a cell")
     grid.add_argument("--saving", type=above_zero, default=5.0, help="seconds of a checkpoint")
-    grid.add_argument("--save-every", type=above_zero, nargs="+", default=[1.0, 10.0, 60.0], help="minutes tried")
+    grid.add_argument(
+        "--save-every", type=above_zero, nargs="+", default=[1.0, 10.0, 60.0], help="minutes between checkpoints"
+    )
     grid.add_argument("--spot-price", type=above_zero, default=0.8, help="price of an hour of a spot machine")
     grid.add_argument("--draws", type=positive, default=3, help="how often the losses are drawn")
     parser.add_argument("--record", type=Path, metavar="FILE", help="Markdown file whose sections are replaced")

@@ -97,7 +97,7 @@ def smi(fields: Sequence[str]) -> dict[str, list[str]]:
     query = f"--query-gpu=uuid,{','.join(fields)}"
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=2, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]

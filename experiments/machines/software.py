@@ -166,7 +166,7 @@ def a_compiler() -> Finding:
     if words is None:
         return warning("no C++ compiler: CRFs are slower, and torch.compile fails", WAY_OUT)
     try:
-        done = subprocess.run([*words, "--version"], capture_output=True, text=True, timeout=2, check=True)
+        done = subprocess.run([*words, "--version"], capture_output=True, encoding="utf-8", timeout=2, check=True)
         said = done.stdout.splitlines()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
         return warning(f"{words[0]} --version fails ({error}): CRFs are slower, and torch.compile fails", WAY_OUT)

@@ -8,7 +8,6 @@
 import json
 import math
 import statistics
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from experiments.runs.run import Run
 from experiments.runs.training import train
+from experiments.shell.command import command
+from experiments.shell.files import write_json
+from experiments.shell.flags import Parser
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,20 @@ def _between(earlier: Any, later: Any) -> float:
     return float(earlier.elapsed_time(later)) / 1000
 
 
-def main(asked_file: str, out: str) -> None:
-    asked = Asked(**json.loads(Path(asked_file).read_text(encoding="utf-8")))
+@command()
+def main() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("asked", type=Path, metavar="ASKED.json", help="what is measured: an `Asked`")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the times that each process writes")
+    args = parser.parse_args()
+    asked = Asked(**json.loads(args.asked.read_text(encoding="utf-8")))
     watch = Watch(asked)
     where: dict[str, Any] = {"accelerator": asked.accelerator, "devices": asked.processes}
     where |= {"strategy": "ddp"} if asked.processes > 1 else {}
-    train(Run.from_config(asked.run), Path(out, "run"), callbacks=[watch], test=False, **where)
+    train(Run.from_config(asked.run), args.out / "run", callbacks=[watch], test=False, **where)
     rank = distributed.get_rank() if distributed.is_initialized() else 0
-    Path(out, f"{rank}.json").write_text(json.dumps(asdict(watch.measured())), encoding="utf-8")
+    write_json(args.out / f"{rank}.json", asdict(watch.measured()))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
