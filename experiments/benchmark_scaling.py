@@ -12,6 +12,7 @@ what it takes longer with one.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from pathlib import Path
 import jsonargparse
 from lightning.pytorch import Trainer
 
-from experiments.grids.processes import environment
+from experiments.grids.processes import variables
 from experiments.machines.record import made_by, write_section
 from experiments.machines.steps import Asked, Measured
 from experiments.runs.run import Run
@@ -137,7 +138,7 @@ def measure(run: Run, way: Way, args: Namespace) -> list[Measured]:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={way.processes}"]
         done = subprocess.run(
             [*torchrun, "-m", "experiments.machines.steps", str(file), place],
-            env=environment(args.threads),
+            env=os.environ | variables(args.threads),
             capture_output=True,
             text=True,
             encoding="utf-8",

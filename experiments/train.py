@@ -27,6 +27,7 @@ from experiments.shell.difference import tell_difference
 from experiments.shell.ending import Interrupted, first_process
 from experiments.shell.files import read_json
 from experiments.shell.flags import refuse
+from experiments.shell.store import Store
 from experiments.tracking.client import agent_settings
 from experiments.tracking.logger import tracker
 from experiments.tracking.loggers import Logging, add_logging
@@ -70,6 +71,9 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         "follow from the images; paper, and they are the defaults listed here (default: data for images of your own, "
         "such as --data folder, and paper for the others)",
     )
+    parser.add_argument(
+        "--store", help="URL where the run is kept, such as s3://BUCKET/NAME: another machine goes on from there"
+    )
     add_logging(parser, jsonargparse.typing.PositiveInt)
     listed_above = "one of those listed above"
     parser.add_class(
@@ -105,6 +109,7 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         resume=args.resume,
         logging=logging,
         save_every=args.save_every,
+        store=args.store,
         where=unlike_default(where),
         by_data=args.settings == "data" or (args.settings is None and datamodule.cpu_scale is None),
         given=_given(parser.parse_args(rest, defaults=False)),
@@ -144,6 +149,9 @@ def _stored(path: Path) -> Run | None:
 @command()
 def main(argv: list[str] | None = None) -> None:
     run, args = parse_run(sys.argv[1:] if argv is None else argv)
+    store = Store(args.store) if args.store else None
+    if store and args.resume and not (args.out / "run.json").exists():  # begun on another machine
+        store.fetch(args.out, lambda name: name == "run.json")
     begun = [args.out / "run.json", *(args.out / "checkpoints" / name for name in (LAST, PREVIOUS))]
     if args.resume and not any(map(os.path.lexists, begun)):
         refuse(
@@ -162,6 +170,7 @@ def main(argv: list[str] | None = None) -> None:
             resume=args.resume,
             tracker=tracker(args.logging),
             save_every=args.save_every,
+            store=store,
             **args.where,
         )
     except Interrupted:

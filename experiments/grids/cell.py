@@ -10,10 +10,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.shell.command import forgiving_output
 from experiments.shell.flags import positive
 from experiments.tracking.loggers import Logging, add_logging
+
+if TYPE_CHECKING:  # they take seconds
+    from experiments.runs.run import Run
+    from experiments.shell.store import Store
 
 
 def main() -> None:
@@ -26,6 +31,7 @@ def main() -> None:
     parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
     parser.add_argument("--no-test", action="store_true", help="end with the validation: a trial")
     parser.add_argument("--parent", type=int, help="process to end with")
+    parser.add_argument("--store", help="the URL where the folder is kept")
     parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for the folder while it is in use")
     args = parser.parse_args()
     if args.parent is not None:
@@ -38,12 +44,18 @@ def main() -> None:
     from experiments.runs.training import train
     from experiments.shell.ending import ending
     from experiments.shell.files import read_json
+    from experiments.shell.store import Store
     from experiments.tracking.logger import tracker
 
     with ending():
+        store = Store(args.store) if args.store else None
+        if store and not (args.folder / "run.json").exists():  # of another machine
+            store.fetch(args.folder, lambda name: name == "run.json")
         run = Run.from_config(read_json(args.folder / "run.json"))
+        if store:
+            run = with_parents(run, store, args.folder)
         if run.step:
-            carry_out(run, args.folder, command=args.command, patience=args.patience)
+            carry_out(run, args.folder, command=args.command, patience=args.patience, store=store)
             return
         train(
             run,
@@ -55,7 +67,25 @@ def main() -> None:
             devices=args.devices,
             test=not args.no_test,
             patience=args.patience,
+            store=store,
         )
+
+
+def with_parents(run: "Run", store: "Store", folder: Path) -> "Run":
+    """The run from its parents' checkpoints, brought from the grid's store where they are not on this machine.
+
+    The parents of FOLDER/VARIANT/SEED lie two folders above, here as there.
+    """
+    parents = {}
+    for path, holds in run.parents.items():
+        variant, seed = Path(path).parts[-4:-2]
+        here = Path(path)
+        if not here.is_file():
+            here = folder.parents[1] / variant / seed
+            store.near(2).at(variant, seed).fetch(here, lambda name: name != "log.txt")
+            here /= Path("checkpoints", Path(path).name)
+        parents[str(here)] = holds
+    return run.after(parents) if parents else run
 
 
 def end_with_parent(parent: int) -> None:

@@ -19,6 +19,7 @@ from experiments.runs.scored import scored_split
 from experiments.runs.step import STEPS
 from experiments.shell.files import read_json, write_json
 from experiments.shell.found import wanted
+from experiments.shell.store import Store
 from experiments.tracking.loggers import Logging
 
 
@@ -98,12 +99,18 @@ def run_cells(
     save_every: float,
     command: str,
     seconds: Callable[[PlannedCell], float],
+    store: Store | None = None,
 ) -> list[PlannedCell]:
     """Runs what is not done yet, each cell once those that it needs are done, and of one seed the longest first.
 
     Returns the cells that failed, and with them those that were not started because one that they need has failed.
-    `command` is what a person typed to get these cells; `seconds` estimates the time of one.
+    `command` is what a person typed to get these cells; `seconds` estimates the time of one. In the `store` of the grid
+    each cell has its place, from which others that were done elsewhere come, too.
     """
+    if store:
+        for cell in cells:
+            if cell.result is None:
+                _collect(cell, store)
     waiting: list[PlannedCell] = []
     for cell in reversed(cells):  # a cell stands behind those that it needs
         if cell.result is None and (not cell.stage or any(cell in later.needs.values() for later in waiting)):
@@ -143,7 +150,7 @@ def run_cells(
                     waiting.remove(cell)
                     if said := make_room(cell):
                         console.print(said, soft_wrap=True, markup=False)
-                    asked.append(Asked(cell.folder, [*flags, *(["--no-test"] if not cell.tests else [])]))
+                    asked.append(_asked(cell, flags, store))
                     cell.started = launcher.now()
                 for cell, job in zip(begun, launcher.start(asked) if asked else (), strict=True):
                     cell.process = job
@@ -151,6 +158,8 @@ def run_cells(
                 launcher.pause()
                 for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
                     running.remove(cell)
+                    if store:
+                        _collect(cell, store)
                     if cell.process and cell.process.lost and cell.result is None and cell not in again:
                         again.append(cell)
                         console.print(
@@ -168,6 +177,21 @@ def run_cells(
         finally:
             _stop(running)
     return failed
+
+
+def _asked(cell: PlannedCell, flags: Sequence[str], store: Store | None) -> Asked:
+    flags = [*flags, *(["--no-test"] if not cell.tests else [])]
+    if store is None:
+        return Asked(cell.folder, flags)
+    place = store.at(*cell.folder.parts[-2:])
+    place.send(cell.folder / "run.json")
+    return Asked(cell.folder, [*flags, "--store", place.url], Path(place.near(2).scratch(), *cell.folder.parts[-2:]))
+
+
+def _collect(cell: PlannedCell, store: Store) -> None:
+    """Brings what a cell has left in the store, but for its weights."""
+    place = store.at(*cell.folder.parts[-2:])
+    place.fetch(cell.folder, lambda name: not name.startswith("checkpoints/") and name != "run.json")
 
 
 def _ranks(cells: Sequence[PlannedCell], seconds: Callable[[PlannedCell], float]) -> dict[int, tuple[int, float, int]]:
@@ -261,9 +285,10 @@ def _stop(cells: Sequence[PlannedCell]) -> None:
 
 
 def _last_line(path: Path) -> str:
-    """Of a log, which a cell does not have that was lost before it began."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError:  # its process has not begun
+        lines = []
     return lines[-1] if lines else "no output"
 
 

@@ -28,6 +28,7 @@ from experiments.shell.difference import tell_difference
 from experiments.shell.ending import DONE, IN_PART, UNEXPECTED
 from experiments.shell.environment import command_line
 from experiments.shell.files import locked, write_json
+from experiments.shell.store import Store
 from experiments.tracking.loggers import Logging, add_logging
 
 Seed = jsonargparse.typing.restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
@@ -213,6 +214,7 @@ class _Grid:
             cells,
             self.console,
             launcher=self.launcher,
+            store=Store(self.args.store) if self.args.store else None,
             logging=logging,
             save_every=args.save_every,
             command=command_line(),
@@ -230,7 +232,7 @@ def run_command(
         goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}\n{report}"
         with Signals(), command(goes_on) as console:
             logging = Logging.of(args)
-            failed = work(console, launcher_of(args))
+            failed = work(console, launcher_of(args, out()))
     except SystemExit as stop:
         return int(stop.code or 0)
     if args.dry_run:

@@ -28,12 +28,12 @@ def can_fork(threads: int, devices: str) -> bool:
     return sys.platform == "linux" and threads == 1 and devices in ("auto", "1") and not torch.cuda.is_available()
 
 
-def environment(threads: int) -> dict[str, str]:
-    """The variables of a cell's process, which have to be set before an interpreter starts."""
+def variables(threads: int) -> dict[str, str]:
+    """What a cell's process has to have in its environment before an interpreter starts."""
     # A fixed number of threads: the order of a sum, and so the last digit of a loss, depends on it.
-    variables = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    of_threads = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     # Keeps freed memory for the next step instead of giving it back to the system at each.
-    return variables | {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+    return of_threads | {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
 class Processes:
@@ -64,7 +64,7 @@ class Processes:
         flags = [str(folder), "--devices", self.devices, *flags]
         for _ in range(2 * self._forks):
             if self._warm is None:
-                self._warm = _Warm(self.classes, environment(self.threads))
+                self._warm = _Warm(self.classes, os.environ | variables(self.threads))
                 self._forks = self._warm.is_ready()
             if self._forks:
                 try:
@@ -72,16 +72,14 @@ class Processes:
                 except ConnectionError:  # it was killed since the last cell
                     self._warm.close()
                     self._warm = None
-        variables = environment(self.threads)
-        if gpus:
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        of_gpus = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         with (folder / "log.txt").open("ab") as log:
             return Fresh(
                 [sys.executable, "-m", "experiments.grids.cell", *flags, "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=variables,
+                env=os.environ | variables(self.threads) | of_gpus,
                 start_new_session=True,
             )
 

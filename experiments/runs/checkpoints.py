@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -67,9 +67,17 @@ class SafePoints(Checkpoint):
     saves neither.
     """
 
-    def __init__(self, out: Path, run_hash: str, signals: Signals, minutes: float = SAVE_EVERY) -> None:
+    def __init__(
+        self,
+        out: Path,
+        run_hash: str,
+        signals: Signals,
+        minutes: float = SAVE_EVERY,
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = out / "checkpoints" / LAST
         self.run_hash, self.signals, self.seconds = run_hash, signals, 60 * minutes
+        self.written = written  # called in the first process after a checkpoint; elsewhere it does nothing
         self.saved = time.monotonic()
         self.saved_validation = (
             False  # this one is repeated whole when it is resumed, so one checkpoint of it is enough
@@ -181,6 +189,7 @@ class SafePoints(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
+        self.written()
         self.saved = time.monotonic()
 
 

@@ -20,6 +20,7 @@ from experiments.runs.scored import what_was_scored
 from experiments.shell.catalogue import load
 from experiments.shell.environment import write_environment
 from experiments.shell.files import locked, read_json, write_atomic, write_json
+from experiments.shell.store import Store, kept
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.finite import labelled_logits, naming
 from lightning_modules.components.scores.metrics import Scores
@@ -45,7 +46,9 @@ def trained(checkpoint: Path, architecture: type[SegmentationModule]) -> Segment
     raise ValueError(f"{checkpoint} holds {type(module).__name__}, where {architecture.__name__} was planned")
 
 
-def carry_out(run: Run, out: Path, *, command: str | None = None, patience: float = 0.0) -> dict[str, Any]:
+def carry_out(
+    run: Run, out: Path, *, command: str | None = None, patience: float = 0.0, store: Store | None = None
+) -> dict[str, Any]:
     """Does the step of `run` into the folder `out`, and scores its module on the test split.
 
     Leaves the files that a training leaves, but for checkpoints. Returns what result.json holds: `found` is what the
@@ -56,7 +59,7 @@ def carry_out(run: Run, out: Path, *, command: str | None = None, patience: floa
     if run.step is None or not run.parents:
         raise ValueError("a run without a step and parents is trained: use train")
     step, started = run.step, time.monotonic()
-    with Signals(), locked(out, patience):
+    with Signals(), locked(out, patience), kept(store, out):
         run = run.identified()
         run.check_parents()
         if (out / "run.json").exists() and (changed := changes(read_json(out / "run.json"), run)):

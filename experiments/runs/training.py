@@ -38,6 +38,7 @@ from experiments.runs.scored import scored_entry, scored_split, what_was_scored
 from experiments.shell.ending import Interrupted, WorkerError, first_process
 from experiments.shell.environment import slow_precision, write_environment
 from experiments.shell.files import locked, read_json, write_json
+from experiments.shell.store import Store, kept
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
 from lightning_modules.recipe import MEDIAN_FREQUENCY
@@ -91,6 +92,7 @@ def train(
     command: str | None = None,
     test: bool = True,
     patience: float = 0.0,
+    store: Store | None = None,
     **where: Any,
 ) -> dict[str, Any]:
     """Trains `run` into the folder `out` on the hardware `where` and scores the test split with the last weights.
@@ -101,7 +103,7 @@ def train(
     it flatters the noisier variant. A folder that holds a run is continued with `resume`, never replaced. A checkpoint
     is written after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise
     `Interrupted`. Without `test` the run is a trial, which ends with the validation and never reads the test split.
-    A folder that is in use is waited for `patience` seconds.
+    A folder that is in use is waited for `patience` seconds. What is in the `store` is begun with, and kept there.
 
     Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`. Later
     NonFiniteError for numbers that are none, NoSpaceError for a full disk, and WorkerError for a process that was
@@ -122,7 +124,7 @@ def train(
         check_average(average, {**run.trainer, **where}.get("precision"))
         datamodule.verify()
         run = run.identified()
-        with locked(out, patience) if first_process() else nullcontext():
+        with _owned(out, patience, store) as saved:
             if first_process() and (finished := _check_folder(run, out, resume, "test" if test else "val")):
                 return finished
             last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
@@ -130,7 +132,7 @@ def train(
             settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
             tracked = tracker(settings, out)
             averaging = [] if average == "none" else [Averaging(average, module.hparams["ema_decay"])]
-            saving = [*averaging, SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
+            saving = [*averaging, SafePoints(out, run.hash, signals, save_every, saved), *tracked.callbacks]
             trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
             _check_strategy(trainer.strategy)  # what "auto" has become
             _synchronise_batch_norm(trainer, module)
@@ -169,6 +171,16 @@ def train(
                         add_scores(out / "checkpoints" / LAST, scored_split(result), result["test"])
                     write_json(out / "result.json", result)
         return result
+
+
+@contextmanager
+def _owned(out: Path, patience: float, store: Store | None) -> Iterator[Callable[[], None]]:
+    """The folder for the first process of a run, with what the store has; gives what to call after a checkpoint."""
+    if not first_process():
+        yield lambda: None
+        return
+    with locked(out, patience), kept(store, out) as saved:
+        yield saved
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A Ray cluster for the commands that can use one."""
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,3 @@ def connect(address: str | None, *, send_code: bool) -> Any:
             "address that it prints; `auto` is the one that runs on this machine"
         ) from error
     return ray
-
-
-def python() -> str:
-    """The interpreter that runs commands of this project here."""
-    return sys.executable

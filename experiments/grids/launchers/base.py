@@ -11,10 +11,14 @@ STOP_SECONDS = 30  # for a cell to finish its step and save
 
 @dataclass(frozen=True)
 class Asked:
-    """A cell to start: its folder, with run.json in it, and further flags of `experiments.grids.cell`."""
+    """A cell to start: its folder, with run.json in it, and further flags of `experiments.grids.cell`.
+
+    Where it is kept in a store, a machine that does not see the folder works in its `scratch` instead.
+    """
 
     folder: Path
     flags: Sequence[str]
+    scratch: Path | None = None
 
 
 class Job(Protocol):

@@ -3,6 +3,8 @@
 Ray finds the place: CPU cores, shares of a GPU, several GPUs of one node at once. The cell finds what it has saved.
 """
 
+import re
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +12,7 @@ from typing import Any
 
 from experiments.grids.launchers.base import Asked, Job
 from experiments.grids.launchers.remote import PATIENCE, run_cell
-from experiments.grids.processes import environment
+from experiments.grids.processes import variables
 from experiments.shell.cluster import connect
 
 RETRIES = 20  # lost nodes that one cell survives: on spot machines they are many
@@ -57,8 +59,7 @@ class OnRay:
 
     @contextmanager
     def open(self, classes: Sequence[str]) -> Iterator[None]:
-        # A process of its own for each cell, as nothing of one may be left for the next; it starts the cell's own.
-        self._task = self.ray.remote(max_calls=1, max_retries=RETRIES)(run_cell)
+        self._task = self.ray.remote(max_retries=RETRIES)(run_cell)
         self._running = {}
         yield
 
@@ -77,9 +78,9 @@ class OnRay:
 
             group = self.ray.util.placement_group([self.needs], strategy="STRICT_PACK")
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group)
-        folder = str(asked.folder.absolute())
+        folder = str((asked.scratch or asked.folder).absolute())
         flags = ["--devices", self.devices, *asked.flags, "--patience", str(PATIENCE)]
-        task = _Task(self.ray, self._task.options(**options).remote(folder, flags, _variables(self.threads)), group)
+        task = _Task(self.ray, self._task.options(**options).remote(folder, flags, variables(self.threads)), group)
         self._running[task.reference] = task
         return task
 
@@ -91,13 +92,6 @@ class OnRay:
         ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0.2) if waiting else ([], [])
         for reference in ready:
             self._running.pop(reference).end()
-
-
-def _variables(threads: int) -> dict[str, str]:
-    """What a cell's process has otherwise than the worker of Ray that starts it."""
-    import os
-
-    return {name: value for name, value in environment(threads).items() if os.environ.get(name) != value}
 
 
 class _Task:
@@ -118,7 +112,8 @@ class _Task:
         except self.ray.exceptions.TaskCancelledError:
             self.returncode = 143
         except Exception as error:  # noqa: BLE001  # whatever Ray has to say of a worker or a node
-            self.returncode, self.lost = 1, f"its worker is gone ({str(error).strip().splitlines()[0]})"
+            last = re.sub(r"\x1b\[\d+m", "", str(error).strip()).splitlines()[-1].strip()
+            self.returncode, self.lost = 1, f"its worker is gone ({last})"
         if self.group is not None:
             self.ray.util.remove_placement_group(self.group)
 
@@ -127,8 +122,6 @@ class _Task:
 
     def wait(self, timeout: float) -> int:
         """As that of `subprocess.Popen`; raises subprocess.TimeoutExpired after so many seconds."""
-        import subprocess
-
         if self.returncode is None:
             ready, _ = self.ray.wait([self.reference], timeout=timeout)
             if not ready:

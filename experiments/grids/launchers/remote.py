@@ -27,6 +27,7 @@ def run_cell(
     is killed for its memory is then the cell and not the worker. It ends when this process does, however it ends.
     """
     log = Path(folder, "log.txt")
+    log.parent.mkdir(parents=True, exist_ok=True)
     attempt, host = 1 + _attempts(log), socket.gethostname()
     with log.open("ab") as file:
         file.write(f"{ATTEMPT.format(attempt, host)}\n".encode())

@@ -28,7 +28,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def launcher(*flags: str) -> Local:
     parser = Parser(description=None)
     add_launcher(parser)
-    chosen = launcher_of(parser.parse_args([*flags]))
+    chosen = launcher_of(parser.parse_args([*flags]), Path("grid"))
     assert isinstance(chosen, Local)
     return chosen
 

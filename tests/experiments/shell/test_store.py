@@ -1,0 +1,191 @@
+"""Runs that are kept in a folder, in memory and in S3: whole files, in an order that can go on, one owner."""
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interrupt import BASE, QUIET, At, PowerCut, cut, outcome, unequal
+
+from experiments.runs.training import train
+from experiments.shell import store as stores
+from experiments.shell.ending import CannotWriteError, InUseError
+from experiments.shell.store import Store
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of moto's server on the loopback; the environment says where, as it does for a real one."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        import fsspec
+
+        fsspec.filesystem("s3").mkdir("grids")
+        yield "s3://grids"
+    server.stop()
+
+
+@pytest.fixture(params=["file", "memory", pytest.param("s3", marks=pytest.mark.extra("s3", "s3fs", "moto", "flask"))])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}/run"
+    return {"file": str(tmp_path / "kept" / "run"), "memory": f"memory://{uuid.uuid4().hex}/run"}[request.param]
+
+
+def fill(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def test_what_one_machine_sends_another_one_has(url: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    fill(one, run_json="{}", checkpoints__last_ckpt="weights", metrics_csv="1", _hidden="mine")
+    first = Store(url)
+    first.pull(one)
+    first.push(one)
+    second = Store(url)
+    second.pull(two)
+    assert content(two) == {"run.json": "{}", "checkpoints/last.ckpt": "weights", "metrics.csv": "1"}
+    fill(two, metrics_csv="1 2")
+    second.push(two)
+    # The first one was taken for gone: it learns so before it replaces anything.
+    fill(one, metrics_csv="1, late")
+    with pytest.raises(InUseError, match=r"was taken over by .*: this process ends, and leaves its own in"):
+        first.push(one)
+    third = Store(url)
+    third.pull(one)
+    assert content(one)["metrics.csv"] == "1 2"
+    assert third.names() == ["checkpoints/last.ckpt", "metrics.csv", "run.json"]
+    assert third.near(1).at("run").has("run.json") and not third.has("result.json")
+
+
+def test_a_run_that_is_cut_off_goes_on_on_a_machine_that_has_nothing_of_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "EVERY", 0.0)
+    train(BASE, tmp_path / "whole", **QUIET)
+    one, two = tmp_path / "one", tmp_path / "two"
+    with pytest.raises(PowerCut):
+        train(BASE, one, store=Store(url), callbacks=[At(14, cut)], **QUIET)
+    train(BASE, two, store=Store(url), resume=True, **QUIET)
+    assert unequal(outcome(tmp_path / "whole"), outcome(two)) == []
+    three = tmp_path / "three"
+    Store(url).fetch(three)
+    assert _bytes(three) == _bytes(two)
+    # A machine that has the finished run trains nothing.
+    assert train(BASE, three, store=Store(url), resume=True, **QUIET)["status"] == "done"
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_checkpoints_are_sent_behind_what_they_need_and_the_result_last(tmp_path: Path) -> None:
+    kept = Store(f"memory://{uuid.uuid4().hex}/run")
+    sent: list[str] = []
+    put = kept._put
+
+    def note(path: Path, name: str) -> None:
+        sent.append(name)
+        put(path, name)
+
+    kept._put = note  # type: ignore[method-assign]
+    fill(tmp_path, result_json="{}", checkpoints__last_ckpt="w", checkpoints__previous_ckpt="v", metrics_csv="1")
+    (tmp_path / "checkpoints" / "last.ckpt.sha256").write_text("0")
+    kept.pull(tmp_path)
+    kept.push(tmp_path)
+    assert sent[1:-1] == [
+        "checkpoints/previous.ckpt", "metrics.csv", "checkpoints/last.ckpt.sha256", "checkpoints/last.ckpt",
+        "result.json",
+    ]  # fmt: skip
+    sent.clear()
+    fill(tmp_path, metrics_csv="1 2")
+    kept.push(tmp_path)
+    assert sent == ["metrics.csv", stores.MARK]  # what has not changed is not sent again
+
+
+def test_a_transfer_that_breaks_off_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores.time, "sleep", lambda seconds: None)
+    fill(tmp_path / "one", metrics_csv="whole")
+    kept = Store(str(tmp_path / "kept"))
+    kept.pull(tmp_path / "one")
+    kept.push(tmp_path / "one")
+    fill(tmp_path / "one", metrics_csv="half of it is lost")
+    put, broken = kept.fs.put_file, []
+
+    def half(path: str, goal: str, **how: Any) -> None:
+        put(path, goal, **how)
+        Path(goal).write_text("half")
+        broken.append(goal)
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(kept.fs, "put_file", half)
+    with pytest.raises(CannotWriteError, match=r"cannot send metrics.csv to .*kept \(OSError: connection reset\): see"):
+        kept.push(tmp_path / "one")
+    assert len(broken) == stores.TRIES
+    assert (tmp_path / "kept" / "metrics.csv").read_text() == "whole"
+    assert not [path for path in (tmp_path / "kept").iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_store_that_is_away_for_a_while_stops_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stores.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(stores, "EVERY", 0.0)
+    kept = Store(str(tmp_path / "kept"))
+    put, calls = kept.fs.put_file, [0]
+
+    def away(path: str, goal: str, **how: Any) -> None:
+        calls[0] += 1
+        if 2 <= calls[0] < 2 + stores.TRIES:
+            raise OSError("no route to host")
+        put(path, goal, **how)
+
+    monkeypatch.setattr(kept.fs, "put_file", away)
+    assert train(BASE, tmp_path / "run", store=kept, **QUIET)["status"] == "done"
+    assert "no route to host" in capfd.readouterr().err
+    assert (tmp_path / "kept" / "result.json").exists()
+
+
+def test_a_run_that_the_store_does_not_know_is_not_replaced(tmp_path: Path) -> None:
+    fill(tmp_path / "one", checkpoints__last_ckpt="theirs")
+    kept = Store(str(tmp_path / "kept"))
+    kept.pull(tmp_path / "one")
+    kept.push(tmp_path / "one")
+    fill(tmp_path / "two", checkpoints__last_ckpt="mine")
+    with pytest.raises(ValueError, match="both hold a run that the other does not know: choose another folder"):
+        Store(str(tmp_path / "kept")).pull(tmp_path / "two")
+    assert content(tmp_path / "two") == {"checkpoints/last.ckpt": "mine"}
+
+
+def test_stores_that_nothing_opens_are_named() -> None:
+    with pytest.raises(ValueError, match="--store nope://x names no store: Protocol not known: nope"):
+        Store("nope://x")
+
+
+def test_a_store_without_its_package_says_what_to_install() -> None:
+    hidden = "import sys; sys.modules['s3fs'] = None; from experiments.shell.store import Store; Store('s3://b/x')"
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
+    assert 'ValueError: --store s3://b/x needs a package: pip install -e ".[s3]"' in done.stderr
