@@ -1,5 +1,6 @@
 """What surrounds a process: variables that change what it does, the name of its host, and W&B."""
 
+import json
 import netrc
 import os
 import socket
@@ -9,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatch
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -127,13 +129,24 @@ def wandb(environ: Mapping[str, str], folder: Path = Path()) -> Finding:
     if not key:
         return warning("WANDB_MODE=online, and there is no key", "wandb login, or WANDB_MODE=offline")
     mend = "set WANDB_BASE_URL or HTTPS_PROXY, or " + OFFLINE
+    question = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()  # without the key
+    asked = urllib.request.Request(f"{url.rstrip('/')}/graphql", question, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-            date = answer.headers.get("Date")
-    except urllib.error.HTTPError as error:  # it answers
-        date = error.headers.get("Date")
-    except (OSError, ValueError) as error:
+        with urllib.request.urlopen(asked, timeout=SECONDS) as answer:
+            told, date = answer.read(2**16), answer.headers.get("Date")
+    except urllib.error.HTTPError as error:
+        if error.code == 401:  # which is for who has no key
+            return _answered(url, error.headers.get("Date"))
+        said = f"{url} answers {error.code} {error.reason}, as a proxy or a firewall does, or a server that is down"
+        return warning(said, mend)
+    except (OSError, ValueError, HTTPException) as error:
         return warning(f"{url} does not answer ({getattr(error, 'reason', error)})", mend)
+    try:
+        is_wandb = bool({"data", "errors"} & {*json.loads(told)})
+    except (ValueError, TypeError):
+        is_wandb = False
+    if not is_wandb:
+        return warning(f"{url} answers otherwise than W&B does, as a proxy or a portal would", mend)
     return _answered(url, date)
 
 

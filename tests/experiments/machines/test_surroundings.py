@@ -166,7 +166,7 @@ def test_wandb_is_not_asked_without_reason(
 
 
 def test_wandb_that_answers(nobody: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with WandbServer("404") as server:
+    with WandbServer() as server:
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password secret\n")
         (tmp_path / "netrc").chmod(0o600)
         environ = nobody | {"WANDB_BASE_URL": server.url}
@@ -176,6 +176,13 @@ def test_wandb_that_answers(nobody: dict[str, str], tmp_path: Path, monkeypatch:
         monkeypatch.setattr(time, "time", lambda: now - 3600)
         found = surroundings._answered(server.url, "Mon, 30 Nov 2015 00:00:00 GMT")
         assert found.state == "warning" and "NTP" in found.mend
+
+
+@pytest.mark.parametrize("state", ["403", "404", "500", "portal", "empty", "garbage", "closes"])
+def test_wandb_behind_something_else(state: str, nobody: dict[str, str], tmp_path: Path) -> None:
+    with WandbServer(state) as server:
+        found = surroundings.wandb(nobody | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "a"}, tmp_path)
+    assert found.state == "warning" and "answer" in found.said and "HTTPS_PROXY" in found.mend
 
 
 def test_wandb_that_does_not_answer(nobody: dict[str, str], tmp_path: Path) -> None:
