@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 # A worker that is done takes tests from one that is not: no file of tests is as long as half of them all.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help ablation test test-extras faults fuzz audit full lint helps smoke
+.PHONY: help ablation test test-extras faults fuzz cluster audit full lint helps smoke
 help:
 	@echo "make ablation     set up, then compare upsampling layers with and without skip connections"
 	@echo "make test         set up, then run the tests that need no extra and are not slow"
 	@echo "make test-extras  set up with the extras, then run the tests that need one"
 	@echo "make faults       set up, then bring about what goes wrong, and compare how it ends; ARGS=\"--quick\" is what CI runs"
 	@echo "make fuzz         set up, then read 20,000 random broken inputs"
+	@echo "make cluster      set up with the extras, then lose nodes of Ray and SLURM clusters that are this machine"
 	@echo "make audit        set up with the extras, then ask whether a pinned version has a known vulnerability"
 	@echo "make full         every test, fault, attack and kill, 1,000,000 random inputs, and docs/RELIABILITY.md of it"
 	@echo "make lint         set up with the extras, then ruff check, ruff format --check and mypy"
@@ -35,6 +36,9 @@ faults: $(VENV)/installed
 
 fuzz: $(VENV)/installed
 	$(BIN)/python -m tests.fuzz --count 20000 $(ARGS)
+
+cluster: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 audit: $(VENV)/installed-dev
 	$(BIN)/python tests/audit.py

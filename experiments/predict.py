@@ -5,7 +5,8 @@
     python -m experiments.predict 'scans/**/*.png' --ensemble outputs/ablate_upsampling/nearest+concat --out DIR
     python -m experiments.predict FOLDER --checkpoint CKPT --out DIR --score MASKS --compare OTHER
 
-SRC is an image, a folder with all images below it, a quoted pattern, or a .txt file with a path a line. GeoTIFF keeps
+SRC is an image, a folder with all images below it, a quoted pattern, a .txt file with a path a line, or a bucket such
+as s3://BUCKET/FOLDER. With --launcher ray, the workers of a cluster share the images. GeoTIFF keeps
 its place on the earth and NIfTI its affine. The checkpoint alone says what the network takes. Results have the size,
 the name and the place in the tree of their image. Index PNGs in the colours of the classes are in labels/. The
 probability of the label, 0 to 255, is in confidence/, and what to look at in overlay/. In stats.csv is a row a class.
@@ -27,6 +28,7 @@ from datamodules.checks.problems import shown
 from datamodules.files import MAX_PIXELS
 from experiments.prediction.fitting import GIB
 from experiments.prediction.job import Job, Wanted, is_large
+from experiments.prediction.on_ray import on_ray
 from experiments.prediction.raster import is_georeferenced, rasterio
 from experiments.prediction.scored import Scored, compare
 from experiments.prediction.segmenter import Segmenter
@@ -79,6 +81,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--score", type=Path, metavar="MASKS", help="folder of masks: scores the predictions by them")
     parser.add_argument("--groups", type=Path, metavar="FILE", help="groups.csv of images that belong together")
     parser.add_argument("--compare", type=Path, metavar="DIR", help="another folder with scores of the same images")
+    parser.add_argument(
+        "--launcher", choices=["local", "ray"], default="local", help="where: here, or on a Ray cluster"
+    )
+    parser.add_argument("--address", help="of --launcher ray: the cluster, such as auto (default: this machine alone)")
+    parser.add_argument("--jobs", type=positive, help="of --launcher ray: workers (default: one a GPU, or a CPU core)")
+    parser.add_argument(
+        "--gpus-per-job", type=float, metavar="X", help="of --launcher ray: GPUs of a worker, such as 0.5"
+    )
     args = parser.parse_args(argv)
     if (args.checkpoint is None) == (args.ensemble is None):
         refuse("give --checkpoint with a trained network, or --ensemble with the folder of a variant")
@@ -86,6 +96,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         refuse(f"--memory must be more than 0 GiB, got {args.memory:g}")
     if args.crf_options and not args.crf:
         refuse("--crf-options belong to --crf dense or conv")
+    for flag in ("address", "jobs", "gpus_per_job"):
+        if getattr(args, flag) is not None and args.launcher != "ray":
+            refuse(f"--{flag.replace('_', '-')} belongs to --launcher ray")
     for flag in ("groups", "compare"):
         if getattr(args, flag) is not None and args.score is None:
             refuse(f"--{flag} belongs to --score MASKS")
@@ -130,29 +143,30 @@ def crf_options(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, An
     return options
 
 
-def segmenter_of(args: argparse.Namespace, paths: Sequence[Path], say: Callable[[str], None]) -> Segmenter:
-    return Segmenter.from_checkpoint(
-        *paths,
-        device=args.device,
-        crf=args.crf,
-        crf_options=crf_options(args, paths),
-        scale=args.scale,
-        value_range=args.value_range and tuple(args.value_range),
-        flip=args.tta,
-        scales=SCALES if args.tta else (1.0,),
-        probabilities=args.probabilities or args.score is not None,
-        memory=args.memory and args.memory * GIB,
-        tile=args.tile,
-        overlap=args.overlap,
-        max_pixels=args.max_pixels,
-        say=say,
-    )
+def of_segmenter(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, Any]:
+    """The arguments of `Segmenter.from_checkpoint` that the flags state."""
+    return {
+        "device": args.device,
+        "crf": args.crf,
+        "crf_options": crf_options(args, paths),
+        "scale": args.scale,
+        "value_range": args.value_range and tuple(args.value_range),
+        "flip": args.tta,
+        "scales": SCALES if args.tta else (1.0,),
+        "probabilities": args.probabilities or args.score is not None,
+        "memory": args.memory and args.memory * GIB,
+        "tile": args.tile,
+        "overlap": args.overlap,
+        "max_pixels": args.max_pixels,
+    }
 
 
 def check_kinds(args: argparse.Namespace, found: Sequence[Item]) -> None:
     """Raises ValueError for what cannot be had of an image, or needs what is not installed, before any is predicted."""
     asked = [flag for flag, wanted in (("--score", args.score), ("--probabilities", args.probabilities)) if wanted]
     for item in found:
+        if item.url:  # what it is shows when it is fetched
+            continue
         kind = "is a volume" if item.volume else "is georeferenced" if is_georeferenced(item.path) else ""
         if not kind and is_large(item.path, args.max_pixels):
             kind = f"has more than {args.max_pixels:,} pixels"
@@ -202,7 +216,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_kinds(args, found)
         paths = checkpoints(args)
         scored = None
-        segmenter = segmenter_of(args, paths, say)
+        options = of_segmenter(args, paths)
+        segmenter = Segmenter.from_checkpoint(*paths, **options, say=say)
         settings = settings_of(args, paths)
         if args.score is not None:
             scored = Scored(args.score, found, args.out, segmenter.class_names, args.groups)
@@ -211,7 +226,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(args.out / SETTINGS, settings)
             wanted = Wanted(not args.no_overlay, not args.no_confidence, AXES.index(args.axis), args.probabilities)
             job, done = Job(segmenter, args.out, wanted, say, scored), Done(args.out)
-            failed = job.run(found, done)
+            every = None
+            if args.launcher == "ray":
+                network = ([path.absolute() for path in paths], options)
+                where = {"address": args.address, "jobs": args.jobs, "gpus": args.gpus_per_job}
+                every = on_ray(network, args.out, wanted, scored, **where)
+            failed = job.run(found, done, every)
             names = [item.name for item in found if item.name in done.rows]
             if names:
                 done.write(names)

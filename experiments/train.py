@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     run, args = parse_run(sys.argv[1:] if argv is None else argv)
     store = Store(args.store) if args.store else None
     if store and args.resume and not (args.out / "run.json").exists():  # begun on another machine
-        store.fetch(args.out, lambda name: name == "run.json")
+        store.bring("run.json", args.out / "run.json")
     begun = [args.out / "run.json", *(args.out / "checkpoints" / name for name in (LAST, PREVIOUS))]
     if args.resume and not any(map(os.path.lexists, begun)):
         refuse(

@@ -50,7 +50,7 @@ def main() -> None:
     with ending():
         store = Store(args.store) if args.store else None
         if store and not (args.folder / "run.json").exists():  # of another machine
-            store.fetch(args.folder, lambda name: name == "run.json")
+            store.bring("run.json", args.folder / "run.json")
         run = Run.from_config(read_json(args.folder / "run.json"))
         if store:
             run = with_parents(run, store, args.folder)

@@ -108,9 +108,7 @@ def run_cells(
     each cell has its place, from which others that were done elsewhere come, too.
     """
     if store:
-        for cell in cells:
-            if cell.result is None:
-                _collect(cell, store)
+        collect(cells, store)
     waiting: list[PlannedCell] = []
     for cell in reversed(cells):  # a cell stands behind those that it needs
         if cell.result is None and (not cell.stage or any(cell in later.needs.values() for later in waiting)):
@@ -191,7 +189,23 @@ def _asked(cell: PlannedCell, flags: Sequence[str], store: Store | None) -> Aske
 def _collect(cell: PlannedCell, store: Store) -> None:
     """Brings what a cell has left in the store, but for its weights."""
     place = store.at(*cell.folder.parts[-2:])
-    place.fetch(cell.folder, lambda name: not name.startswith("checkpoints/") and name != "run.json")
+    known = {"run.json"} if (cell.folder / "run.json").exists() else {}
+    place.fetch(cell.folder, lambda name: not name.startswith("checkpoints/") and name not in known)
+
+
+def collect(cells: Sequence[PlannedCell], store: Store) -> None:
+    """Brings what other machines have done; ValueError where a cell's place in the store is that of another run."""
+    kept = {tuple(name.split("/")[:2]) for name in store.names()}
+    for cell in cells:
+        if (place := cell.folder.parts[-2:]) not in kept or cell.result:
+            continue
+        theirs = read_json(at) if store.at(*place).bring("run.json", at := cell.folder / ".run.json") else {}
+        at.unlink(missing_ok=True)
+        if theirs and (changed := changes(theirs, cell.run)):
+            raise ValueError(
+                f"{store.url}/{'/'.join(place)} holds another run ({'; '.join(changed)}): choose another --store"
+            )
+        _collect(cell, store)
 
 
 def _ranks(cells: Sequence[PlannedCell], seconds: Callable[[PlannedCell], float]) -> dict[int, tuple[int, float, int]]:

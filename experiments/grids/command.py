@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from experiments.grids import tuning
 from experiments.grids.ablation import Ablation
-from experiments.grids.cells import PlannedCell, clock, run_cells
+from experiments.grids.cells import PlannedCell, clock, collect, run_cells
 from experiments.grids.cost import Cost
 from experiments.grids.decided import Asked, add_statistics, check_asked
 from experiments.grids.fairness import RECIPE
@@ -81,11 +81,14 @@ def run_grid(make: Callable[[], Ablation], name: str, args: argparse.Namespace) 
     def work(console: Console, launcher: Launcher) -> list[PlannedCell]:
         with locked(out):
             grid = None
+            store = Store(args.store) if args.store else None
+            if store and not (out / "plan.json").exists():  # begun on another machine
+                store.bring("plan.json", out / "plan.json")
             check_asked(Asked.of(args), read_plan(out), args.seeds, out, only_seeds=args.only_seeds)
             if args.pilot is not None:
                 read_pilot(args.pilot)
             try:
-                grid = _Grid(make(), out, args, console, launcher)
+                grid = _Grid(make(), out, args, console, launcher, store)
                 plan, failed = grid.planned()
             except FileNotFoundError as error:
                 if not args.dry_run or (grid and grid.has_data()):
@@ -105,6 +108,7 @@ class _Grid:
     args: argparse.Namespace
     console: Console
     launcher: Launcher
+    store: Store | None = None
 
     def planned(self) -> tuple[Plan | None, list[PlannedCell]]:
         """The plan, shown, with what the trials have found; none where some failed, which come with it, or where a dry
@@ -128,19 +132,24 @@ class _Grid:
 
         if self.args.dry_run:
             return []
-        write_json(self.out / "plan.json", plan.content())
+        self.keep(plan)
         failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args))
         if plan.decided["statistics"]["until"] is not None:
             longer = stage_two(plan, self.args.max_cells, self.say)
             is_longer, plan = len(longer.seeds) > len(plan.seeds), longer
             if is_longer:
-                write_json(self.out / "plan.json", plan.content())
+                self.keep(plan)
                 failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args))
         if len(failed) < len(plan.cells):
             plan.finish(lambda line: self.console.print(line, style="dim"))
-            write_json(self.out / "plan.json", plan.content())
+            self.keep(plan)
             write_report(self.out)
         return failed
+
+    def keep(self, plan: Plan) -> None:
+        write_json(self.out / "plan.json", plan.content())
+        if self.store:
+            self.store.send(self.out / "plan.json")
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False)
@@ -170,6 +179,8 @@ class _Grid:
             costs=costs,
             asked=Asked.of(args),
         )
+        if self.store:
+            collect(plan.cells, self.store)
         show_plan(plan, self.console, args.pilot)
         tell_difference(self.console)
         return plan
@@ -214,7 +225,7 @@ class _Grid:
             cells,
             self.console,
             launcher=self.launcher,
-            store=Store(self.args.store) if self.args.store else None,
+            store=self.store,
             logging=logging,
             save_every=args.save_every,
             command=command_line(),

@@ -33,6 +33,9 @@ LONGEST = 220  # bytes of a name, to which endings are added
 EVERY = 5.0  # seconds between two lines of progress
 
 
+Ended = tuple[Item, list[dict[str, Any]] | str]  # an image with its rows of stats.csv, or why it was left out
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What is written beside the labels."""
@@ -83,26 +86,39 @@ class Job:
         self.several = len(segmenter.modules) > 1
         self.started = self.told = time.monotonic()
 
-    def run(self, items: Sequence[Item], done: Done) -> list[tuple[Item, str]]:
-        """The images that could not be predicted, with the reason of each."""
+    def run(
+        self, items: Sequence[Item], done: Done, every: "Callable[[Sequence[Item]], Iterator[Ended]] | None" = None
+    ) -> list[tuple[Item, str]]:
+        """The images that could not be predicted, with the reason of each.
+
+        `every` predicts them elsewhere and tells how each has ended, in any order; None does it here, one by one.
+        """
         failed: list[tuple[Item, str]] = []
-        waiting = [item for item in items if not done.has(item.name, item.path)]
+        waiting = [item for item in items if not done.has(item)]
         if len(waiting) < len(items):
             self.say(f"{len(items) - len(waiting)} of {len(items)} images are done already")
         self.started = self.told = time.monotonic()
-        for number, item in enumerate(waiting, 1):
-            try:
-                done.add(item.name, item.path, self._one(item))
-            except (CannotWriteError, NoSpaceError):
-                raise
-            except (ValueError, FileNotFoundError, OSError) as error:
-                said = " ".join(str(error).split())
-                failed.append((item, said))
-                self.say(f"left out {shown(item.name)}: {said}")
+        ends = every(waiting) if every else map(self.attempt, waiting)
+        for number, (item, ended) in enumerate(ends, 1):
+            if isinstance(ended, str):
+                failed.append((item, ended))
+                self.say(f"left out {shown(item.name)}: {ended}")
+            else:
+                done.add(item, ended)
             rate = number / (time.monotonic() - self.started)
             out = f", {len(failed)} left out" if failed else ""
             self._progress(f"{number} of {len(waiting)} images{out}, {rate:.2g} images/s", last=number == len(waiting))
         return failed
+
+    def attempt(self, item: Item) -> "Ended":
+        """The image with its rows of stats.csv, or with the reason why it cannot be predicted."""
+        try:
+            with item.here() as near:
+                return item, self._one(near)
+        except (CannotWriteError, NoSpaceError):
+            raise
+        except (ValueError, FileNotFoundError, OSError) as error:
+            return item, " ".join(str(error).split())
 
     def _progress(self, line: str, *, last: bool = False) -> None:
         """Says how far it is, now and then."""

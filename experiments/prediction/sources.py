@@ -2,11 +2,14 @@
 called."""
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from datamodules.checks.problems import shown
 from datamodules.files import IMAGE_ENDINGS, JUNK, read_lines
@@ -39,12 +42,38 @@ class Item:
     """An image, or a volume of them.
 
     Args:
-        path: its file
+        path: its file; of one in a bucket, its name there
         name: what its results are called: its place below the folder that was named, without ending
+        url: where it lies, of one in a bucket
+        stamp: its size and version there
     """
 
     path: Path
     name: str
+    url: str = ""
+    stamp: tuple[int, str] = (0, "")
+
+    def known(self) -> list[Any]:
+        """What it is known by: where it lies, its size and when it was written."""
+        if self.url:
+            return [self.url, *self.stamp]
+        stat = self.path.stat()
+        return [str(self.path), stat.st_size, stat.st_mtime_ns]
+
+    @contextmanager
+    def here(self) -> Iterator["Item"]:
+        """The image as a file of this machine: one of a bucket is brought, and removed afterwards."""
+        if not self.url:
+            yield self
+            return
+        with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
+            path = Path(folder, self.path.name)
+            filesystem, place = bucket(self.url)
+            try:
+                filesystem.get_file(place, str(path))
+            except Exception as error:
+                raise ValueError(f"{self.url} cannot be fetched ({type(error).__name__}: {error})") from error
+            yield replace(self, path=path)
 
     @property
     def volume(self) -> bool:
@@ -55,11 +84,15 @@ def items(sources: Sequence[str], *, out: Path) -> list[Item]:
     """The images of all `sources`, each once, in order; those in `out`, which are results, are left out.
 
     A source is a file, a folder with all images below it, a pattern such as "scans/**/*.png", or a .txt file with a
-    path a line, beside the list unless it is absolute. Names keep the tree below the folder that all have in common;
-    where two would be equal, they keep their endings.
+    path a line, beside the list unless it is absolute. One source alone may be a bucket, s3://BUCKET/FOLDER. Names keep
+    the tree below the folder that all have in common; where two would be equal, they keep their endings.
 
     Raises FileNotFoundError for what is not there, ValueError for a folder or a list without images.
     """
+    if any("://" in source for source in sources):
+        if len(sources) > 1:
+            raise ValueError(f"a bucket is predicted alone, got {shown(' '.join(sources))}: call this once for each")
+        return _in_bucket(sources[0])
     of_sources, listed = {source: _of(source) for source in sources}, shown(" ".join(sources))
     base = _base(of_sources)
     paths = dict.fromkeys(path for of_source in of_sources.values() for path in of_source)
@@ -72,6 +105,46 @@ def items(sources: Sequence[str], *, out: Path) -> list[Item]:
         raise ValueError(f"{listed} holds {len(found):,} images, more than {MOST:,}: predict in parts")
     names = _told_apart({path: (str(name.with_name(_stem(name.name))), str(name)) for path, name in found.items()})
     return [Item(path, name) for path, name in names.items()]
+
+
+def bucket(url: str) -> tuple[Any, str]:
+    """What opens a URL, and its place there; ValueError for one that nothing here opens."""
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        extra = {"s3": "s3", "gs": "gcs"}.get(protocol)
+        raise ValueError(f"{url} needs a package: {f'pip install -e .[{extra}]' if extra else error}") from error
+    except ValueError as error:
+        raise ValueError(f"{url} names no bucket: {error}") from error
+
+
+def _in_bucket(url: str) -> list[Item]:
+    """The images below a URL, in order."""
+    filesystem, root = bucket(url)
+    try:
+        found = {path: info for path, info in filesystem.find(root, detail=True).items() if _is_image(path)}
+    except Exception as error:
+        raise ValueError(f"{url} cannot be listed ({type(error).__name__}: {error})") from error
+    if not found:
+        raise FileNotFoundError(f"{url} holds no image: {_endings()}")
+    if len(found) > MOST:
+        raise ValueError(f"{url} holds {len(found):,} images, more than {MOST:,}: predict in parts")
+    base = PurePosixPath(root) if root not in found else PurePosixPath(root).parent
+    places = {Path(path): PurePosixPath(path).relative_to(base) for path in sorted(found)}
+    names = _told_apart({path: (str(n.with_name(_stem(n.name))), str(n)) for path, n in places.items()})
+    items = []
+    for path, name in names.items():
+        info = found[str(path)]
+        version = next(
+            (str(info[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in info), ""
+        )
+        items.append(
+            Item(path, name, str(filesystem.unstrip_protocol(str(path))), (int(info.get("size") or 0), version))
+        )
+    return items
 
 
 def left_out(sources: Sequence[str]) -> str:

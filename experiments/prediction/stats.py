@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.prediction.sources import Item
 from experiments.shell.files import write_atomic
 
 COLUMNS = ("image", "class", "share", "pixels", "area", "unit", "confidence", "entropy", "disagreement")
@@ -91,23 +92,23 @@ class Done:
         if kept or self.path.is_symlink():  # a link would lead what is added elsewhere
             write_atomic(self.path, b"".join(line + b"\n" for line in kept))
 
-    def has(self, image: str, path: Path) -> bool:
+    def has(self, item: Item) -> bool:
         """Whether this very image is done. ValueError where results of this name are those of another file."""
-        if image not in self.rows:
+        if item.name not in self.rows:
             return False
-        before, now = self.files[image], _told(path)
+        before, now = self.files[item.name], json.loads(json.dumps(item.known()))
         if before[0] != now[0]:
             raise ValueError(
-                f"{self.folder} holds results of {before[0]}, whose name {image} those of {now[0]} would have, too: "
-                "choose another folder with --out"
+                f"{self.folder} holds results of {before[0]}, whose name {item.name} those of {now[0]} would have, "
+                "too: choose another folder with --out"
             )
         return before == now
 
-    def add(self, image: str, path: Path, rows: list[dict[str, Any]]) -> None:
+    def add(self, item: Item, rows: list[dict[str, Any]]) -> None:
         """Called when all files of the image are written."""
-        self.rows[image], self.files[image] = rows, _told(path)
+        self.rows[item.name], self.files[item.name] = rows, item.known()
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"image": image, "file": self.files[image], "rows": rows}) + "\n")
+            file.write(json.dumps({"image": item.name, "file": self.files[item.name], "rows": rows}) + "\n")
 
     def write(self, order: Sequence[str]) -> Path:
         """stats.csv of the images that are done, in this order."""
@@ -119,12 +120,6 @@ class Done:
         writer.writerows({**row, "image": _cell(row["image"]), "class": _cell(row["class"])} for row in used)
         write_atomic(self.folder / "stats.csv", buffer.getvalue())
         return self.folder / "stats.csv"
-
-
-def _told(path: Path) -> list[Any]:
-    """What a file is known by: where it lies, its size and when it was written."""
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns]
 
 
 def _cell(text: str) -> str:

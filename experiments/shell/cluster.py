@@ -1,5 +1,6 @@
 """A Ray cluster for the commands that can use one."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def connect(address: str | None, *, send_code: bool) -> Any:
     code = {"working_dir": str(ROOT), "excludes": EXCLUDED} if send_code and (ROOT / "setup.cfg").is_file() else {}
     options: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env=code or None, **options)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=code or None, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         said = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -82,6 +82,13 @@ class Store:
         """Sends one file, into the folder itself."""
         self._put(path, path.name)
 
+    def bring(self, name: str, path: Path) -> bool:
+        """Fetches one file to `path`; False where it is not kept."""
+        if not self.has(name):
+            return False
+        self._get(name, path)
+        return True
+
     def fetch(self, folder: Path, wanted: Callable[[str], bool] | None = None) -> None:
         """Brings what is kept and wanted, each file whole, whatever the folder has; None for all."""
         mark = self._mark()

@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes on this machine, which lose and gain others."""
+"""A Ray cluster on this machine: a head and three nodes, which it may lose."""
 
 import os
 import sys
@@ -50,16 +50,22 @@ class Nodes:
         self._cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
+@pytest.fixture(scope="session")
+def cluster_of_nodes() -> Iterator[Nodes]:
     before = dict(os.environ)
     # Lost nodes are noticed within seconds, not a minute.
     os.environ |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
-    os.environ |= {"RAY_health_check_initial_delay_ms": "1000", "RAY_DISABLE_IMPORT_WARNING": "1"}
+    os.environ |= {"RAY_health_check_initial_delay_ms": "1000", "RAY_raylet_start_wait_time_s": "120"}
     cluster = Nodes()
-    for _ in range(2):
-        cluster.add()
     yield cluster
     cluster.shutdown()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def nodes(cluster_of_nodes: Nodes) -> Nodes:
+    """With three workers, in the place of those that an earlier test has lost."""
+    while len(cluster_of_nodes.workers) < 3:
+        cluster_of_nodes.add()
+    return cluster_of_nodes

@@ -94,7 +94,6 @@ def test_cells_whose_nodes_are_lost_go_on_elsewhere_and_nothing_differs(
             node = nodes.running(process_of(cell))
             nodes.kill(node)
             lost.append((cell, cell.epochs_done()))
-            nodes.add()
 
     meanwhile(lose_nodes)
     assert run(cells, OnRay(nodes.address, jobs=None, threads=1, devices="auto", gpus_per_cell=None)) == []
@@ -126,9 +125,9 @@ def test_shares_of_a_gpu_and_gangs_are_placed_by_ray(
         assert launcher.jobs == {0.5: 4, 2.0: 1}[gpus] and launcher.devices == {0.5: "auto", 2.0: "2"}[gpus]
         with launcher.open([]):
             jobs = launcher.start([on_ray.Asked(cell.folder, []) for cell in cells[: 4 if gpus == 0.5 else 2]])
+            while any(job.poll() is None for job in jobs):
+                launcher.pause()
             seen[gpus] = [ray.get(job.reference) for job in jobs]
-            for job in jobs:
-                job.wait(60)
     assert sorted(one["gpus"] for one in seen[0.5]) == ["0", "0", "1", "1"]
     assert max(one["started"] for one in seen[0.5]) < min(one["ended"] for one in seen[0.5])
     first, second = sorted(seen[2.0], key=lambda one: one["started"])
@@ -143,9 +142,15 @@ def look_around(folder: str, flags: list[str], variables: dict[str, str]) -> dic
     return {"status": 0, "host": "h", "attempt": 1, "gpus": gpus, "started": started, "ended": time.time()}
 
 
-def test_a_cell_that_no_node_can_hold_is_refused_before_it_waits_for_ever(nodes: Any) -> None:
-    with pytest.raises(ValueError, match=r"no node .* \(CPU 64; the most of one node: CPU \d\): lower --threads"):
-        OnRay(nodes.address, jobs=None, threads=64, devices="auto", gpus_per_cell=None)
+def test_a_cell_that_no_node_can_hold_waits_for_one_that_comes_and_is_refused_where_none_can(
+    nodes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs: dict[str, Any] = {"jobs": None, "threads": 64, "devices": "auto", "gpus_per_cell": None}
+    OnRay(nodes.address, **needs)
+    told = "has what a cell needs (CPU 64; the most of one node: CPU "
+    assert told in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"\(CPU 64; the most of one node: CPU \d\): lower --threads"):
+        OnRay(None, **needs)
 
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Ray finds the place: CPU cores, shares of a GPU, several GPUs of one node at onc
 
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,20 +42,23 @@ class OnRay:
         self.threads, self.limit = threads, jobs
         self.needs = {"CPU": float(threads * max(processes, int(gpus))), "GPU": gpus}
         self.needs = {kind: amount for kind, amount in self.needs.items() if amount}
-        self._check_fits()
+        self._check_fits(grows=address is not None)
         self.jobs = jobs or max(int(min(has.get(kind, 0) // amount for kind, amount in self.needs.items())), 1)
         self._running: dict[Any, _Task] = {}
         self._groups: dict[Any, Any] = {}
 
-    def _check_fits(self) -> None:
-        """Raises ValueError where no node will ever have what a cell needs: it would wait for ever."""
+    def _check_fits(self, *, grows: bool) -> None:
+        """Raises ValueError where no node has what a cell needs; of a cluster that may grow it is told."""
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if not any(all(node.get(kind, 0) >= amount for kind, amount in self.needs.items()) for node in nodes):
             most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in self.needs}
             needs, has = (", ".join(f"{kind} {of[kind]:g}" for kind in self.needs) for of in (self.needs, most))
-            raise ValueError(
-                f"no node of the cluster has what a cell needs ({needs}; the most of one node: {has}): lower --threads "
-                "or --gpus-per-cell. A training over several nodes is started by torchrun: see docs/devices.md"
+            lacking = f"no node of the cluster has what a cell needs ({needs}; the most of one node: {has})"
+            if not grows:
+                raise ValueError(f"{lacking}: lower --threads, --devices or --gpus-per-cell")
+            sys.stderr.write(
+                f"{lacking}: cells wait until one comes. If none will, lower --threads or --gpus-per-cell; one "
+                "training over several nodes is started by torchrun\n"
             )
 
     @contextmanager

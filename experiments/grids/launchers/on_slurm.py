@@ -1,6 +1,7 @@
 """Cells as jobs of SLURM: those that can begin at the same time are one array, requeued when they are preempted."""
 
 import math
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ from experiments.grids.launchers.remote import PATIENCE, end, run_cell
 from experiments.grids.processes import variables
 
 MOST = 1000  # jobs of an array, which SLURM allows by default
+ASKED = 60  # seconds between two questions for jobs that have left no word
+SIGNALLED = 600.0  # seconds that a job which was told to end waits for the end: preempted, it is told twice
 MINUTES = 24 * 60  # of one cell; one that takes longer is requeued, and goes on
 
 
@@ -42,6 +45,7 @@ class OnSlurm:
         if find_spec("submitit") is None:
             raise ValueError('--launcher slurm needs a package: pip install -e ".[cluster]"')
         import submitit
+        from submitit.slurm.slurm import SlurmInfoWatcher
 
         if gpus_per_cell is not None and gpus_per_cell != int(gpus_per_cell):
             raise ValueError(
@@ -53,7 +57,8 @@ class OnSlurm:
         self.threads, self.limit = threads, jobs
         self.jobs = jobs or MOST
         try:
-            self._executor = submitit.AutoExecutor(folder.absolute(), cluster=CLUSTER)
+            # Requeued as often as it takes: each time it goes on.
+            self._executor = submitit.AutoExecutor(folder.absolute(), cluster="slurm", slurm_max_num_timeout=10_000)
         except RuntimeError as error:
             raise ValueError(
                 f"SLURM is not to be found here ({error}): call this on a machine that has sbatch, or use --launcher "
@@ -71,6 +76,7 @@ class OnSlurm:
                 **_options(options),
             }
         )
+        submitit.SlurmJob.watcher = SlurmInfoWatcher(delay_s=ASKED)
         self._running: list[_Job] = []
 
     @contextmanager
@@ -97,9 +103,6 @@ class OnSlurm:
         time.sleep(1.0)
 
 
-CLUSTER: str | None = "slurm"  # of submitit, for tests
-
-
 class Cell:
     """What a job of SLURM calls; submitit stores it, and calls `checkpoint` before the job is preempted or times
     out."""
@@ -109,7 +112,10 @@ class Cell:
         self._process: Any = None
 
     def __call__(self) -> dict[str, Any]:
-        return run_cell(self.folder, self.flags, self.variables, self._started)
+        ended = run_cell(self.folder, self.flags, self.variables, self._started)
+        if ended["status"] == 128 + signal.SIGTERM:  # SLURM has told the cell, and is about to tell this one
+            time.sleep(SIGNALLED)
+        return ended
 
     def _started(self, process: Any) -> None:
         self._process = process
@@ -168,25 +174,26 @@ class _Job:
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
     """Options of sbatch as submitit takes them; ValueError for what is no NAME=VALUE."""
-    known = {"time": "timeout_min", "timeout_min": "timeout_min", "mem": "slurm_mem", "cpus-per-task": "cpus_per_task"}
     options: dict[str, Any] = {}
     for word in words:
-        name, separator, value = word.partition("=")
+        name, separator, value = word.lstrip("-").partition("=")
         if not separator or not name:
             raise ValueError(f"--slurm takes options of sbatch, NAME=VALUE each, got {word!r}")
-        key = known.get(name, f"slurm_{name.replace('-', '_')}")
-        options[key] = _minutes(value) if key == "timeout_min" else int(value) if value.isdecimal() else value
-    return options
+        options[name.replace("-", "_")] = value
+    minutes = {"timeout_min": _minutes(options.pop("time"))} if "time" in options else {}
+    return {**minutes, "slurm_additional_parameters": options}
 
 
 def _minutes(value: str) -> int:
-    """SLURM's time limit, minutes or [DAYS-]HOURS:MINUTES:SECONDS, in whole minutes."""
-    days, _, clock = value.rpartition("-")
+    """A time limit as SLURM reads it, in whole minutes: MINUTES[:SECONDS], HOURS:MINUTES:SECONDS, or
+    DAYS-HOURS[:MINUTES[:SECONDS]]."""
+    days, dash, clock = value.rpartition("-")
     try:
         parts = [int(part) for part in clock.split(":")]
-        if len(parts) == 1:
-            return 24 * 60 * int(days or 0) + (60 * parts[0] if days else parts[0])
-        hours, minutes, seconds = ([0] * (3 - len(parts)) + parts)[:3]
-        return 24 * 60 * int(days or 0) + 60 * hours + minutes + math.ceil(seconds / 60)
+        if dash:
+            hours, minutes, seconds = [*parts, 0, 0][:3]
+        else:
+            hours, minutes, seconds = parts if len(parts) == 3 else [0, *parts, 0][:3]
+        return 1440 * int(days or 0) + 60 * hours + minutes + math.ceil(seconds / 60)
     except ValueError:
         raise ValueError(f"--slurm time must be minutes or DAYS-HOURS:MINUTES:SECONDS, got {value!r}") from None

@@ -40,25 +40,28 @@ def run_cell(
             env=os.environ | dict(variables) | {"PYTHONPATH": _path()},
             start_new_session=True,
         )
+    begun = time.monotonic()
     started(process)
     try:
-        status = process.wait()
+        # Not `wait`, which holds a lock that `end` would need where a signal's handler calls it.
+        while (status := process.poll()) is None:
+            time.sleep(0.1)
     except BaseException:  # this task is cancelled
         end(process)
         raise
-    return {"status": status, "host": host, "attempt": attempt}
+    return {"status": status, "host": host, "attempt": attempt, "seconds": time.monotonic() - begun}
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
     """Has a cell save and end, and the processes that it has started with it."""
-    process.terminate()
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
     until = time.monotonic() + STOP_SECONDS
     while process.poll() is None and time.monotonic() < until:
         with suppress(KeyboardInterrupt):  # Ray repeats itself
             time.sleep(0.1)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _attempts(log: Path) -> int:
