@@ -25,6 +25,7 @@ EXTRAS = {
     "browser": "tests of the page of a report in a browser",
     "cluster": "grids on many machines",
     "export": "networks as ONNX",
+    "gcs": "runs and images in gs://",
     "geo": "GeoTIFF, for experiments.predict",
     "medical": "NIfTI volumes, for experiments.predict",
     "notebooks": "notebooks",
@@ -33,7 +34,7 @@ EXTRAS = {
     "pretrained": "ImageNet weights without a download",
     "polygons": "polygon annotations",
     "soft": "soft segmentation",
-    "storage": "buckets",
+    "s3": "runs and images in s3://",
     "tensorboard": "--logger tensorboard",
     "wandb": "experiments.dashboard",
 }
