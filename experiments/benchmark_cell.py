@@ -7,6 +7,7 @@ within it; the median over the rounds, as a Markdown table. One thread, so that 
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from experiments.grids.processes import environment
+from experiments.grids.processes import variables
 from experiments.shell.command import command
 from experiments.shell.flags import Parser, positive, refuse
 
@@ -133,7 +134,7 @@ def main() -> None:
             )
             done = subprocess.run(
                 [sys.executable, "-c", code],
-                env=environment(args.threads),
+                env=os.environ | variables(args.threads),
                 check=True,
                 stdout=subprocess.PIPE,
                 encoding="utf-8",

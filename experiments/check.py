@@ -36,7 +36,7 @@ from datamodules.layouts.rewrite import Copy, rewrite
 from datamodules.layouts.source import Source
 from datamodules.splitting import SERIES, series
 from datamodules.verify import Examined, check_parts, examine
-from experiments.reports import doctor
+from experiments.reports import checked
 from experiments.shell.command import command
 from experiments.shell.files import write_atomic
 from experiments.shell.flags import FolderParser, positive
@@ -73,7 +73,7 @@ def _check(args: argparse.Namespace, console: Console) -> bool:
         source = Source(args.root, splits=args.splits)
         check_parts(source)
         examined = examine(source, moments=True)
-        found = doctor.facts(source, examined) | {"next": _next(source, examined)}
+        found = checked.facts(source, examined) | {"next": _next(source, examined)}
     except (ValueError, FileNotFoundError) as error:
         suggestion = _suggestion(args.root)
         if suggestion is None and not args.json:
@@ -87,7 +87,7 @@ def _check(args: argparse.Namespace, console: Console) -> bool:
         if {problem.code for problem in examined.problems} & OTHERWISE and not _has_layout(args.root):
             _tell_suggestion(args, _suggestion(args.root), console)
     if args.page:
-        write_atomic(args.page, doctor.page(source, args.pictures, examined, found))
+        write_atomic(args.page, checked.page(source, args.pictures, examined, found))
         sys.stderr.write(f"written: {shown(str(args.page))}\n")
     return not examined.problems
 
@@ -202,7 +202,7 @@ def _fix(args: argparse.Namespace, console: Console) -> bool:
     _tell_copy(args, made, console)
     copy = Source(args.fix)
     examined = examine(copy, moments=True)
-    _tell(doctor.facts(copy, examined) | {"next": _next(copy, examined)}, examined, console)
+    _tell(checked.facts(copy, examined) | {"next": _next(copy, examined)}, examined, console)
     return not examined.problems
 
 
@@ -226,7 +226,7 @@ def _tell_copy(args: argparse.Namespace, made: Copy, console: Console) -> None:
 
 
 def _tell(found: Mapping[str, Any], examined: Examined, console: Console) -> None:
-    console.print(doctor.verdict(found), markup=False, soft_wrap=True, style="bold")
+    console.print(checked.verdict(found), markup=False, soft_wrap=True, style="bold")
     if examined.problems:
         console.print(told(found["root"], examined.problems), markup=False, soft_wrap=True)
     for problem in examined.warnings:
@@ -237,12 +237,12 @@ def _tell(found: Mapping[str, Any], examined: Examined, console: Console) -> Non
         for code, count in kinds.items():
             table.add_row(code, (ERRORS | WARNINGS)[code], str(count))
         console.print(table)
-    head, rows = doctor.table(found)
+    head, rows = checked.table(found)
     table = rich.table.Table(*head, title="images, and the share of the labelled pixels that each class has")
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    for line in doctor.lines(found):
+    for line in checked.lines(found):
         console.print(line, markup=False, soft_wrap=True)
     for step in found["next"]:
         console.print(f"{step['why']}\n  {step['type']}", markup=False, soft_wrap=True)

@@ -5,11 +5,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from experiments.shell.ending import ending
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LOG_COLUMNS = 160  # of a log file or a pipe, which have no width of their own, and a table wants one
 
@@ -24,8 +25,10 @@ def forgiving_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def console() -> Console:
+def console() -> "Console":
     """As wide as the terminal, or `LOG_COLUMNS` where the output goes elsewhere."""
+    from rich.console import Console  # not for experiments.doctor, which tells what is not installed
+
     return Console(width=None if sys.stdout.isatty() else LOG_COLUMNS, emoji=False)
 
 
@@ -44,7 +47,7 @@ def of_data_in_a_line() -> None:
 
 
 @contextmanager
-def command(interrupted: str = "") -> Iterator[Console]:
+def command(interrupted: str = "") -> "Iterator[Console]":
     """What a command does stands in this context, or in a function that it decorates: see `ending`."""
     forgiving_output()
     of_data_in_a_line()

@@ -126,6 +126,25 @@ def natural(text: str) -> int:
     return _integer(text, 0)
 
 
+def above_zero(text: str) -> float:
+    """A flag's value that must be a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+def share(text: str) -> float:
+    """A flag's value that must be a number above 0 and at most 1."""
+    number = above_zero(text)
+    if number > 1:
+        raise argparse.ArgumentTypeError(f"expected a share, above 0 and at most 1, got {text!r}")
+    return number
+
+
 def minutes(text: str) -> float:
     """A flag's value that must be a number of minutes above 0."""
     try:

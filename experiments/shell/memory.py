@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+from experiments.shell.cgroup import memory_left
+
 
 def resident_mb() -> float:
     """Resident memory now, in MiB."""
@@ -21,17 +23,7 @@ def available_bytes() -> float:
     except OSError:
         return math.inf
     free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), math.inf)
-    # A container has less than its machine: cgroup v2, then v1.
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most, now = (int((Path("/sys/fs/cgroup") / name).read_text(encoding="utf-8")) for name in (limit, used))
-        except (OSError, ValueError):  # "max"
-            continue
-        free = min(free, max(most - now, 0))
-    return float(free)
+    return min(free, memory_left())  # of a container, or of a job of SLURM
 
 
 def _status(key: str) -> float:

@@ -21,6 +21,7 @@ BELOW = {
     "tracking": {"runs", "shell"},
     "prediction": {"evidence", "runs", "shell"},
     "grids": {"reports", "evidence", "runs", "tracking", "shell"},
+    "machines": {"grids", "runs", "tracking", "shell"},
     "exporting": {"reports", "evidence", "runs", "shell"},
     "crfs": {"grids", "reports", "evidence", "runs", "tracking", "shell"},
 }

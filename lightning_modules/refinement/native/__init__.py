@@ -9,12 +9,14 @@ import hashlib
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+
+from lightning_modules.components.compiler import WAY_OUT
+from lightning_modules.components.compiler import compiler as _compiler
 
 # No -ffast-math and no contraction of a * b + c: which simplex a pixel lies in may hang on the last bit. Kernels ask
 # for fused multiply-adds where they want them, and `flags` is there for sources without such a part.
@@ -29,7 +31,6 @@ FLAGS = (
     "-pthread",
 )
 NATIVE = "-march=native"
-WAY_OUT = "install g++ or clang++ (Debian: apt install g++; conda: conda install gxx), or point CXX at one"
 SECONDS = 300  # a kernel takes some five; a compiler that hangs must not hang the caller for ever
 DIGEST = hashlib.sha256().digest_size
 
@@ -89,19 +90,6 @@ def _outcome(name: str, flags: tuple[str, ...]) -> ctypes.CDLL | str:
         except OSError as error:  # not writable, full, or mounted noexec: the next folder may do
             failure = str(error)
     return f"{name}.cpp could not be compiled with {shlex.join(compiler)}: {failure}. Mend that, or {WAY_OUT}"
-
-
-def _compiler() -> list[str] | None:
-    """The command of the first C++ compiler found; only $CXX where that is set."""
-    wanted = os.environ.get("CXX")
-    for command in [wanted] if wanted else ["c++", "g++", "clang++"]:
-        try:
-            words = shlex.split(command)
-        except ValueError:  # no closing quotation: no program either
-            continue
-        if words and shutil.which(words[0]):
-            return words
-    return None
 
 
 def _cpu() -> str:
