@@ -32,12 +32,14 @@ from experiments.runs.checkpoints import (
     add_scores,
     checkpoint_to_resume,
 )
+from experiments.runs.devices import check_first, cluster, placed
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
 from experiments.runs.scored import scored_entry, scored_split, what_was_scored
-from experiments.shell.ending import Interrupted, WorkerError, first_process
+from experiments.shell.ending import Interrupted, WorkerError
 from experiments.shell.environment import slow_precision, write_environment
 from experiments.shell.files import locked, read_json, write_json
+from experiments.shell.processes import first_process
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
 from lightning_modules.recipe import MEDIAN_FREQUENCY
@@ -107,6 +109,7 @@ def train(
     """
     out = Path(out)
     _check_length(run.trainer)
+    where = placed(where)
     _check_strategy({**run.trainer, **where}.get("strategy", "auto"))
     if not save_every > 0:
         raise ValueError(f"--save-every must be more than 0 minutes, got {save_every}")
@@ -121,7 +124,7 @@ def train(
         datamodule.verify()
         run = run.identified()
         with locked(out) if first_process() else nullcontext():
-            if first_process() and (finished := _check_folder(run, out, resume, "test" if test else "val")):
+            if finished := _check_folder(run, out, resume, "test" if test else "val"):
                 return finished
             last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
             settings = run.resolved() | {"hash": run.hash}
@@ -131,6 +134,7 @@ def train(
             saving = [*averaging, SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
             trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
             _check_strategy(trainer.strategy)  # what "auto" has become
+            check_first(trainer)
             _synchronise_batch_norm(trainer, module)
             if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
                 module.set_class_weights(count_class_weights(datamodule))
@@ -262,7 +266,7 @@ def _trainer(
             default_root_dir=out,
             enable_model_summary=False,
             logger=list(loggers),
-            plugins=[CheckpointFiles()],
+            plugins=[CheckpointFiles(), *cluster()],
             callbacks=[*storing, *callbacks],
             use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
             enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
