@@ -20,6 +20,7 @@ from torch.nn import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import SegmentationDataModule
+from experiments.runs import memory
 from experiments.runs.averaging import Averaging, check_average
 from experiments.runs.callbacks import MetricsFile, PerImage, Predictions, Samples, SeedSteps
 from experiments.runs.checkpoints import (
@@ -82,6 +83,15 @@ def build(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
     return module, datamodule
 
 
+def _begun(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
+    """The module and the data module, with the weights that the seed starts with."""
+    seed_everything(run.seed, workers=True, verbose=False)
+    module, datamodule = build(run)
+    if datamodule.loading.tile is not None:
+        module.evaluate_in_tiles(datamodule.loading.tile)
+    return module, datamodule
+
+
 def train(
     run: Run,
     out: Path,
@@ -103,9 +113,11 @@ def train(
     is written after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise
     `Interrupted`. Without `test` the run is a trial, which ends with the validation and never reads the test split.
 
+    Where the memory of the device runs out, it goes on with smaller micro-batches, see `memory`.
+
     Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`. Later
-    NonFiniteError for numbers that are none, NoSpaceError for a full disk, and WorkerError for a process that was
-    killed while it loaded data.
+    NonFiniteError for numbers that are none, NoSpaceError for a full disk, NoMemoryError for a device that is too
+    small, and WorkerError for a process that was killed while it loaded data.
     """
     out = Path(out)
     _check_length(run.trainer)
@@ -115,12 +127,8 @@ def train(
         raise ValueError(f"--save-every must be more than 0 minutes, got {save_every}")
     with Signals() as signals:
         run.check_parents()
-        seed_everything(run.seed, workers=True, verbose=False)
-        module, datamodule = build(run)
-        if datamodule.loading.tile is not None:
-            module.evaluate_in_tiles(datamodule.loading.tile)
-        average = module.hparams["average"]
-        check_average(average, {**run.trainer, **where}.get("precision"))
+        module, datamodule = _begun(run)
+        check_average(module.hparams["average"], {**run.trainer, **where}.get("precision"))
         datamodule.verify()
         run = run.identified()
         with locked(out) if first_process() else nullcontext():
@@ -130,28 +138,47 @@ def train(
             settings = run.resolved() | {"hash": run.hash}
             settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
             tracked = tracker(settings, out)
-            averaging = [] if average == "none" else [Averaging(average, module.hparams["ema_decay"])]
-            saving = [*averaging, SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
-            trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
-            _check_strategy(trainer.strategy)  # what "auto" has become
-            check_first(trainer)
-            _synchronise_batch_norm(trainer, module)
-            if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
-                module.set_class_weights(count_class_weights(datamodule))
+
+            def ready(most: int | None) -> Trainer:
+                """A trainer of `module`, of which no device has more than `most` images at a time."""
+                average, decay = module.hparams["average"], module.hparams["ema_decay"]
+                averaging = [] if average == "none" else [Averaging(average, decay)]
+                saving = [*averaging, SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
+                trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
+                _check_strategy(trainer.strategy)  # what "auto" has become
+                check_first(trainer)
+                memory.divide(trainer, datamodule, most)
+                _synchronise_batch_norm(trainer, module)
+                if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
+                    module.set_class_weights(count_class_weights(datamodule))
+                return trainer
+
+            trainer = ready(most := memory.remembered(out) if resume else None)
             made = dict[str, Any]()
             if trainer.is_global_zero:
                 if slow := slow_precision(trainer.precision, trainer.strategy.root_device.type):
                     sys.stderr.write(f"{slow}\n")
                 write_json(out / "run.json", run.record())
-                made = write_environment(out, command, device=device_name(trainer))
-            module.trained |= {"fingerprint": run.fingerprint, "run": run.hash, "commit": made.get("commit")}
+                fits = {} if most is None else {memory.KEY: most}
+                made = write_environment(out, command, device=device_name(trainer), **fits)
+            trained = {"fingerprint": run.fingerprint, "run": run.hash, "commit": made.get("commit")}
             made = {name: made[name] for name in ("commit", "device") if name in made} | scored_entry(datamodule)
             with _tracked(tracked, made) if trainer.is_global_zero else nullcontext():
                 signals.waiting = True
-                with _of_workers(datamodule, signals):
-                    trainer.fit(module, datamodule, ckpt_path=str(last) if last else None, weights_only=True)
-                    fitted = time.monotonic()
-                    if test:
+                while True:
+                    module.trained |= trained
+                    divided = memory.entries(trainer, module, datamodule)
+                    with _of_workers(datamodule, signals):
+                        most = memory.fit(trainer, module, datamodule, out, last)
+                    if most is None:
+                        break
+                    module, datamodule = _begun(run)
+                    memory.free()
+                    last = checkpoint_to_resume(out, run.hash)
+                    trainer = ready(most)
+                fitted = time.monotonic()
+                if test:
+                    with _of_workers(datamodule, signals), memory.scoring(trainer, datamodule):
                         trainer.test(module, datamodule, verbose=False)
                 measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
                 validated, seconds = MetricsFile(out).summary()
@@ -165,6 +192,7 @@ def train(
                     "epochs": trainer.current_epoch,
                     "steps": trainer.global_step,
                     "params": sum(p.numel() for p in module.parameters()),
+                    **divided,
                 }
                 if trainer.is_global_zero:
                     if test and (out / "checkpoints" / LAST).exists():

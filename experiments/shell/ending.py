@@ -41,6 +41,10 @@ class WorkerError(RuntimeError):
     """A process that loads data was killed."""
 
 
+class NoMemoryError(RuntimeError):
+    """The memory of a device is too small for what it was to do."""
+
+
 class ElsewhereError(NonFiniteError):
     """A number of another process is none, which that process names."""
 
@@ -61,6 +65,7 @@ def status(error: BaseException) -> int | None:
         (NoSpaceError, NO_SPACE),
         (InUseError, IN_USE),
         (WorkerError, UNEXPECTED),
+        (NoMemoryError, UNEXPECTED),
         (ValueError, USAGE),
         (FileNotFoundError, USAGE),
     )
