@@ -1,6 +1,7 @@
 """Where the processes of a run are: what Lightning is told of those that torchrun or SLURM has started."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,11 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.shell.processes import Started, first_process, started
+from lightning_modules.base import SegmentationModule
 
 
 class Srun(SLURMEnvironment):
@@ -74,3 +78,27 @@ def check_first(trainer: Trainer) -> None:
             f"process {trainer.global_rank} of {trainer.world_size} was started in a way that is not known here: use "
             "torchrun, srun, or --trainer.devices alone"
         )
+
+
+def synchronise_batch_norm(trainer: Trainer, module: SegmentationModule) -> None:
+    """Batch statistics over all devices, so that their number does not change what is normalised."""
+    if trainer.world_size == 1 or not any(isinstance(part, _BatchNorm) for part in module.network.modules()):
+        return
+    if trainer.strategy.root_device.type == "cuda":
+        module.network = synchronised(module.network)
+    else:
+        warnings.warn(
+            "batch norm cannot be synchronised over CPU processes: each normalises its own share of the batch, so the "
+            "result depends on --trainer.devices; use one device, or --model.norm group",
+            stacklevel=2,
+        )
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with its weights, and batch norms that take their statistics over all devices."""
+    if any(type(part).__module__.startswith("timm.") for part in network.modules()):
+        from timm.layers import convert_sync_batchnorm  # torch's own loses the activation within timm's batch norms
+
+        converted: nn.Module = convert_sync_batchnorm(network)
+        return converted
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]

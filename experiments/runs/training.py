@@ -4,7 +4,6 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
-from torch.nn import SyncBatchNorm
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import SegmentationDataModule
 from experiments.runs import memory
@@ -33,7 +30,7 @@ from experiments.runs.checkpoints import (
     add_scores,
     checkpoint_to_resume,
 )
-from experiments.runs.devices import check_first, cluster, placed
+from experiments.runs.devices import check_first, cluster, placed, synchronise_batch_norm
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
 from experiments.runs.scored import scored_entry, scored_split, what_was_scored
@@ -148,7 +145,7 @@ def train(
                 _check_strategy(trainer.strategy)  # what "auto" has become
                 check_first(trainer)
                 memory.divide(trainer, datamodule, most)
-                _synchronise_batch_norm(trainer, module)
+                synchronise_batch_norm(trainer, module)
                 if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
                     module.set_class_weights(count_class_weights(datamodule))
                 return trainer
@@ -305,20 +302,6 @@ def _trainer(
         raise ValueError(f"Lightning refuses these --trainer flags ({given}): {error}") from error
     make_resumable(trainer)
     return trainer
-
-
-def _synchronise_batch_norm(trainer: Trainer, module: SegmentationModule) -> None:
-    """Batch statistics over all devices, so that their number does not change what is normalised."""
-    if trainer.world_size == 1 or not any(isinstance(m, _BatchNorm) for m in module.modules()):
-        return
-    if trainer.strategy.root_device.type == "cuda":
-        module.network = SyncBatchNorm.convert_sync_batchnorm(module.network)  # type: ignore[no-untyped-call]
-    else:
-        warnings.warn(
-            "batch norm cannot be synchronised over CPU processes: each normalises its own share of the batch, so the "
-            "result depends on --trainer.devices; use one device, or --model.norm group",
-            stacklevel=2,
-        )
 
 
 def device_name(trainer: Trainer) -> str:
