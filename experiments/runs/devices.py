@@ -97,8 +97,11 @@ def synchronise_batch_norm(trainer: Trainer, module: SegmentationModule) -> None
 def synchronised(network: nn.Module) -> nn.Module:
     """The network with its weights, and batch norms that take their statistics over all devices."""
     if any(type(part).__module__.startswith("timm.") for part in network.modules()):
-        from timm.layers import convert_sync_batchnorm  # torch's own loses the activation within timm's batch norms
+        from timm.layers.norm_act import (
+            convert_sync_batchnorm,
+        )  # torch's own loses the activation within timm's batch norms
 
-        converted: nn.Module = convert_sync_batchnorm(network)
+        converted: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return converted
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return, no-untyped-call]
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return converted
