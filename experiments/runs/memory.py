@@ -40,6 +40,11 @@ def micro_batch(trainer: Trainer, datamodule: SegmentationDataModule) -> int:
     return datamodule.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
 
 
+def is_divided(trainer: Trainer) -> bool:
+    """Whether memory has made a step accumulate more batches than its run asks for."""
+    return trainer.accumulate_grad_batches > trainer.fit_loop.asked  # type: ignore[attr-defined]
+
+
 def divide(trainer: Trainer, datamodule: SegmentationDataModule, most: int | None) -> None:
     """Has no device of a trainer that has not run yet train on more than `most` images at a time.
 
@@ -135,7 +140,7 @@ def entries(trainer: Trainer, module: SegmentationModule, datamodule: Segmentati
     `accumulated`: the parts of each step. `norm_batch`: the images that a batch norm saw at a time, where there is one
     that takes statistics.
     """
-    if trainer.accumulate_grad_batches == trainer.fit_loop.asked:  # type: ignore[attr-defined]
+    if not is_divided(trainer):
         return {}
     norms = [part for part in module.network.modules() if isinstance(part, _BatchNorm) and part.training]
     devices = trainer.world_size if any(isinstance(part, SyncBatchNorm) for part in norms) else 1

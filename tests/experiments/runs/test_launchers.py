@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from lightning.pytorch import Trainer
 from test_train import QUIET, TINY
 
+from experiments.runs.checkpoints import SafePoints, Signals
 from experiments.runs.devices import cluster, placed
 from experiments.runs.training import train
 from experiments.shell.ending import Interrupted, ending
@@ -215,6 +217,23 @@ def test_numbers_of_processes_that_disagree_are_refused(
     with pytest.raises(ValueError, match=message):
         train(TINY, tmp_path / "run", **where, **QUIET)
     assert not list((tmp_path / "run").glob("[!.]*"))
+
+
+def test_machines_that_see_different_folders_are_told_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One goes on from step 6, the other has no checkpoint: their optimisers would drift apart without a word."""
+
+    def gather(every: list[int], mine: int) -> None:
+        every[:] = [mine, 0]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    trainer: Any = SimpleNamespace(world_size=2, global_step=6)
+    points = SafePoints(tmp_path / "run", "", Signals())
+    with pytest.raises(ValueError, match=r"begin at different steps \(6, 0\): .*run must be one folder for all"):
+        points.on_train_start(trainer, None)  # type: ignore[arg-type]
+    trainer.global_step = 0
+    points.on_train_start(trainer, None)  # type: ignore[arg-type]
 
 
 def test_what_was_started_again_goes_on_with_the_first_command(

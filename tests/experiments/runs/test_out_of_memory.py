@@ -158,17 +158,34 @@ def test_a_batch_of_an_odd_number_is_divided_by_what_divides_it(
     assert result["hash"] == run.hash
 
 
+def test_statistics_that_are_measured_anew_take_as_many_images_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, seen = UNetModule.predict, set[int]()
+
+    def limited(self: Any, images: Tensor) -> Tensor:
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.add(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(UNetModule, "predict", limited)
+    run = STEPS.but(norm="batch", average="recalibrate", trainer={"max_epochs": 1})
+    assert train(run, tmp_path / "run", **QUIET)["norm_batch"] == 2
+    assert seen == {1, 2}  # one in evaluation
+
+
 @pytest.mark.parametrize(
-    ("hook", "most", "expected"),
+    ("hook", "expected"),
     [
-        ("training_step", 0, r"one image at a time: .*--data\.crop, .*--trainer\.precision .*--model\.checkpointing"),
-        ("validation_step", 0, r"score a whole image: --data\.tile 512 predicts it in exact tiles"),
-        ("test_step", 0, r"score a whole image: --data\.tile 512 predicts it in exact tiles"),
-        ("on_train_start", 0, r"full before the first batch: .*--trainer\.precision bf16-true"),
+        ("training_step", r"one image at a time: .*--data\.crop, .*--trainer\.precision .*--model\.checkpointing"),
+        ("validation_step", r"score a whole image: --data\.tile 512 predicts it in exact tiles"),
+        ("test_step", r"score a whole image: --data\.tile 512 predicts it in exact tiles"),
+        ("on_train_start", r"full before the first batch: .*--trainer\.precision bf16-true"),
     ],
 )
 def test_what_fits_in_no_way_ends_with_the_flags_that_help(
-    hook: str, most: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hook: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Any, *_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -221,21 +238,25 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_of_several_processes_one_that_is_full_ends_all_and_resume_divides(rank: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["Lightning", "torchrun"])
+def test_of_several_processes_one_that_is_full_ends_all_and_resume_divides(by: str, tmp_path: Path) -> None:
+    """Or torchrun starts them again, by the same command."""
     (tmp_path / "full.py").write_text(SCRIPT)
     flags = "--data shapes --data.size 16 --data.length 8 --data.batch_size 8 --model.width 2 --model.depth 2"
-    flags += " --model.norm group --trainer.max_epochs 1 --trainer.accelerator cpu --trainer.devices 2 --resume"
-    command = [sys.executable, str(tmp_path / "full.py"), *flags.split(), "--out", str(tmp_path / "run")]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "FULL": str(rank), "PYTHONPATH": str(ROOT)}
-    first, again = (
-        subprocess.run(given, capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path, env=environ)
-        for given in ([word for word in command if word != "--resume"], command)
-    )
-    assert first.returncode == 1
-    assert "too small to train on 4 images at a time: the same command with --resume goes on with 2" in first.stderr
-    assert "Traceback" not in first.stderr
-    assert again.returncode == 0, again.stderr
+    flags += f" --model.norm group --trainer.max_epochs 1 --trainer.accelerator cpu --out {tmp_path / 'run'}"
+    command = [sys.executable, str(tmp_path / "full.py"), *flags.split()]
+    typed = [[*command, "--trainer.devices", "2"], [*command, "--trainer.devices", "2", "--resume"]]
+    if by == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        typed = [[*torchrun, "--max_restarts", "1", *command[1:]]]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "FULL": "1", "PYTHONPATH": str(ROOT)}
+    done = [
+        subprocess.run(line, capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path, env=environ)
+        for line in typed
+    ]
+    assert "too small to train on 4 images at a time: the same command with --resume goes on with 2" in done[0].stderr
+    assert "Traceback" not in done[0].stderr
+    assert [ended.returncode for ended in done] == ([0] if by == "torchrun" else [1, 0]), done
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["accumulated"], result["steps"]) == (2, 1)
 
