@@ -24,9 +24,10 @@ from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, documentatio
 from experiments.shell.class_flags import Choice, ClassParser, settings_of
 from experiments.shell.command import command, console
 from experiments.shell.difference import tell_difference
-from experiments.shell.ending import Interrupted, first_process
+from experiments.shell.ending import Interrupted
 from experiments.shell.files import read_json
 from experiments.shell.flags import refuse
+from experiments.shell.processes import first_process, restarted
 from experiments.shell.store import Store
 from experiments.tracking.client import agent_settings
 from experiments.tracking.logger import tracker
@@ -153,6 +154,8 @@ def main(argv: list[str] | None = None) -> None:
     if store and args.resume and not (args.out / "run.json").exists():  # begun on another machine
         store.bring("run.json", args.out / "run.json")
     begun = [args.out / "run.json", *(args.out / "checkpoints" / name for name in (LAST, PREVIOUS))]
+    if restarted() and (args.out / "run.json").exists():  # by torchrun or SLURM, which repeat the first command
+        args.resume = True
     if args.resume and not any(map(os.path.lexists, begun)):
         refuse(
             f"there is nothing to resume in {args.out}: leave out --resume, or name the folder of the run with --out"

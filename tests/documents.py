@@ -124,6 +124,9 @@ class Reader:
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
         program, rest = Path(words[0]).name, words[1:]
+        begins = {"torchrun": "-m", "srun": "python"}.get(program)  # what it starts, after its own flags
+        if begins in rest:
+            return self.wrong(["python"] * (program == "torchrun") + rest[rest.index(begins) :])
         if program == "python" and rest[:1] == ["-m"] and len(rest) > 1:
             return self._module(rest[1], rest[2:])
         if program == "make":

@@ -144,7 +144,7 @@ def deviations(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]])
         for seed, cell in of_variant.items():
             wrong = _amiss(plan, cell)
             sentences += [f"{variant} seed {seed} deviates from the plan: {'; '.join(wrong)}."] if wrong else []
-    return sentences + _groups(cells) + _conditions(plan, cells)
+    return sentences + _memory(cells) + _groups(cells) + _conditions(plan, cells)
 
 
 def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
@@ -154,6 +154,26 @@ def _uneven(plan: Mapping[str, Any], cells: Mapping[str, Mapping[int, Cell]]) ->
     listed = "; ".join(f"{variant} lacks {_seeds(without)}" for variant, without in lacking.items() if without)
     reason = "Differences take out what a seed does to all variants; means of a variant do not."
     return [f"Not every variant has the seeds {_listed(seeds)}: {listed}. {reason}"] if listed else []
+
+
+def _memory(cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
+    """Cells whose micro-batches were divided because the memory of a device ran out, and what it changes in them."""
+    divided: dict[tuple[int, int | None], dict[str, list[int]]] = {}
+    for variant, of_seeds in cells.items():
+        for seed, cell in of_seeds.items():
+            if parts := cell.result.get("accumulated"):
+                divided.setdefault((parts, cell.result.get("norm_batch")), {}).setdefault(variant, []).append(seed)
+    sentences = []
+    for (parts, seen), of_variants in divided.items():
+        listed = ", ".join(f"{variant} {_seeds(seeds)}" for variant, seeds in of_variants.items())
+        said = f"The memory of the device ran out, so that each step accumulated {parts} parts: {listed}."
+        batch = f"Their batch norm saw {_images(seen)} at a time, which can change scores." if seen else ""
+        sentences.append(f"{said} {batch or 'The batch is the same; last digits may differ.'}")
+    return sentences
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
 
 
 def _groups(cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:

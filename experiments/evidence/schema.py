@@ -243,6 +243,8 @@ class Result(_Stored):
     epochs: Count | None = None
     steps: Count = 0
     params: Count | None = None
+    accumulated: Count | None = None  # parts of a step, where memory ran out
+    norm_batch: Count | None = None  # images that a batch norm then saw at a time
     test: dict[str, float | None] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -298,9 +300,7 @@ def _samples(count: int) -> dict[str, Array]:
 
 def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
     """The object in a JSON file, as it stands there but for `printable`; an optional field that is absent has its
-    default in a plan's variants, and stays absent elsewhere.
-
-    Raises ValueError, which names file and field.
+    default in a plan's variants, and stays absent elsewhere. Raises ValueError, which names file and field.
     """
     check_file(path, MOST_JSON)
     content = _clean(read_json(path), path)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from datamodules.base import SegmentationDataModule
+from experiments.runs.memory import is_divided, micro_batch
 from experiments.runs.scoring import Task
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.averaging import AVERAGES, decay_of, exponential_average, recalibrated
@@ -114,13 +115,20 @@ class Averaging(Callback):
             network = pl_module.network if self.average is None else self.average.module
             with trainer.precision_plugin.forward_context():
                 datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-                self.final = recalibrate(pl_module, network, datamodule) if self.recalibrates else deepcopy(network)
+                most = micro_batch(trainer, datamodule) if is_divided(trainer) else datamodule.batch_size
+                self.final = (
+                    recalibrate(pl_module, network, datamodule, most) if self.recalibrates else deepcopy(network)
+                )
 
 
-def recalibrate(module: SegmentationModule, network: nn.Module, datamodule: SegmentationDataModule) -> nn.Module:
-    """A copy of `network`, one of the kind of `module`, with batch-norm statistics of `CROPS` training images."""
+def recalibrate(
+    module: SegmentationModule, network: nn.Module, datamodule: SegmentationDataModule, most: int
+) -> nn.Module:
+    """A copy of `network`, one of the kind of `module`, with batch-norm statistics of `CROPS` training images, of which
+    up to `most` are in memory at a time."""
     like = next(network.parameters())
-    return recalibrated(module, network, (batch.to(like.device, like.dtype) for batch in datamodule.crops(CROPS)))
+    parts = (part for batch in datamodule.crops(CROPS) for part in batch.split(most))  # type: ignore[no-untyped-call]
+    return recalibrated(module, network, (part.to(like.device, like.dtype) for part in parts))
 
 
 def average_of(task: Task, *, average: str) -> tuple[SegmentationModule, dict[str, Any]]:
@@ -135,7 +143,7 @@ def average_of(task: Task, *, average: str) -> tuple[SegmentationModule, dict[st
         raise ValueError(f"{checkpoint} holds no moving average: train its network with average='ema'")
     module.load_state_dict(kept["average" if average.startswith("ema") else "raw"])
     if "recalibrate" in average:
-        module.network = recalibrate(module, module.network, task.datamodule)
+        module.network = recalibrate(module, module.network, task.datamodule, task.datamodule.batch_size)
     return module.eval(), {}
 
 

@@ -92,6 +92,15 @@ class SafePoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved = time.monotonic()
+        if trainer.world_size > 1:
+            steps = [0] * trainer.world_size
+            torch.distributed.all_gather_object(steps, trainer.global_step)
+            if len({*steps}) > 1:
+                begun = ", ".join(map(str, steps))
+                raise ValueError(
+                    f"the processes begin at different steps ({begun}): {self.path.parents[1]} must be one folder for "
+                    "all of them, on a file system that every machine sees (--out)"
+                )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -270,7 +279,7 @@ def checkpoint_to_resume(folder: Path, run_hash: str, *, first: bool = True) -> 
             stored = read_checkpoint(path)
         except MoreThanDataError:
             raise  # nothing to be set aside in silence, and no reason to delete a run
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:  # or the first process has just set it aside
             damaged.append(str(error))
             continue
         if stored.get("run", run_hash) != run_hash:  # those of earlier versions do not say

@@ -26,12 +26,17 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         assert fetcher is not None
         pending = self.trainer.validating or self._should_check_val_fx(fetcher)
         done: int = self.batch_progress.current.processed  # type: ignore[attr-defined]
-        return {"batches": done, "pending": pending}
+        return {"batches": done, "pending": pending, "accumulated": self.trainer.accumulate_grad_batches}
 
-    def place(self, batches: int, pending: bool) -> None:
-        """Sets the counters to those of an uninterrupted run after so many batches of its epoch."""
+    def place(self, batches: int, pending: bool, accumulated: int) -> None:
+        """Sets the counters to those of an uninterrupted run after so many batches of its epoch.
+
+        Counted are batches of which a step accumulated so many, as they were then; now it may be others: see `memory`.
+        """
+        now, total = self.trainer.accumulate_grad_batches, self.batch_progress.total.processed  # type: ignore[attr-defined]
+        batches = batches * now // accumulated
         _set(self.batch_progress.current, batches)
-        _set(self.batch_progress.total, self.batch_progress.total.processed)  # type: ignore[attr-defined]
+        _set(self.batch_progress.total, total * now // accumulated)
         self.batch_progress.is_last_batch = False
         self.pending = pending
         self._restarting = batches > 0
@@ -60,6 +65,7 @@ class ResumableFitLoop(_FitLoop):
     """The epochs of a run, or what is left of them."""
 
     epoch_loop: ResumableEpochLoop
+    asked = 1  # accumulated batches of a step, before memory made them more
 
     @property
     def done(self) -> bool:
@@ -71,8 +77,8 @@ class ResumableFitLoop(_FitLoop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         within = self.epoch_progress.current.ready > self.epoch_progress.current.processed  # type: ignore[attr-defined]
-        position = self.epoch_loop.position() if within else {"batches": 0, "pending": False}
-        return {**super().on_save_checkpoint(), "position": position}
+        now = {"batches": 0, "pending": False, "accumulated": self.trainer.accumulate_grad_batches}
+        return {**super().on_save_checkpoint(), "position": self.epoch_loop.position() if within else now}
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         super().load_state_dict(state_dict, prefix)
@@ -80,9 +86,9 @@ class ResumableFitLoop(_FitLoop):
         _set(self.epoch_progress.current, epoch)
         _set(self.epoch_progress.total, epoch)
         self._restarting = False
-        # Checkpoints of earlier versions are those of an epoch's end.
+        # Checkpoints of earlier versions are those of an epoch's end, or of batches as the run asks for them.
         position = state_dict.get(f"{prefix}state_dict", {}).get("position", {"batches": 0, "pending": False})
-        self.epoch_loop.place(**position)
+        self.epoch_loop.place(**{"accumulated": self.asked, **position})
 
 
 def _set(progress: Any, done: int) -> None:
@@ -94,6 +100,7 @@ def make_resumable(trainer: Trainer) -> None:
     theirs = trainer.fit_loop
     loop = ResumableFitLoop(trainer, theirs.min_epochs, theirs.max_epochs)
     loop.epoch_loop = ResumableEpochLoop(trainer, theirs.epoch_loop.min_steps, theirs.epoch_loop.max_steps)
+    loop.asked = trainer.accumulate_grad_batches
     trainer.fit_loop = loop
     # Theirs broadcasts inside the handler of SIGTERM, and waits for ever where one process alone is told to end.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

@@ -4,7 +4,6 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,10 +15,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
-from torch.nn import SyncBatchNorm
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.base import SegmentationDataModule
+from experiments.runs import memory
 from experiments.runs.averaging import Averaging, check_average
 from experiments.runs.callbacks import MetricsFile, PerImage, Predictions, Samples, SeedSteps
 from experiments.runs.checkpoints import (
@@ -32,12 +30,14 @@ from experiments.runs.checkpoints import (
     add_scores,
     checkpoint_to_resume,
 )
+from experiments.runs.devices import check_first, cluster, placed, synchronise_batch_norm
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
 from experiments.runs.scored import scored_entry, scored_split, what_was_scored
-from experiments.shell.ending import Interrupted, WorkerError, first_process
+from experiments.shell.ending import Interrupted, WorkerError
 from experiments.shell.environment import slow_precision, write_environment
 from experiments.shell.files import locked, read_json, write_json
+from experiments.shell.processes import first_process
 from experiments.shell.store import Store, kept
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.losses import median_frequency_weights
@@ -81,6 +81,15 @@ def build(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
     return module, datamodule
 
 
+def _begun(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
+    """The module and the data module, with the weights that the seed starts with."""
+    seed_everything(run.seed, workers=True, verbose=False)
+    module, datamodule = build(run)
+    if datamodule.loading.tile is not None:
+        module.evaluate_in_tiles(datamodule.loading.tile)
+    return module, datamodule
+
+
 def train(
     run: Run,
     out: Path,
@@ -105,53 +114,72 @@ def train(
     `Interrupted`. Without `test` the run is a trial, which ends with the validation and never reads the test split.
     A folder that is in use is waited for `patience` seconds. What is in the `store` is begun with, and kept there.
 
+    Where the memory of the device runs out, it goes on with smaller micro-batches, see `memory`.
+
     Raises ValueError or FileNotFoundError for what a person can mend, before anything is written to `out`. Later
-    NonFiniteError for numbers that are none, NoSpaceError for a full disk, and WorkerError for a process that was
-    killed while it loaded data.
+    NonFiniteError for numbers that are none, NoSpaceError for a full disk, NoMemoryError for a device that is too
+    small, and WorkerError for a process that was killed while it loaded data.
     """
     out = Path(out)
     _check_length(run.trainer)
+    where = placed(where)
     _check_strategy({**run.trainer, **where}.get("strategy", "auto"))
     if not save_every > 0:
         raise ValueError(f"--save-every must be more than 0 minutes, got {save_every}")
     with Signals() as signals:
         run.check_parents()
-        seed_everything(run.seed, workers=True, verbose=False)
-        module, datamodule = build(run)
-        if datamodule.loading.tile is not None:
-            module.evaluate_in_tiles(datamodule.loading.tile)
-        average = module.hparams["average"]
-        check_average(average, {**run.trainer, **where}.get("precision"))
+        module, datamodule = _begun(run)
+        check_average(module.hparams["average"], {**run.trainer, **where}.get("precision"))
         datamodule.verify()
         run = run.identified()
         with _owned(out, patience, store) as saved:
-            if first_process() and (finished := _check_folder(run, out, resume, "test" if test else "val")):
+            if finished := _check_folder(run, out, resume, "test" if test else "val"):
                 return finished
             last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
             settings = run.resolved() | {"hash": run.hash}
             settings |= {"data.root": run.data["root"]} if "root" in run.data else {}
             tracked = tracker(settings, out)
-            averaging = [] if average == "none" else [Averaging(average, module.hparams["ema_decay"])]
-            saving = [*averaging, SafePoints(out, run.hash, signals, save_every, saved), *tracked.callbacks]
-            trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
-            _check_strategy(trainer.strategy)  # what "auto" has become
-            _synchronise_batch_norm(trainer, module)
-            if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
-                module.set_class_weights(count_class_weights(datamodule))
+
+            def ready(most: int | None) -> Trainer:
+                """A trainer of `module`, of which no device has more than `most` images at a time."""
+                average, decay = module.hparams["average"], module.hparams["ema_decay"]
+                averaging = [] if average == "none" else [Averaging(average, decay)]
+                saving = [*averaging, SafePoints(out, run.hash, signals, save_every, saved), *tracked.callbacks]
+                trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
+                _check_strategy(trainer.strategy)  # what "auto" has become
+                check_first(trainer)
+                memory.divide(trainer, datamodule, most)
+                synchronise_batch_norm(trainer, module)
+                if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
+                    module.set_class_weights(count_class_weights(datamodule))
+                return trainer
+
+            trainer = ready(most := memory.remembered(out) if resume else None)
             made = dict[str, Any]()
             if trainer.is_global_zero:
                 if slow := slow_precision(trainer.precision, trainer.strategy.root_device.type):
                     sys.stderr.write(f"{slow}\n")
                 write_json(out / "run.json", run.record())
-                made = write_environment(out, command, device=device_name(trainer))
-            module.trained |= {"fingerprint": run.fingerprint, "run": run.hash, "commit": made.get("commit")}
+                fits = {} if most is None else {memory.KEY: most}
+                made = write_environment(out, command, device=device_name(trainer), **fits)
+            trained = {"fingerprint": run.fingerprint, "run": run.hash, "commit": made.get("commit")}
             made = {name: made[name] for name in ("commit", "device") if name in made} | scored_entry(datamodule)
             with _tracked(tracked, made) if trainer.is_global_zero else nullcontext():
                 signals.waiting = True
-                with _of_workers(datamodule, signals):
-                    trainer.fit(module, datamodule, ckpt_path=str(last) if last else None, weights_only=True)
-                    fitted = time.monotonic()
-                    if test:
+                while True:
+                    module.trained |= trained
+                    divided = memory.entries(trainer, module, datamodule)
+                    with _of_workers(datamodule, signals):
+                        most = memory.fit(trainer, module, datamodule, out, last)
+                    if most is None:
+                        break
+                    module, datamodule = _begun(run)
+                    memory.free()
+                    last = checkpoint_to_resume(out, run.hash)
+                    trainer = ready(most)
+                fitted = time.monotonic()
+                if test:
+                    with _of_workers(datamodule, signals), memory.scoring(trainer, datamodule):
                         trainer.test(module, datamodule, verbose=False)
                 measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
                 validated, seconds = MetricsFile(out).summary()
@@ -165,6 +193,7 @@ def train(
                     "epochs": trainer.current_epoch,
                     "steps": trainer.global_step,
                     "params": sum(p.numel() for p in module.parameters()),
+                    **divided,
                 }
                 if trainer.is_global_zero:
                     if test and (out / "checkpoints" / LAST).exists():
@@ -276,7 +305,7 @@ def _trainer(
             default_root_dir=out,
             enable_model_summary=False,
             logger=list(loggers),
-            plugins=[CheckpointFiles()],
+            plugins=[CheckpointFiles(), *cluster()],
             callbacks=[*storing, *callbacks],
             use_distributed_sampler=False,  # the samplers of datamodules/base.py know epochs, ranks and padding
             enable_autolog_hparams=False,  # the tracking config holds the whole `Run`
@@ -287,20 +316,6 @@ def _trainer(
         raise ValueError(f"Lightning refuses these --trainer flags ({given}): {error}") from error
     make_resumable(trainer)
     return trainer
-
-
-def _synchronise_batch_norm(trainer: Trainer, module: SegmentationModule) -> None:
-    """Batch statistics over all devices, so that their number does not change what is normalised."""
-    if trainer.world_size == 1 or not any(isinstance(m, _BatchNorm) for m in module.modules()):
-        return
-    if trainer.strategy.root_device.type == "cuda":
-        module.network = SyncBatchNorm.convert_sync_batchnorm(module.network)  # type: ignore[no-untyped-call]
-    else:
-        warnings.warn(
-            "batch norm cannot be synchronised over CPU processes: each normalises its own share of the batch, so the "
-            "result depends on --trainer.devices; use one device, or --model.norm group",
-            stacklevel=2,
-        )
 
 
 def device_name(trainer: Trainer) -> str:

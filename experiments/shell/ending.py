@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from experiments.shell.processes import by_lightning, first_process, started
 from lightning_modules.components.errors import NonFiniteError
 
 DONE, UNEXPECTED, USAGE, IN_PART = 0, 1, 2, 3
@@ -40,6 +41,10 @@ class WorkerError(RuntimeError):
     """A process that loads data was killed."""
 
 
+class NoMemoryError(RuntimeError):
+    """The memory of a device is too small for what it was to do."""
+
+
 class ElsewhereError(NonFiniteError):
     """A number of another process is none, which that process names."""
 
@@ -52,12 +57,6 @@ class Interrupted(SystemExit):  # not an error: what a signal asked for
         self.signum = signum
 
 
-def first_process() -> bool:
-    """Whether this is the first of the processes that train one run on this machine; the others find what it has
-    made."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
 def status(error: BaseException) -> int | None:
     """The exit status of an error that its message explains; None for one that nobody expected."""
     kinds: tuple[tuple[type[BaseException], int], ...] = (
@@ -66,6 +65,7 @@ def status(error: BaseException) -> int | None:
         (NoSpaceError, NO_SPACE),
         (InUseError, IN_USE),
         (WorkerError, UNEXPECTED),
+        (NoMemoryError, UNEXPECTED),
         (ValueError, USAGE),
         (FileNotFoundError, USAGE),
     )
@@ -81,9 +81,9 @@ def ending(interrupted: str = "") -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as stop:
-        if not first_process():
-            sys.exit(0)  # Lightning kills all processes of a run when one that it has started ends with another status
-        if interrupted:
+        if not first_process() and (started() or by_lightning()):
+            sys.exit(0)  # with another status, torchrun and Lightning kill the first process while it still writes
+        if interrupted and first_process():
             sys.stderr.write(f"\n{interrupted}\n")
         sys.exit(stop.code if isinstance(stop, Interrupted) else 128 + signal.SIGINT)
     except Exception as error:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 Groups = list[dict[str, Any]]  # "params", and "lr" or "weight_decay" where they are not the optimiser's
@@ -70,7 +71,7 @@ def caffe_groups(
         factor = next((f for part, f in factors.items() if f"{name}.".startswith(f"{part}.")), 1.0)
         for kind, parameter in module.named_parameters(recurse=False):
             is_bias = kind == "bias" and isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
-            is_shift = kind == "bias" and isinstance(module, nn.BatchNorm2d)
+            is_shift = kind == "bias" and isinstance(module, _BatchNorm)  # also one that is synchronised
             decays = not is_bias and (decay_shifts or not is_shift)
             if parameter.requires_grad:
                 key = lr * factor * (2 if is_bias else 1), weight_decay if decays else 0.0

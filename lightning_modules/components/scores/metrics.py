@@ -59,7 +59,7 @@ class ImageMean(_Mean):
     def update(self, values: Tensor) -> None:
         values = for_float64(values)
         self.total = self.total.double() + values.double().nansum()
-        self.count += (~values.isnan()).sum()
+        self.count = self.count + (~values.isnan()).sum()  # not in place: `validate` leaves tensors of inference mode
 
 
 class LossMean(_Mean):
@@ -69,7 +69,7 @@ class LossMean(_Mean):
         """`total` is the sum of the losses of `count` images."""
         total = for_float64(total) if isinstance(total, Tensor) else total
         self.total = self.total.double() + torch.as_tensor(total, dtype=torch.float64, device=self.total.device)
-        self.count += count
+        self.count = self.count + count
 
     def sums(self) -> tuple[float, int]:
         """Total and count over all devices, which all have to ask: what a checkpoint within an epoch holds."""

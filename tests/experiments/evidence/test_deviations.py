@@ -53,6 +53,20 @@ def cells(**changed: Any) -> dict[str, dict[int, Any]]:
     return found
 
 
+def test_cells_whose_memory_ran_out_are_named_with_what_it_changes() -> None:
+    said = "The memory of the device ran out, so that each step accumulated"
+    assert deviations(PLAN | NEW, cells(result={"accumulated": 4})) == [
+        f"{said} 4 parts: b seed 1. The batch is the same; last digits may differ."
+    ]
+    found = cells(result={"accumulated": 4, "norm_batch": 1})
+    for seed in (0, 1):
+        found["a"][seed].result.update({"accumulated": 2, "norm_batch": 3})
+    assert deviations(PLAN | NEW, found) == [
+        f"{said} 2 parts: a seeds 0, 1. Their batch norm saw 3 images at a time, which can change scores.",
+        f"{said} 4 parts: b seed 1. Their batch norm saw 1 image at a time, which can change scores.",
+    ]
+
+
 def test_cells_that_did_what_was_planned_deviate_in_nothing() -> None:
     assert deviations(PLAN | NEW, cells()) == []
     old = cells()

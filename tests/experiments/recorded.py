@@ -1,0 +1,77 @@
+"""A training that notes the loss and the images of each step: in this process, or as a script in two."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from datamodules.shapes import ShapesDataModule
+from experiments.runs.run import Run
+from experiments.runs.training import train
+from experiments.shell.ending import ending
+from lightning_modules.unet import UNetModule
+
+# 12 steps an epoch. Without zoom no image is padded, so that each has as many labelled pixels.
+RECORDED = Run(
+    module=UNetModule,
+    datamodule=ShapesDataModule,
+    hparams={"width": 4, "depth": 2, "norm": "group", "dropout": 0.0},
+    data={"size": 16, "length": 50, "batch_size": 4, "zoom": (1.0, 1.0)},
+    trainer={"max_epochs": 2},
+)
+Steps = dict[int, tuple[float, list[int]]]  # by their number: the mean loss, and the images in the order of the epoch
+
+
+class Recorder(Callback):
+    """Adds a line for each batch of all processes to a file; after the step `stop` the last of them gets a SIGTERM."""
+
+    def __init__(self, path: Path, stop: int | None) -> None:
+        self.path, self.stop = path, stop
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        more = trainer.fit_loop.epoch_loop._should_accumulate()
+        mine = [float(outputs["loss"]) * trainer.accumulate_grad_batches, batch["index"].tolist()]
+        every = [mine]
+        if trainer.world_size > 1:
+            every = [[]] * trainer.world_size
+            torch.distributed.all_gather_object(every, mine)
+        if trainer.is_global_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps([trainer.global_step + more, every]) + "\n")
+        if trainer.global_step == self.stop and not more and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def record(run: Run, out: Path, *, devices: int = 1, stop: int | None = None) -> None:
+    """Trains, from a checkpoint in `out` where there is one, up to the step `stop`."""
+    out.mkdir(parents=True, exist_ok=True)
+    callbacks = [Recorder(out.with_suffix(".lines"), stop)]
+    where: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "devices": devices}
+    train(run, out, callbacks=callbacks, resume=(out / "run.json").exists(), **where)
+
+
+def steps(out: Path) -> Steps:
+    """What was recorded of each step, once."""
+    found: dict[int, list[Any]] = {}
+    for line in out.with_suffix(".lines").read_text().splitlines():
+        step, every = json.loads(line)
+        found.setdefault(step, []).extend([every])
+    recorded: Steps = {}
+    for step, parts in found.items():
+        losses = [loss for every in parts for loss, _ in every]
+        # Each process has every n-th image of a batch.
+        images = [
+            image for every in parts for dealt in zip(*(of_one for _, of_one in every), strict=True) for image in dealt
+        ]
+        recorded[step] = sum(losses) / len(losses), images
+    return recorded
+
+
+if __name__ == "__main__":
+    with ending():
+        record(RECORDED, Path(sys.argv[1]), devices=2, stop=int(sys.argv[2]) or None)
