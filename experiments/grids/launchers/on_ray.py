@@ -17,7 +17,9 @@ from experiments.grids.processes import variables
 from experiments.shell.cluster import connect
 
 RETRIES = 20  # lost nodes that one cell survives: on spot machines they are many
-QUEUED = 100  # cells that wait in the queue of Ray beside those that run: a node that comes finds work at once
+# Cells that wait in the queue of Ray beside those that run, so that a cluster that grows by what waits does; few, as one
+# that was lost goes behind them.
+QUEUED = 8
 
 
 class OnRay:
