@@ -168,7 +168,7 @@ def _memory(cells: Mapping[str, Mapping[int, Cell]]) -> list[str]:
         listed = ", ".join(f"{variant} {_seeds(seeds)}" for variant, seeds in of_variants.items())
         said = f"The memory of the device ran out, so that each step accumulated {parts} parts: {listed}."
         batch = f"Their batch norm saw {_images(seen)} at a time, which can change scores." if seen else ""
-        sentences.append(f"{said} {batch or 'The batch is the same; last digits may differ.'}")
+        sentences.append(f"{said} {batch or 'The batch is the same, and its loss is the mean over them.'}")
     return sentences
 
 

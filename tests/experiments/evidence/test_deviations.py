@@ -56,7 +56,7 @@ def cells(**changed: Any) -> dict[str, dict[int, Any]]:
 def test_cells_whose_memory_ran_out_are_named_with_what_it_changes() -> None:
     said = "The memory of the device ran out, so that each step accumulated"
     assert deviations(PLAN | NEW, cells(result={"accumulated": 4})) == [
-        f"{said} 4 parts: b seed 1. The batch is the same; last digits may differ."
+        f"{said} 4 parts: b seed 1. The batch is the same, and its loss is the mean over them."
     ]
     found = cells(result={"accumulated": 4, "norm_batch": 1})
     for seed in (0, 1):
