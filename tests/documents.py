@@ -34,7 +34,17 @@ DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGEL
 DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 # What a reader puts something else for, and a value that stands for what he puts.
 PLACEHOLDERS = {"MINUTES": "5", "N": "2", "MODEL": "unet", "--model NAME": "unet", "--data NAME": "shapes"}
-FOREIGN = {"bash", "source", "wandb", "ray", "tmux", "squeue", "docker", "helm", "kubectl"}  # programs that are not ours
+FOREIGN = {
+    "bash",
+    "source",
+    "wandb",
+    "ray",
+    "tmux",
+    "squeue",
+    "docker",
+    "helm",
+    "kubectl",
+}  # programs that are not ours
 
 
 @dataclass(frozen=True)

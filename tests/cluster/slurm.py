@@ -81,7 +81,8 @@ def begin(job: str) -> "subprocess.Popen[bytes]":
     starts = int(str(read(job)["starts"]))
     process = subprocess.Popen(
         ["bash", str(FOLDER / f"{number}.sh")],
-        env={**os.environ, **of_job, **of_array, "SLURM_RESTART_COUNT": str(starts)},
+        # What a script may leave of another launcher, which no cell must take for its own.
+        env={**os.environ, **of_job, **of_array, "SLURM_RESTART_COUNT": str(starts), "RANK": "1", "WORLD_SIZE": "2"},
         start_new_session=True,
     )
     write(job, State="RUNNING", process=process.pid, starts=starts + 1)

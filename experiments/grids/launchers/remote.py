@@ -37,7 +37,7 @@ def run_cell(
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | dict(variables) | {"PYTHONPATH": _path()},
+            env=_alone() | dict(variables) | {"PYTHONPATH": _path()},
             start_new_session=True,
         )
     begun = time.monotonic()
@@ -62,6 +62,16 @@ def end(process: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.1)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _alone() -> dict[str, str]:
+    """The environment without what says that this process is one of several: a cell starts its own."""
+    ranks = {"RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ranks and not name.startswith(("SLURM_", "TORCHELASTIC_"))
+    }
 
 
 def _attempts(log: Path) -> int:
