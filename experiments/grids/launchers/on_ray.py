@@ -17,8 +17,8 @@ from experiments.grids.processes import variables
 from experiments.shell.cluster import connect
 
 RETRIES = 20  # lost nodes that one cell survives: on spot machines they are many
-# Cells that wait in the queue of Ray beside those that run, so that a cluster that grows by what waits does; few, as one
-# that was lost goes behind them.
+# Cells that wait in the queue of Ray beside those that run: a cluster may grow by what waits. Few, as one that was lost
+# goes behind them.
 QUEUED = 8
 
 
