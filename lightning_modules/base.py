@@ -21,6 +21,7 @@ from lightning_modules.components.losses import LOSSES
 from lightning_modules.components.schedules import OPTIMIZERS, schedule
 from lightning_modules.components.scores.metrics import LossMean, Scores
 from lightning_modules.components.scores.reductions import scores
+from lightning_modules.components.sharding import shard
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 from lightning_modules.settings import composed
 
@@ -51,6 +52,7 @@ class SegmentationModule(LightningModule):
     network_class: ClassVar[type[nn.Module]] = nn.Module  # what that annotation names
     recipe: ClassVar[Recipe] = Recipe()
     hidden: ClassVar[tuple[str, ...]] = ()  # arguments of the network that the module works out
+    entrances: ClassVar[tuple[str, ...]] = ()  # methods of the network that the module calls, beside forward
     __signature__: ClassVar[inspect.Signature]
     refine: Refinement | None
     mean: Tensor
@@ -119,6 +121,11 @@ class SegmentationModule(LightningModule):
                 "build"
             )
         return self.network_class(num_classes, in_channels, **options)
+
+    def configure_model(self) -> None:
+        """Spreads the network over devices where the trainer's strategy has a mesh of them: `components.sharding`."""
+        if self.device_mesh is not None:
+            shard(self.network, self.device_mesh["data_parallel"], self.entrances)
 
     @classmethod
     def published_lr(cls, hparams: Mapping[str, Any]) -> float:

@@ -35,6 +35,7 @@ from experiments.runs.checkpoints import (
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
 from experiments.runs.scored import scored_entry, scored_split, what_was_scored
+from experiments.runs.strategies import SHARDED, ShardedStrategy, strategy_of
 from experiments.shell.ending import Interrupted, WorkerError, first_process
 from experiments.shell.environment import slow_precision, write_environment
 from experiments.shell.files import locked, read_json, write_json
@@ -43,7 +44,7 @@ from lightning_modules.components.losses import median_frequency_weights
 from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 # Of Lightning's, those in which this process, which reports, trains too: see `_check_strategy`.
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true", SHARDED)
 
 
 @dataclass
@@ -117,7 +118,9 @@ def train(
         if datamodule.loading.tile is not None:
             module.evaluate_in_tiles(datamodule.loading.tile)
         average = module.hparams["average"]
-        check_average(average, {**run.trainer, **where}.get("precision"))
+        precision = {**run.trainer, **where}.get("precision")
+        check_average(average, precision)
+        strategy = strategy_of({**run.trainer, **where}.get("strategy", "auto"), module.hparams, precision)
         datamodule.verify()
         run = run.identified()
         with locked(out) if first_process() else nullcontext():
@@ -129,7 +132,7 @@ def train(
             tracked = tracker(settings, out)
             averaging = [] if average == "none" else [Averaging(average, module.hparams["ema_decay"])]
             saving = [*averaging, SafePoints(out, run.hash, signals, save_every), *tracked.callbacks]
-            trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
+            trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, {**where, "strategy": strategy})
             _check_strategy(trainer.strategy)  # what "auto" has become
             _synchronise_batch_norm(trainer, module)
             if module.hparams["class_weights"] == MEDIAN_FREQUENCY:
@@ -235,13 +238,16 @@ def _check_strategy(strategy: str | Strategy) -> None:
     """Refuses what would train elsewhere than it reports.
 
     Processes that are spawned or forked anew for training and for the test take their steps, epochs and samples with
-    them when they end. FSDP, DeepSpeed and XLA hold or write weights in forms that nothing here reads back.
+    them when they end. The first FSDP, DeepSpeed and XLA hold or write weights in forms that nothing here reads back.
     """
     if isinstance(strategy, str):
         fits, got = strategy in STRATEGIES, repr(strategy)
     else:
         start = getattr(strategy, "_start_method", "popen")
-        fits, got = type(strategy) in (SingleDeviceStrategy, DDPStrategy) and start == "popen", type(strategy).__name__
+        fits, got = (
+            type(strategy) in (SingleDeviceStrategy, DDPStrategy, ShardedStrategy) and start == "popen",
+            type(strategy).__name__,
+        )
         if start != "popen":
             got += f" with processes started by {start}, which is also what a notebook with several devices has"
     if not fits:

@@ -45,7 +45,7 @@ class VGG16(Encoder):
         one_of("norm", norm, PRETRAINED)
         self.pretrained = PRETRAINED[norm]
         self.depth, self.output_stride = depth, min(output_stride, 2**depth)
-        self.features = nn.Sequential()
+        self.features = nn.ModuleList()
         self.taps: list[int] = []  # positions in `features` of the layers whose output is a map
         self.out_channels = ()
         below, rate = in_channels, 1
