@@ -15,6 +15,7 @@ SHARDED = "fsdp2"
 # Settings that do not go with it: what it takes instead, and why.
 UNSHARDED: dict[str, tuple[Any, str]] = {
     "average": ("none", "an average needs the whole network in every process"),
+    "compile": (False, "torch.compile breaks its graph at each part that is gathered"),
     "channels_last": (False, "torch shards weights in their usual order alone"),
 }
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")  # those of Lightning with it, the first by default
@@ -101,8 +102,8 @@ def strategy_of(strategy: str | Strategy, hparams: Mapping[str, Any], precision:
     for name, (wanted, why) in UNSHARDED.items():
         if hparams[name] != wanted:
             raise ValueError(
-                f"--trainer.strategy {SHARDED} takes --model.{name} {wanted}, got {hparams[name]}: {why}; leave it out, "
-                "or use --trainer.strategy ddp"
+                f"--trainer.strategy {SHARDED} takes --model.{name} {wanted}, got {hparams[name]}: {why}; leave it "
+                "out, or use --trainer.strategy ddp"
             )
     if precision not in (None, 32, "32", *PRECISIONS):
         raise ValueError(

@@ -111,6 +111,7 @@ def test_the_largest_networks_are_gathered_stage_by_stage() -> None:
     ("hparams", "precision", "told"),
     [
         ({"average": "ema"}, None, "takes --model.average none, got ema: an average needs the whole network"),
+        ({"compile": True}, None, "takes --model.compile False, got True: torch.compile breaks"),
         ({"channels_last": True}, None, "takes --model.channels_last False, got True"),
         ({}, "16-mixed", "takes --trainer.precision 32-true, bf16-mixed, .* got 16-mixed"),
     ],
