@@ -22,13 +22,6 @@ from experiments.shell.flags import Parser, positive
 
 STEPS, WARMUP = 4, 2
 LARGEST: dict[str, dict[str, Any]] = {"deconvnet": {}, "fcn": {}}
-ENCODERS: dict[str, dict[str, Any]] = {
-    "unet": {"width": 32, "norm": "batch"},
-    "segnet": {"width": 32, "class_weights": None},
-    "fcn": {"encoder_width": 0.5, "fc_width": 512},
-    "deeplabv3plus": {"encoder": "resnet50", "encoder_width": 0.5},
-    "pspnet": {"encoder": "resnet50", "encoder_width": 0.5},
-}
 NETWORKS: dict[str, dict[str, Any]] = {
     "unet": {"width": 16, "norm": "batch"},
     "fcn": {"encoder_width": 0.25, "fc_width": 256},
@@ -148,20 +141,15 @@ def main() -> None:
     parser.add_argument("--batch", type=positive, default=4, help="images of a step (shards: always 1)")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
+    cases: dict[str, dict[str, tuple[dict[str, Any], str]]] = {}  # of each network: by name, its settings and precision
     if args.question == "shards":
         _shards(context, args)
     elif args.question == "checkpointing":
-        kept, again = ({}, "32-true"), ({"checkpointing": True}, "32-true")
-        _steps(
-            context,
-            args,
-            {
-                name: {"kept": ({**hparams, **kept[0]}, kept[1]), "computed again": ({**hparams, **again[0]}, again[1])}
-                for name, hparams in ENCODERS.items()
-            },
-        )
+        for name, hparams in NETWORKS.items():
+            again = {**hparams, "checkpointing": True}
+            cases[name] = {"kept": (hparams, "32-true"), "computed again": (again, "32-true")}
+        _steps(context, args, cases)
     else:
-        cases: dict[str, dict[str, tuple[dict[str, Any], str]]] = {}
         for name, hparams in NETWORKS.items():
             cases[name] = {}
             for precision, last, compiled in product(("32-true", "bf16-mixed"), (False, True), (False, True)):

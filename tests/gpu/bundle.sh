@@ -11,7 +11,7 @@ limit=60 # MiB, with the tree
 packages=(
 	jsonargparse docstring_parser typeshed_client typing_extensions
 	pydantic pydantic_core annotated-types typing-inspection
-	segmentation_models_pytorch timm huggingface_hub safetensors nibabel importlib_resources
+	segmentation_models_pytorch timm importlib_resources
 )
 
 rm -rf "$folder"

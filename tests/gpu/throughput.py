@@ -4,12 +4,16 @@ python -m tests.gpu.throughput NAME [--compile] [--toy]: a worker, which times a
 """
 
 import argparse
+import fcntl
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +21,8 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-CLASSES, SIDE, BATCH = 21, 513, 16
+CLASSES, SIDE = 21, 513
+BATCH, SMALL_BATCH = 16, 4  # the latter on devices of less than 70 GiB
 ROUNDS = 3
 # Dense bfloat16 TFLOP/s of the makers' data sheets, by what a device's name holds.
 PEAKS = {
@@ -87,7 +92,8 @@ def worker(name: str, compiled: bool, toy: bool) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     device = torch.device("cpu" if toy else "cuda")
-    side, batch, steps = (33, 2, 2) if toy else (SIDE, BATCH, 8)
+    small = not toy and torch.cuda.get_device_properties(device).total_memory < 70 * 2**30
+    side, batch, steps = (33, 2, 2) if toy else (SIDE, SMALL_BATCH if small else BATCH, 8)
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = True
     network = NETWORKS[name](toy).to(device, memory_format=torch.channels_last).train()
@@ -113,14 +119,21 @@ def worker(name: str, compiled: bool, toy: bool) -> None:
         F.cross_entropy(forward().float(), masks).backward()
         optimizer.step()
 
+    def give_back() -> None:
+        optimizer.zero_grad()
+        if synchronised() and device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def synchronised() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    for _ in range(3):
-        step()
-    synchronised()
+    # One after the other, as together they may not fit; those that are compiled take their time beside each other.
+    with nullcontext() if compiled else alone():
+        for _ in range(3):
+            step()
+        give_back()
     parameters = sum(p.numel() for p in network.parameters())
     print(json.dumps({"flops": flops, "parameters": parameters}), flush=True)
     for _ in sys.stdin:
@@ -132,10 +145,16 @@ def worker(name: str, compiled: bool, toy: bool) -> None:
             step()
         seconds = (synchronised() - started) / steps
         peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
-        if device.type == "cuda":
-            optimizer.zero_grad()
-            torch.cuda.empty_cache()
-        print(json.dumps({"images/s": batch / seconds, "peak GiB": peak}), flush=True)
+        give_back()
+        print(json.dumps({"batch": batch, "images/s": batch / seconds, "peak GiB": peak}), flush=True)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Waits until no other worker is in this context."""
+    with Path(tempfile.gettempdir(), f"seglab-gpu-{os.getppid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass
@@ -202,6 +221,7 @@ def compare(record: Callable[..., None], seconds: float, toy: bool) -> None:
     device, peak = peak_of(toy)
     for one in workers:
         one.process.kill()
+        one.process.wait()
         if not one.about or not one.rounds:
             record(failed=f"{one.name}{', compiled' * one.compiled}: {one.failure}")
             continue
@@ -209,6 +229,7 @@ def compare(record: Callable[..., None], seconds: float, toy: bool) -> None:
         of_peak = one.about["flops"] * rate / peak / 1e12 if peak else None
         record(
             network=one.name,
+            batch=one.rounds[0]["batch"],
             compiled="yes" if one.compiled else "no",
             **{"M parameters": one.about["parameters"] / 1e6, "GFLOP an image": one.about["flops"] / 1e9},
             **{"images/s": rate, "model FLOP utilisation": of_peak, "peak GiB": one.rounds[-1]["peak GiB"]},
