@@ -53,7 +53,7 @@ def step_costs(name: str, hparams: dict[str, Any], how: dict[str, Any]) -> tuple
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=how["precision"] == "bf16-mixed"):
             loss = module.loss(images, masks)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -23,8 +23,8 @@ def compile_(network: nn.Module, entrances: Sequence[str], device: torch.device)
     Raises ValueError where no compiler is found.
     """
     check_compiler(device)
-    torch._dynamo.config.recompile_limit = SIZES  # type: ignore[attr-defined]
-    torch._dynamo.config.fail_on_recompile_limit_hit = True  # type: ignore[attr-defined]
+    torch._dynamo.config.recompile_limit = SIZES
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     for part in network.children() if entrances else [network]:
         part.compile(dynamic=False)
 

@@ -58,7 +58,8 @@ def gathered(value: Any, *, keep: bool) -> Any:
         return [gathered(inner, keep=keep) for inner in value]
     if not isinstance(value, Tensor):
         return value
-    full = value.full_tensor() if _is_sharded(value) else value
+    sharded: Any = value
+    full: Tensor = sharded.full_tensor() if _is_sharded(value) else value
     return full.detach().cpu() if keep else None
 
 
