@@ -135,22 +135,24 @@ def _steps(context: Any, args: Any, cases: dict[str, dict[str, tuple[dict[str, A
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("question", choices=["shards", "checkpointing", "speed"], help="what is measured")
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS], default=[*NETWORKS], help="some networks alone")
     parser.add_argument("--rounds", type=positive, default=3, help="how often each is measured")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads of a measurement")
     parser.add_argument("--side", type=positive, help="pixels of a side of the images (default: 128; shards: 64)")
     parser.add_argument("--batch", type=positive, default=4, help="images of a step (shards: always 1)")
     args = parser.parse_args()
     context = multiprocessing.get_context("spawn")
+    networks = {name: NETWORKS[name] for name in args.networks}
     cases: dict[str, dict[str, tuple[dict[str, Any], str]]] = {}  # of each network: by name, its settings and precision
     if args.question == "shards":
         _shards(context, args)
     elif args.question == "checkpointing":
-        for name, hparams in NETWORKS.items():
+        for name, hparams in networks.items():
             again = {**hparams, "checkpointing": True}
             cases[name] = {"kept": (hparams, "32-true"), "computed again": (again, "32-true")}
         _steps(context, args, cases)
     else:
-        for name, hparams in NETWORKS.items():
+        for name, hparams in networks.items():
             cases[name] = {}
             for precision, last, compiled in product(("32-true", "bf16-mixed"), (False, True), (False, True)):
                 way = ", ".join([precision, *["channels_last"] * last, *["compile"] * compiled])

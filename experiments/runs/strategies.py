@@ -24,8 +24,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-true")  # those of Light
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP2: every process holds a share of the weights, gradients and optimiser states, and one stage whole at a time.
 
-    A checkpoint is one file, which the first process gathers tensor by tensor: the same as of one device, so that any
-    number of devices and any strategy goes on from it, and digest, `previous.ckpt` and every reader stay as they are.
+    A checkpoint is one file, which the first process gathers tensor by tensor: the same as of one device. So any number
+    of devices and any strategy goes on from it, and digest, `previous.ckpt` and every reader stay as they are.
     Lightning's distributed form is a folder, which cannot be replaced at once, and whose index torch reads as code
     (`FileSystemReader.read_metadata` unpickles it).
 
