@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A worker that is done takes tests from one that is not: no file of tests is as long as half of them all.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help ablation test test-extras faults fuzz cluster audit full lint helps smoke
+.PHONY: help ablation test test-extras faults fuzz cluster audit full lint helps smoke gpu
 help:
 	@echo "make ablation     set up, then compare upsampling layers with and without skip connections"
 	@echo "make test         set up, then run the tests that need no extra and are not slow"
@@ -17,6 +17,7 @@ help:
 	@echo "make audit        set up with the extras, then ask whether a pinned version has a known vulnerability"
 	@echo "make full         every test, fault, attack and kill, 1,000,000 random inputs, and docs/RELIABILITY.md of it"
 	@echo "make lint         set up with the extras, then ruff check, ruff format --check and mypy"
+	@echo "make gpu         what a CUDA GPU says, in 8 minutes, into experiments/results/gpu.md; needs no network, see tests/gpu"
 	@echo "make helps        set up, then store what --help prints in experiments/shell/helps.json, after a change of a flag"
 	@echo "make smoke        set up, then run the smallest ablation, for continuous integration"
 	@echo "ARGS=... passes flags to ablation and the tests; JOBS=... tests at a time (2), 0 for one process"
@@ -56,6 +57,10 @@ lint: $(VENV)/installed-dev
 
 helps: $(VENV)/installed
 	$(BIN)/python tests/stored_helps.py
+
+# With what is installed, where there is no environment: a machine with a GPU may have torch and no network.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.gpu $(ARGS)
 
 # The folder stays behind after a failure, for its logs.
 smoke: $(VENV)/installed

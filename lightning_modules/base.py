@@ -14,13 +14,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_modules.components.compiling import compile_, eager, explaining_compiler
 from lightning_modules.components.encoders.base import Encoder
 from lightning_modules.components.finite import finite_losses, labelled_logits, naming
 from lightning_modules.components.float64 import for_float64
 from lightning_modules.components.losses import LOSSES
+from lightning_modules.components.recomputing import checkpoint_encoders
 from lightning_modules.components.schedules import OPTIMIZERS, schedule
 from lightning_modules.components.scores.metrics import LossMean, Scores
 from lightning_modules.components.scores.reductions import scores
+from lightning_modules.components.sharding import shard
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 from lightning_modules.settings import composed
 
@@ -51,6 +54,7 @@ class SegmentationModule(LightningModule):
     network_class: ClassVar[type[nn.Module]] = nn.Module  # what that annotation names
     recipe: ClassVar[Recipe] = Recipe()
     hidden: ClassVar[tuple[str, ...]] = ()  # arguments of the network that the module works out
+    entrances: ClassVar[tuple[str, ...]] = ()  # methods of the network that the module calls, beside forward
     __signature__: ClassVar[inspect.Signature]
     refine: Refinement | None
     mean: Tensor
@@ -105,6 +109,8 @@ class SegmentationModule(LightningModule):
         self.test_scores = Scores(num_classes, ignore_index, detailed=True)
         options = {name: value for name, value in settings.items() if name not in vars(recipe)}
         self.network = self.build(num_classes, in_channels, **options)
+        if recipe.checkpointing:
+            checkpoint_encoders(self.network)
         if recipe.channels_last:
             self.network.to(memory_format=torch.channels_last)  # and in place, so what is loaded later takes it over
         encoder = next((part for part in self.network.modules() if isinstance(part, Encoder)), None)
@@ -119,6 +125,11 @@ class SegmentationModule(LightningModule):
                 "build"
             )
         return self.network_class(num_classes, in_channels, **options)
+
+    def configure_model(self) -> None:
+        """Spreads the network over devices where the trainer's strategy has a mesh of them: `components.sharding`."""
+        if self.device_mesh is not None:
+            shard(self.network, self.device_mesh["data_parallel"], self.entrances)
 
     @classmethod
     def published_lr(cls, hparams: Mapping[str, Any]) -> float:
@@ -158,9 +169,10 @@ class SegmentationModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) in [0, 1] -> logits (N, num_classes, H, W), refined in evaluation."""
-        logits = self.predict(images) if self.training or self._cut is None else self._in_tiles(images)
         if self.training:
-            return logits
+            return self.predict(images)
+        with eager(self.network):
+            logits = self.predict(images) if self._cut is None else self._in_tiles(images)
         logits = logits.contiguous()  # as CRFs, scores and files expect them
         if self.refine is None:
             return logits
@@ -212,9 +224,14 @@ class SegmentationModule(LightningModule):
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         return self.loss_function(self(images), masks, self.ignore_index, self.class_weights)
 
+    def on_fit_start(self) -> None:
+        if self.hparams["compile"]:
+            compile_(self.network, self.entrances, self.trainer.strategy.root_device)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         try:
-            loss = self.loss(batch["image"], batch["mask"])
+            with explaining_compiler(self.network):
+                loss = self.loss(batch["image"], batch["mask"])
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

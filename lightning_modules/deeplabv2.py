@@ -122,6 +122,7 @@ class DeepLabV2Module(SegmentationModule):
     """
 
     network: DeepLabV2
+    entrances = ("with_scales",)
     recipe = Recipe(lr=2.5e-4, weight_decay=5e-4)
 
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from lightning_modules.base import SegmentationModule
 from lightning_modules.components.blocks import at_least_one, crop, pad_to_multiple
 from lightning_modules.components.choices import one_of
+from lightning_modules.components.recomputing import Recomputing
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 
 Variant = Literal["all-dropout", "all-conv", "inverted"]
@@ -62,7 +63,7 @@ class DelayedMaxPool(nn.Module):
         return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), kernel_size=2, stride=1)
 
 
-class InvertedNet(nn.Module):
+class InvertedNet(Recomputing):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W.
 
     Args:
@@ -130,9 +131,9 @@ class InvertedNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         x = pad_to_multiple(x, 2**self.depth)
-        skips = [self.encoder[0](x)]  # at strides 1, 2, 4, 8, 16
+        skips = [self.through(self.encoder[0], x)]  # at strides 1, 2, 4, 8, 16
         for down, encode in zip(self.down, self.encoder[1:], strict=True):
-            skips.append(encode(down(skips[-1])))  # stride doubles
+            skips.append(self.through([down, encode], skips[-1]))  # stride doubles
         x = skips.pop()
         for decode in self.decoder:
             x = F.interpolate(x, scale_factor=2, mode="nearest")  # stride halves

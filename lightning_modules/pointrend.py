@@ -229,6 +229,7 @@ class PointRendModule(SegmentationModule):
     """Trains `PointRend`: the loss of the coarse logits at full size plus the cross-entropy at the points (Sec. 5)."""
 
     network: PointRend
+    entrances = ("grids", "at_points")
 
     @classmethod
     def corrections(cls, hparams: Mapping[str, Any]) -> dict[str, str]:

@@ -102,6 +102,7 @@ class PSPNetModule(SegmentationModule):
 
     network: PSPNet
     hidden = ("aux",)
+    entrances = ("with_aux",)
 
     def __init__(
         self,

@@ -40,6 +40,10 @@ class Recipe:
         ema_decay: share of the moving average that a step keeps; null is 1 - 5/steps, a memory of a fifth of all
         channels_last: whether the channels of a pixel lie together in memory, which is faster for narrow networks on a
             CPU, and may be slower for others; it changes the rounding, and which values dropout draws
+        checkpointing: whether the maps of the encoder are computed again backward instead of kept, which takes less
+            memory and more time and changes no number
+        compile: whether torch.compile makes the network faster in training, after a minute; it needs a C++ compiler
+            and images of one size, and changes the rounding and which values dropout draws
     """
 
     loss: LossName = "ce"
@@ -55,6 +59,8 @@ class Recipe:
     average: Annotated[AverageName, ("neutral", "none")] = "none"
     ema_decay: Annotated[float | None, ("neutral", None)] = None
     channels_last: Annotated[bool, ("neutral", False)] = False
+    checkpointing: Annotated[bool, ("neutral", False)] = False
+    compile: Annotated[bool, ("neutral", False)] = False
 
     def __post_init__(self) -> None:
         one_of("loss", self.loss, LOSSES)
@@ -67,6 +73,11 @@ class Recipe:
         for key, share in (("momentum", self.momentum), ("warmup", self.warmup), ("ema_decay", self.ema_decay)):
             if share is not None and not 0 <= share < 1:
                 raise ValueError(f"{key} must be at least 0 and less than 1, got {share}")
+        if self.checkpointing and self.compile:
+            raise ValueError(
+                "checkpointing=True does not go with compile=True, which chooses by itself what is computed again: "
+                "leave one of the two out"
+            )
         if self.ema_decay is not None and not self.average.startswith("ema"):
             raise ValueError(
                 f"ema_decay is of average='ema', got {self.ema_decay} with average={self.average!r}: leave it out"

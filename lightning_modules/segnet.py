@@ -29,6 +29,7 @@ from lightning_modules.components.blocks import at_least_one, conv_norm_relu, cr
 from lightning_modules.components.choices import one_of
 from lightning_modules.components.encoders import build_encoder
 from lightning_modules.components.encoders.weights import ignored_normalisation
+from lightning_modules.components.recomputing import Recomputing
 from lightning_modules.components.schedules import caffe_groups
 from lightning_modules.components.upsampling import bilinear_kernel, pool, unpool
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
@@ -132,7 +133,7 @@ class Decoder(nn.Module):
         return crop(x, *size)
 
 
-class SegNetBasic(nn.Module):
+class SegNetBasic(Recomputing):
     """(N, in_channels, H, W) -> (N, num_classes, H, W), any H and W: Sec. 3.1.
 
     Four encoders of a 7x7 convolution without bias, then 2x2 pooling. A variant that adds the encoder's maps adds the
@@ -165,7 +166,7 @@ class SegNetBasic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pooled: list[tuple[Tensor, Tensor, tuple[int, int]]] = []  # map, indices of its maxima, size before pooling
         for encode in self.encoder:
-            x = encode(x)
+            x = self.through(encode, x)
             size = (x.shape[-2], x.shape[-1])
             x, indices = pool(x)  # stride doubles
             pooled.append((x, indices, size))

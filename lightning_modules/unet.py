@@ -33,6 +33,7 @@ from lightning_modules.components.blocks import (
     round_up,
 )
 from lightning_modules.components.choices import one_of
+from lightning_modules.components.recomputing import Recomputing
 from lightning_modules.components.upsampling import Unpool, UpsamplingName, icnr_, upsampling
 from lightning_modules.recipe import Recipe
 
@@ -49,7 +50,7 @@ def double_conv(in_channels: int, out_channels: int, *, padding: int, norm: Norm
     )
 
 
-class UNet(nn.Module):
+class UNet(Recomputing):
     """(N, in_channels, H, W) -> (N, num_classes, H, W); with padding="valid" the border is lost: 572 -> 388.
 
     Without `match_parameters` a network that loses its skips also loses parameters, and an ablation would compare two
@@ -140,7 +141,7 @@ class UNet(nn.Module):
             if level:
                 x, index = nn.functional.max_pool2d(x, 2, return_indices=True)  # stride doubles
                 indices.append(index)
-            x = encode(x)
+            x = self.through(encode, x)
             if level >= self.depth - 1:
                 x = self.dropout(x)
             features.append(x)

@@ -150,7 +150,8 @@ class SafePoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.run_hash
-        if names := not_finite(checkpoint["state_dict"]):
+        # Of a sharded network the first process alone has the weights here, and all of them are to end.
+        if names := trainer.strategy.broadcast(not_finite(checkpoint["state_dict"])):
             raise NonFiniteError(
                 f"not finite after step {trainer.global_step}: {names}; lower the learning rate (lr) or clip "
                 "the gradients (--trainer.gradient_clip_val); these weights are not saved"

@@ -17,6 +17,9 @@ from experiments.runs.step import Step
 from experiments.shell.found import wanted
 from lightning_modules.base import SegmentationModule, plain
 
+# Settings that change no number: see datamodules/base.py and lightning_modules/recipe.py.
+UNCOUNTED = ("data.num_workers", "data.tile", "hparams.checkpointing")
+
 Base = TypeVar("Base", SegmentationModule, SegmentationDataModule)
 
 
@@ -176,7 +179,7 @@ class Run:
         if self.step:
             options = {f"step.{name}": value for name, value in self.step.options.items()}
             flat |= {"step": self.step.name, **options, "step.of": list(self.parents.values())}
-        for name in ("data.num_workers", "data.tile"):  # change no number: see datamodules/base.py
+        for name in UNCOUNTED:
             flat.pop(name, None)
         if corrections := self.corrections():
             flat["corrections"] = sorted(corrections)

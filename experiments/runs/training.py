@@ -34,6 +34,7 @@ from experiments.runs.devices import check_first, cluster, placed, synchronise_b
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes
 from experiments.runs.scored import scored_entry, scored_split, what_was_scored
+from experiments.runs.strategies import SHARDED, ShardedStrategy, strategy_of
 from experiments.shell.ending import Interrupted, WorkerError
 from experiments.shell.environment import slow_precision, write_environment
 from experiments.shell.files import locked, read_json, write_json
@@ -44,7 +45,7 @@ from lightning_modules.components.losses import median_frequency_weights
 from lightning_modules.recipe import MEDIAN_FREQUENCY
 
 # Of Lightning's, those in which this process, which reports, trains too: see `_check_strategy`.
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true", SHARDED)
 
 
 @dataclass
@@ -129,7 +130,10 @@ def train(
     with Signals() as signals:
         run.check_parents()
         module, datamodule = _begun(run)
-        check_average(module.hparams["average"], {**run.trainer, **where}.get("precision"))
+        precision, named = (({**run.trainer, **where}.get(name)) for name in ("precision", "strategy"))
+        named = named or "auto"
+        check_average(module.hparams["average"], precision)
+        strategy_of(named, module.hparams, precision)  # refuses what does not go together
         datamodule.verify()
         run = run.identified()
         with _owned(out, patience, store) as saved:
@@ -145,7 +149,8 @@ def train(
                 average, decay = module.hparams["average"], module.hparams["ema_decay"]
                 averaging = [] if average == "none" else [Averaging(average, decay)]
                 saving = [*averaging, SafePoints(out, run.hash, signals, save_every, saved), *tracked.callbacks]
-                trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, where)
+                how = {**where, "strategy": strategy_of(named, module.hparams, precision)}
+                trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, how)
                 _check_strategy(trainer.strategy)  # what "auto" has become
                 check_first(trainer)
                 memory.divide(trainer, datamodule, most)
@@ -278,13 +283,16 @@ def _check_strategy(strategy: str | Strategy) -> None:
     """Refuses what would train elsewhere than it reports.
 
     Processes that are spawned or forked anew for training and for the test take their steps, epochs and samples with
-    them when they end. FSDP, DeepSpeed and XLA hold or write weights in forms that nothing here reads back.
+    them when they end. The first FSDP, DeepSpeed and XLA hold or write weights in forms that nothing here reads back.
     """
     if isinstance(strategy, str):
         fits, got = strategy in STRATEGIES, repr(strategy)
     else:
         start = getattr(strategy, "_start_method", "popen")
-        fits, got = type(strategy) in (SingleDeviceStrategy, DDPStrategy) and start == "popen", type(strategy).__name__
+        fits, got = (
+            type(strategy) in (SingleDeviceStrategy, DDPStrategy, ShardedStrategy) and start == "popen",
+            type(strategy).__name__,
+        )
         if start != "popen":
             got += f" with processes started by {start}, which is also what a notebook with several devices has"
     if not fits:

@@ -5,13 +5,15 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.components.recomputing import Recomputing
 
-class Encoder(nn.Module):
+
+class Encoder(Recomputing):
     """(N, in_channels, H, W) -> `depth` + 1 maps, map i at stride min(2 ** i, output_stride).
 
     Map i has `out_channels[i]` channels and ceil(H / stride) rows; `output_stride` is the stride of the last one.
     `mean` and `std` are what images in [0, 1] are normalised by for the weights that were loaded, None where none are
-    known.
+    known. Its stages are run by `through`.
     """
 
     pretrained: str | None = None  # the weights of timm that weights="imagenet" of a native encoder stands for

@@ -55,5 +55,5 @@ class MobileNetV1(Encoder):
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = [x]
         for stage in self.stages:
-            maps.append(stage(maps[-1]))  # stride doubles
+            maps.append(self.through(stage, maps[-1]))  # stride doubles
         return maps

@@ -155,10 +155,10 @@ class ResNet(Encoder):
         he_(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = [x, self.relu(self.bn1(self.conv1(x)))]  # strides 1, 2
+        maps = [x, self.through([self.conv1, self.bn1, self.relu], x)]  # strides 1, 2
         x = self.maxpool(maps[-1]) if self.layers else x  # stride 4
         for name in self.layers:
-            x = getattr(self, name)(x)
+            x = self.through(getattr(self, name), x)
             maps.append(x)
         return maps
 

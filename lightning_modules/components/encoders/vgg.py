@@ -11,6 +11,7 @@ and in Caffe 161; the published crop of 321 becomes 161 in both. `norm="batch"` 
 convolution. fc6 and fc7 of the classifier become convolutions, as FCN has them (Long et al. 2015, Sec. 3.1 and Fig. 2).
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -45,7 +46,7 @@ class VGG16(Encoder):
         one_of("norm", norm, PRETRAINED)
         self.pretrained = PRETRAINED[norm]
         self.depth, self.output_stride = depth, min(output_stride, 2**depth)
-        self.features = nn.Sequential()
+        self.features = nn.ModuleList()
         self.taps: list[int] = []  # positions in `features` of the layers whose output is a map
         self.out_channels = ()
         below, rate = in_channels, 1
@@ -72,15 +73,15 @@ class VGG16(Encoder):
 
     def forward(self, x: Tensor, indices: list[Tensor] | None = None) -> list[Tensor]:
         """At output stride 32 a list `indices` takes the positions of the maxima of each pooling: see `pool`."""
-        maps = []
-        for index, layer in enumerate(self.features):
-            if indices is not None and isinstance(layer, nn.MaxPool2d):
+        maps, layers = [], list(self.features)
+        for last, tap in pairwise([-1, *self.taps]):
+            stage = layers[last + 1 : tap + 1]
+            if indices is not None and isinstance(stage[0], nn.MaxPool2d):
                 x, where = pool(x)  # the layer's windows
                 indices.append(where)
-            else:
-                x = layer(x)
-            if index in self.taps:
-                maps.append(x)
+                stage = stage[1:]
+            x = self.through(stage, x)
+            maps.append(x)
         return maps
 
 

@@ -89,12 +89,12 @@ class Xception(Encoder):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = [x]
-        x = self.stem(x)  # stride 2
+        x = self.through(self.stem, x)  # stride 2
         for index, block in enumerate(self.blocks):
             if index in self.taps:
                 maps.append(x)
-            x = block(x)  # stride doubles in the blocks of `taps`
-        return [*maps, self.exit(x)]
+            x = self.through(block, x)  # stride doubles in the blocks of `taps`
+        return [*maps, self.through(self.exit, x)]
 
 
 def _renames(last: int) -> tuple[tuple[str, str], ...]:

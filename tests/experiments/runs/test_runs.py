@@ -145,3 +145,14 @@ def test_weights_are_not_set_where_the_study_varies_them() -> None:
     grid = SEPARABLE.ablation("shapes", weights="imagenet")
     assert {run.hparams["weights"] for run in grid.runs.values()} == {"imagenet"}
     check_fair(grid)
+
+
+def test_what_makes_it_faster_is_part_of_a_run_only_where_it_changes_a_number() -> None:
+    for neutral in ({"compile": False}, {"channels_last": False}, {"checkpointing": False}, {"checkpointing": True}):
+        assert SHAPES.but(**neutral).hash == SHAPES.hash
+    changed = [
+        SHAPES.but(compile=True),
+        SHAPES.but(channels_last=True),
+        *(SHAPES.but(trainer={"precision": precision}) for precision in ("bf16-mixed", "16-mixed")),
+    ]
+    assert len({run.hash for run in changed} - {SHAPES.hash}) == len(changed)
