@@ -24,7 +24,7 @@ from experiments.grids.launchers.on_ray import OnRay
 from experiments.shell.files import write_json
 from experiments.tracking.loggers import Logging
 
-CELLS, ROUNDS = 6, 3
+CELLS, ROUNDS = 4, 2
 RUN = BASE.but(data={"length": 40}, trainer={"max_epochs": 12})
 
 
