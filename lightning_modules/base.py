@@ -24,6 +24,7 @@ from lightning_modules.components.schedules import OPTIMIZERS, schedule
 from lightning_modules.components.scores.metrics import LossMean, Scores
 from lightning_modules.components.scores.reductions import scores
 from lightning_modules.components.sharding import shard
+from lightning_modules.components.whole_step import WholeStep
 from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 from lightning_modules.settings import composed
 
@@ -104,6 +105,7 @@ class SegmentationModule(LightningModule):
         self.loss_function = LOSSES[recipe.loss]
         self.refine = None
         self._cut: tuple[int, Any] | None = None  # side of exact tiles in evaluation, and the network's `Reach`
+        self._whole_step = WholeStep(recipe.loss)
         self.epoch_loss = LossMean()
         self.val_scores = Scores(num_classes, ignore_index)
         self.test_scores = Scores(num_classes, ignore_index, detailed=True)
@@ -244,7 +246,18 @@ class SegmentationModule(LightningModule):
             self.log_dict({"train/loss": loss.detach(), "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
         size = len(batch["image"])
         self.epoch_loss.update(for_float64(loss.detach()).double() * size, size)
-        return loss
+        if self._parts() == 1:
+            return loss
+        return self._whole_step.part(loss, batch["mask"], self.ignore_index, self.class_weights)
+
+    def on_after_backward(self) -> None:
+        """Before anything looks at the gradients, once those of all parts are there."""
+        if not self.trainer.fit_loop.epoch_loop._should_accumulate():
+            self._whole_step.complete(self.parameters(), self._parts())
+
+    def _parts(self) -> int:
+        """In how many a step is done."""
+        return int(self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss_epoch", self.epoch_loss.compute(), rank_zero_only=True)

@@ -16,6 +16,7 @@ from experiments.runs.identity import START, by_content, identity
 from experiments.runs.step import Step
 from experiments.shell.found import wanted
 from lightning_modules.base import SegmentationModule, plain
+from lightning_modules.components.losses import DENOMINATORS
 
 # Settings that change no number: see datamodules/base.py and lightning_modules/recipe.py.
 UNCOUNTED = ("data.num_workers", "data.tile", "hparams.checkpointing")
@@ -187,7 +188,14 @@ class Run:
 
     def corrections(self) -> dict[str, str]:
         """What earlier versions did otherwise with these settings: see `SegmentationModule.corrections`."""
-        return self.module.corrections({**defaults(self.module), **self.hparams})
+        settings = {**defaults(self.module), **self.hparams}
+        corrected = self.module.corrections(settings)
+        if (self.trainer.get("accumulate_grad_batches") or 1) > 1 and settings.get("loss") in DENOMINATORS:
+            corrected |= {
+                "accumulated_mean": "the loss of accumulated batches is the mean over all their labelled pixels, no "
+                "longer the mean of each batch's mean"
+            }
+        return corrected
 
     @property
     def hash(self) -> str:

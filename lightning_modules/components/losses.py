@@ -231,3 +231,20 @@ LOSSES: dict[LossName, Loss] = {
     "lovasz": lovasz,
     "ce_border": border_cross_entropy,
 }
+
+
+def _weight(masks: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+    return _pixel_weights(masks, ignore_index, class_weights).sum()
+
+
+def _labelled(masks: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+    return (masks != ignore_index).sum().float()
+
+
+# What the losses that are sums over pixels divide by: see `whole_step`. "ce_sum" divides by the number of images.
+DENOMINATORS: dict[str, Callable[[Tensor, int, Tensor | None], Tensor]] = {
+    "ce": _weight,
+    "ce_per_pixel": _labelled,
+    "focal": _weight,
+    "ce_border": _weight,
+}

@@ -16,12 +16,12 @@ from experiments.runs.training import train
 from experiments.shell.ending import ending
 from lightning_modules.unet import UNetModule
 
-# 12 steps an epoch. Without zoom no image is padded, so that each has as many labelled pixels.
+# 12 steps an epoch. Images that are zoomed out are padded, so that parts of a step have unequally many labelled pixels.
 RECORDED = Run(
     module=UNetModule,
     datamodule=ShapesDataModule,
     hparams={"width": 4, "depth": 2, "norm": "group", "dropout": 0.0},
-    data={"size": 16, "length": 50, "batch_size": 4, "zoom": (1.0, 1.0)},
+    data={"size": 16, "length": 50, "batch_size": 4},
     trainer={"max_epochs": 2},
 )
 Steps = dict[int, tuple[float, list[int]]]  # by their number: the mean loss, and the images in the order of the epoch
@@ -35,7 +35,11 @@ class Recorder(Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         more = trainer.fit_loop.epoch_loop._should_accumulate()
-        mine = [float(outputs["loss"]) * trainer.accumulate_grad_batches, batch["index"].tolist()]
+        share = float((batch["mask"] != module.ignore_index).float().mean())
+        parts = trainer.world_size * trainer.accumulate_grad_batches
+        # Of several parts each loss comes times its share of labelled pixels.
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches * (share if parts == 1 else 1)
+        mine = [loss, share, batch["index"].tolist()]
         every = [mine]
         if trainer.world_size > 1:
             every = [[]] * trainer.world_size
@@ -63,12 +67,12 @@ def steps(out: Path) -> Steps:
         found.setdefault(step, []).extend([every])
     recorded: Steps = {}
     for step, parts in found.items():
-        losses = [loss for every in parts for loss, _ in every]
+        loss, share = (sum(part[number] for every in parts for part in every) for number in (0, 1))
         # Each process has every n-th image of a batch.
         images = [
-            image for every in parts for dealt in zip(*(of_one for _, of_one in every), strict=True) for image in dealt
+            image for every in parts for dealt in zip(*(part[2] for part in every), strict=True) for image in dealt
         ]
-        recorded[step] = sum(losses) / len(losses), images
+        recorded[step] = loss / share, images
     return recorded
 
 

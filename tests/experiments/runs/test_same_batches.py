@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from recorded import RECORDED, Steps, record, steps
 
 from experiments.shell.ending import Interrupted
+from lightning_modules.components.losses import DENOMINATORS, LOSSES
+from lightning_modules.components.whole_step import WholeStep
 
 ROOT = Path(__file__).parents[3]
 AGREE = 1e-5
@@ -61,3 +65,31 @@ def test_two_processes_go_on_where_one_was_killed(whole: Steps, tmp_path: Path) 
     assert [*steps(tmp_path / "run")] == list(range(1, 6))
     assert record_in_two_processes(tmp_path / "run") == 0
     agree(steps(tmp_path / "run"), whole)
+
+
+def test_what_was_accumulated_before_is_trained_anew_where_its_loss_was_another() -> None:
+    accumulated = RECORDED.but(trainer={"accumulate_grad_batches": 2})
+    assert [*accumulated.corrections()] == ["accumulated_mean"]
+    for same in (RECORDED, accumulated.but(loss="ce_sum"), accumulated.but(loss="dice")):
+        assert "accumulated_mean" not in same.corrections()
+
+
+@pytest.mark.parametrize("loss", [*DENOMINATORS])
+def test_the_parts_of_a_step_have_the_gradient_of_the_whole(loss: str) -> None:
+    """Of masks of which one has a tenth of the other's labelled pixels."""
+    torch.manual_seed(0)
+    logits, masks, weights = torch.randn(2, 3, 8, 8), torch.randint(3, (2, 8, 8)), torch.tensor([1.0, 2.0, 0.5])
+    masks[1, 1:] = 255
+    function: Any = LOSSES[loss]  # type: ignore[index]
+    gradients = []
+    for parts in (1, 2):
+        scale = torch.ones((), requires_grad=True)
+        step = WholeStep(loss)
+        for images, labels in zip(logits.chunk(parts), masks.chunk(parts), strict=True):
+            part = function(scale * images, labels, 255, weights)
+            (part if parts == 1 else step.part(part, labels, 255, weights) / parts).backward()
+        if parts == 2:
+            step.complete([scale], parts)
+        gradients.append(float(scale.grad))  # type: ignore[arg-type]
+    # The weights of borders see all objects of an image alone, so these parts are the same as well.
+    assert gradients[1] == pytest.approx(gradients[0], rel=1e-5)
