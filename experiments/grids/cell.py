@@ -48,7 +48,7 @@ def main() -> None:
     from experiments.tracking.logger import tracker
 
     with ending():
-        store = Store(args.store) if args.store else None
+        store = Store(args.store) if args.store is not None else None
         if store and not (args.folder / "run.json").exists():  # of another machine
             store.bring("run.json", args.folder / "run.json")
         run = Run.from_config(read_json(args.folder / "run.json"))
