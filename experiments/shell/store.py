@@ -125,6 +125,11 @@ class Store:
             self._sent = {name: _state(folder / name) for name in self.names()}
         self._put_mark(folder, theirs.get("sent", ""))
 
+    def is_from(self, folder: Path) -> bool:
+        """Whether what is kept was last sent from `folder`."""
+        token = _json(folder / MARK).get("token")
+        return token is not None and self._mark().get("token") == token
+
     def push(self, folder: Path, *, at_most_every: float = 0.0) -> None:
         """Sends what has changed. Raises InUseError where another machine has taken the place over."""
         if time.monotonic() - self._last < at_most_every:

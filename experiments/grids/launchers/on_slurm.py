@@ -92,7 +92,7 @@ class OnSlurm:
         given, flags = variables(self.threads), ["--devices", self.devices]
         cells = [Cell(str((one.scratch or one.folder).absolute()), [*flags, *one.flags], given) for one in asked]
         submitted = self._executor.submit_array(cells) if len(cells) > 1 else [self._executor.submit(cells[0])]
-        started = [_Job(job, Path(cell.folder, "log.txt")) for job, cell in zip(submitted, cells, strict=True)]
+        started = [_Job(job, one.folder / "log.txt") for job, one in zip(submitted, asked, strict=True)]
         self._running += started
         return [*started]
 
