@@ -113,6 +113,13 @@ def test_a_job_without_a_result_of_a_cell_that_is_kept_elsewhere_is_told_of(tmp_
     assert (folder / "log.txt").read_text() == "see 1.err\n"
 
 
+def test_what_sbatch_refuses_is_told_in_its_words(cluster: Path, tmp_path: Path) -> None:
+    chosen = launcher(tmp_path / "slurm", "partition=nope")
+    (cluster / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    with pytest.raises(ValueError, match=r"SLURM takes no job \(sbatch: error: invalid partition\): see to --slurm"):
+        chosen.start([Asked(tmp_path, [])])
+
+
 def test_options_are_those_of_sbatch(cluster: Path, tmp_path: Path) -> None:
     words = ["mail-user=a@b", "--mem=32GB", "time=1-02:30:00", "gres=gpu:a100:2", "account=lab"]
     chosen = launcher(tmp_path / "slurm", *words, threads=4, gpus_per_cell=2.0)
