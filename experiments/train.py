@@ -150,7 +150,7 @@ def _stored(path: Path) -> Run | None:
 @command()
 def main(argv: list[str] | None = None) -> None:
     run, args = parse_run(sys.argv[1:] if argv is None else argv)
-    store = Store(args.store) if args.store else None
+    store = Store(args.store) if args.store is not None else None
     if store and args.resume and not (args.out / "run.json").exists():  # begun on another machine
         store.bring("run.json", args.out / "run.json")
     begun = [args.out / "run.json", *(args.out / "checkpoints" / name for name in (LAST, PREVIOUS))]

@@ -9,6 +9,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +46,15 @@ def main() -> None:
     from experiments.runs.training import train
     from experiments.shell.ending import ending
     from experiments.shell.files import read_json
+    from experiments.shell.processes import first_process
     from experiments.shell.store import Store
     from experiments.tracking.logger import tracker
 
-    with ending():
-        store = Store(args.store) if args.store else None
-        if store and not (args.folder / "run.json").exists():  # of another machine
-            store.bring("run.json", args.folder / "run.json")
+    store = None
+    with log_kept(lambda: store, args.folder), ending():
+        store = Store(args.store) if args.store is not None else None
+        if store and first_process():
+            take_up(store, args.folder)
         run = Run.from_config(read_json(args.folder / "run.json"))
         if store:
             run = with_parents(run, store, args.folder)
@@ -69,6 +73,34 @@ def main() -> None:
             patience=args.patience,
             store=store,
         )
+
+
+@contextmanager
+def log_kept(store_of: "Callable[[], Store | None]", folder: Path) -> Iterator[None]:
+    """Sends the log of a cell that ends with an error, whose line is written after all else was sent."""
+    from experiments.shell.ending import IN_USE, CannotWriteError
+
+    try:
+        yield
+    except SystemExit as end:
+        store = store_of()
+        if store and end.code != IN_USE and (log := folder / "log.txt").is_file():
+            with suppress(CannotWriteError):  # the error is that, most likely
+                store.send(log)
+        raise
+
+
+def take_up(store: "Store", folder: Path) -> None:
+    """Begins with the run.json that the grid has sent, and sets aside what another run has left in `folder` before."""
+    from experiments.grids.cells import make_room
+    from experiments.runs.run import Run
+    from experiments.shell.files import read_json
+
+    if store.bring("run.json", at := folder / ".run.json"):
+        run = Run.from_config(read_json(at))
+        at.unlink()
+        if said := make_room(folder, run):
+            print(said, flush=True)
 
 
 def with_parents(run: "Run", store: "Store", folder: Path) -> "Run":

@@ -76,6 +76,11 @@ class PlannedCell:
         is_whole = isinstance(scores, dict) and "miou" in scores
         return stored if is_whole and stored.get("hash") in self.run.hashes else None
 
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Where it lies below its grid, in a store as here: VARIANT/SEED, of a trial FOLDER/VARIANT/VALUES/SEED."""
+        return self.folder.parts[-2 if self.tests else -4 :]
+
     def epochs_done(self) -> int:
         if self.result:
             return self.epochs
@@ -146,7 +151,7 @@ def run_cells(
                 asked = []
                 for cell in begun:
                     waiting.remove(cell)
-                    if said := make_room(cell):
+                    if said := make_room(cell.folder, cell.run):
                         console.print(said, soft_wrap=True, markup=False)
                     asked.append(_asked(cell, flags, store))
                     cell.started = launcher.now()
@@ -181,23 +186,25 @@ def _asked(cell: PlannedCell, flags: Sequence[str], store: Store | None) -> Aske
     flags = [*flags, *(["--no-test"] if not cell.tests else [])]
     if store is None:
         return Asked(cell.folder, flags)
-    place = store.at(*cell.folder.parts[-2:])
+    place = store.at(*cell.place)
     place.send(cell.folder / "run.json")
-    return Asked(cell.folder, [*flags, "--store", place.url], Path(place.near(2).scratch(), *cell.folder.parts[-2:]))
+    return Asked(cell.folder, [*flags, "--store", place.url], Path(store.scratch(), *cell.place))
 
 
 def _collect(cell: PlannedCell, store: Store) -> None:
     """Brings what a cell has left in the store, but for its weights."""
-    place = store.at(*cell.folder.parts[-2:])
+    place = store.at(*cell.place)
+    if place.is_from(cell.folder):  # it ran here, and has since said in its log how it ended
+        return
     known = {"run.json"} if (cell.folder / "run.json").exists() else {}
     place.fetch(cell.folder, lambda name: not name.startswith("checkpoints/") and name not in known)
 
 
 def collect(cells: Sequence[PlannedCell], store: Store) -> None:
     """Brings what other machines have done; ValueError where a cell's place in the store is that of another run."""
-    kept = {tuple(name.split("/")[:2]) for name in store.names()}
+    kept = {tuple(name.split("/")[:levels]) for name in store.names() for levels in (2, 4)}
     for cell in cells:
-        if (place := cell.folder.parts[-2:]) not in kept or cell.result:
+        if (place := cell.place) not in kept or cell.result:
             continue
         theirs = read_json(at) if store.at(*place).bring("run.json", at := cell.folder / ".run.json") else {}
         at.unlink(missing_ok=True)
@@ -260,13 +267,13 @@ def _why(cell: PlannedCell) -> str:
     return f"{by}; its last line: {last}" if by.startswith("killed") else last
 
 
-def make_room(cell: PlannedCell) -> str:
-    """Writes the cell's run.json, and sets aside what another run has left there; what is to be said of that."""
-    stored, said = cell.folder / "run.json", ""
-    if stored.exists() and (why := _of_another(stored, cell.run)):
-        aside = _set_aside(cell.folder)
-        said = f"{cell.folder} held another run ({why}), which is now {aside}; it starts anew"
-    write_json(stored, cell.run.record())
+def make_room(folder: Path, run: Run) -> str:
+    """Writes the run.json of a cell, and sets aside what another run has left there; what is to be said of that."""
+    stored, said = folder / "run.json", ""
+    if stored.exists() and (why := _of_another(stored, run)):
+        aside = _set_aside(folder)
+        said = f"{folder} held another run ({why}), which is now {aside}; it starts anew"
+    write_json(stored, run.record())
     return said
 
 
@@ -289,13 +296,20 @@ def _stop(cells: Sequence[PlannedCell]) -> None:
     processes = [cell.process for cell in cells if cell.process is not None and cell.process.poll() is None]
     for process in processes:
         process.terminate()  # it alone: it saves, and ends the processes that it has started
-    until = time.monotonic() + STOP_SECONDS
+    for process in (left := _not_ended(processes)):
+        process.kill()
+    _not_ended(left)  # a scheduler may tell of an end long after it
+
+
+def _not_ended(processes: Sequence[Job]) -> list[Job]:
+    """Those that have not ended after a while."""
+    until, left = time.monotonic() + STOP_SECONDS, []
     for process in processes:
         try:
             process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
+            left.append(process)
+    return left
 
 
 def _last_line(path: Path) -> str:

@@ -81,7 +81,9 @@ def run_grid(make: Callable[[], Ablation], name: str, args: argparse.Namespace) 
     def work(console: Console, launcher: Launcher) -> list[PlannedCell]:
         with locked(out):
             grid = None
-            store = Store(args.store) if args.store else None
+            store = Store(args.store) if args.store is not None else None
+            if store:
+                store.check_apart(out)
             if store and not (out / "plan.json").exists():  # begun on another machine
                 store.bring("plan.json", out / "plan.json")
             check_asked(Asked.of(args), read_plan(out), args.seeds, out, only_seeds=args.only_seeds)

@@ -133,6 +133,8 @@ def _in_bucket(url: str) -> list[Item]:
     if len(found) > MOST:
         raise ValueError(f"{url} holds {len(found):,} images, more than {MOST:,}: predict in parts")
     base = PurePosixPath(root) if root not in found else PurePosixPath(root).parent
+    if odd := next((path for path in found if {"", ".", ".."} & {*path.lstrip("/").split("/")}), None):
+        raise ValueError(f"{url} holds {shown(odd)}, which is no path of a file: give that object another name")
     places = {Path(path): PurePosixPath(path).relative_to(base) for path in sorted(found)}
     names = _told_apart({path: (str(n.with_name(_stem(n.name))), str(n)) for path, n in places.items()})
     items = []

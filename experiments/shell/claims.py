@@ -28,6 +28,7 @@ class Claim:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.host, self._beats = folder.absolute(), socket.gethostname(), 0
+        self._mine = f"process {os.getpid()} on {self.host} "
         before = max(self._numbers(), default=0)
         if before:
             self._wait_for(before)
@@ -47,9 +48,13 @@ class Claim:
         threading.Thread(target=self._live, daemon=True, name="claim").start()
 
     def check(self) -> None:
-        """Call it before something is written. Looks for the next number alone, as a listing may be kept for long."""
-        if self._named(self.attempt + 1).exists():
-            owner = _read(self._named(self.attempt + 1)).rpartition(" ")[0]
+        """Call it before something is written. Looks at two names alone, as a listing may be kept for long.
+
+        The next number is that of who took over. When that has ended, too, this one is gone, or somebody else's.
+        """
+        theirs = _read(self._named(self.attempt + 1)) or _read(self.path)
+        if self._named(self.attempt + 1).exists() or not _read(self.path).startswith(self._mine):
+            owner = theirs.rpartition(" ")[0] or "another process"
             raise InUseError(
                 f"{self.folder} was taken over by {owner}, as this process had given no sign of life for "
                 f"{SILENCE:.0f} seconds: it ends, and has not written what it had since"
@@ -84,7 +89,10 @@ class Claim:
         """Raises FileNotFoundError where another one is the owner, or it was released: it is not made anew."""
         self._beats += 1
         with self.path.open("r+", encoding="utf-8") as file:
-            file.write(f"process {os.getpid()} on {self.host} {self._beats}")
+            if (found := file.read()) and not found.startswith(self._mine):
+                raise FileNotFoundError(self.path)
+            file.seek(0)
+            file.write(f"{self._mine}{self._beats}")
 
     def _in_use(self, number: int) -> str:
         owner = _read(self._named(number)).rpartition(" ")[0] or "another process"

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,10 @@ class Store:
     def __init__(self, url: str) -> None:
         import fsspec
 
-        self.url = url.rstrip("/")
-        protocol = url.partition("://")[0] if "://" in url else "file"
+        protocol, _, place = url.rpartition("://")
+        if not place.strip("/"):
+            raise ValueError(f"--store {url!r} names no place: give a folder, or a URL such as s3://BUCKET/NAME")
+        self.url, protocol = url.rstrip("/"), protocol or "file"
         try:
             self.fs, root = fsspec.core.url_to_fs(self.url)
         except ImportError as error:
@@ -48,6 +50,8 @@ class Store:
         except ValueError as error:
             raise ValueError(f"--store {url} names no store: {error}") from error
         self.root = root.rstrip("/")
+        if "://" not in url:  # a process of another machine begins in another folder
+            self.url = self.root
         self._whole = protocol in OBJECTS
         self._token = uuid.uuid4().hex
         self._sent: dict[str, tuple[int, int]] = {}  # size and time of change, by name
@@ -64,15 +68,21 @@ class Store:
         """A folder of this machine for what is kept here."""
         return Path(tempfile.gettempdir(), f"seglab-{os.getuid()}", hashlib.sha256(self.url.encode()).hexdigest()[:16])
 
+    def check_apart(self, folder: Path) -> None:
+        """Raises ValueError where the store lies in `folder`: it would be sent into itself, and again each time."""
+        local = self.url.partition("://")[0] in (self.url, "file", "local")
+        if local and Path(self.root).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"--store {self.url} lies in {folder}, which it is to keep: choose a place beside it")
+
     def has(self, name: str) -> bool:
-        return bool(self._try(f"look for {name} in", lambda: self.fs.exists(f"{self.root}/{name}")))
+        return bool(self._try(f"look for {name} in", lambda: self._is_there(f"{self.root}/{name}")))
 
     def names(self) -> list[str]:
         """The files that are kept, by their paths in the folder, but for those whose names begin with a point."""
 
         def found() -> list[str]:
             self.fs.invalidate_cache()
-            return [*self.fs.find(self.root)] if self.fs.exists(self.root) else []
+            return [*self.fs.find(self.root)] if self._is_there(self.root) else []
 
         prefix = f"{self.root.lstrip('/')}/"
         names = [path.lstrip("/").removeprefix(prefix) for path in self._try("list", found)]
@@ -100,44 +110,63 @@ class Store:
     def pull(self, folder: Path) -> None:
         """Brings what is kept where another machine has sent it since, and takes the place over.
 
-        Raises ValueError where the folder has a run of its own that was never kept here.
+        Raises ValueError where the folder has a run of its own that was never kept here, or holds the store.
         """
+        self.check_apart(folder)
         theirs, mine = self._mark(), _json(folder / MARK)
-        if theirs and theirs.get("sent") != mine.get("sent"):
+        if theirs and _behind(mine, theirs):
             if not mine and (folder / "checkpoints").exists():
                 raise ValueError(
                     f"{folder} and {self.url} both hold a run that the other does not know: choose another folder with "
                     "--out, or another --store"
                 )
+            write_json(folder / MARK, {"sent": None})  # known for the beginning of theirs where it is broken off
             self.fetch(folder)
             self._sent = {name: _state(folder / name) for name in self.names()}
         self._put_mark(folder, theirs.get("sent", ""))
+
+    def is_from(self, folder: Path) -> bool:
+        """Whether what is kept was last sent from `folder`."""
+        token = _json(folder / MARK).get("token")
+        return token is not None and self._mark().get("token") == token
 
     def push(self, folder: Path, *, at_most_every: float = 0.0) -> None:
         """Sends what has changed. Raises InUseError where another machine has taken the place over."""
         if time.monotonic() - self._last < at_most_every:
             return
-        theirs = self._mark()
-        if theirs and theirs.get("token") != self._token:
-            raise InUseError(
-                f"{self.url} was taken over by {theirs.get('host')}: this process ends, and leaves its own in {folder}"
-            )
+        self._check_owned(folder)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         names = [name for name in files if not any(part.startswith(".") for part in name.split("/"))]
         for name in _in_order(names):
             if (state := _state(files[name])) != self._sent.get(name):
                 self._put(files[name], name)
                 self._sent[name] = state
+                self._check_owned(folder)  # a transfer may take minutes
         self._count += 1
         self._put_mark(folder, f"{self._token} {self._count}")
         self._last = time.monotonic()
+
+    def _is_there(self, path: str) -> bool:
+        """Not `exists`, which answers False where the network fails: what is kept would be taken for nothing."""
+        try:
+            self.fs.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _check_owned(self, folder: Path) -> None:
+        theirs = self._mark()
+        if theirs and theirs.get("token") != self._token:
+            raise InUseError(
+                f"{self.url} was taken over by {theirs.get('host')}: this process ends, and leaves its own in {folder}"
+            )
 
     def _mark(self) -> dict[str, Any]:
         path = f"{self.root}/{MARK}"
 
         def read() -> dict[str, Any]:
             self.fs.invalidate_cache()
-            return dict(json.loads(self.fs.cat_file(path))) if self.fs.exists(path) else {}
+            return dict(json.loads(self.fs.cat_file(path))) if self._is_there(path) else {}
 
         return dict(self._try("read", read))
 
@@ -216,6 +245,14 @@ def kept(store: Store | None, folder: Path) -> Iterator[Callable[[], None]]:
 
 def _in_order(names: Any) -> Sequence[str]:
     return sorted(names, key=lambda name: (LATE.index(name) if name in LATE else -1, name))
+
+
+def _behind(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether a folder lacks what a store has, by their marks; that of the store is older where it was cut off."""
+    if (had := mine.get("sent")) is None:
+        return True
+    (owner, _, count), (known, _, until) = (str(sent).partition(" ") for sent in (theirs.get("sent", ""), had))
+    return owner != known or int(count or 0) > int(until or 0)
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from interrupt import BASE, outcome, unequal, wait_for
 from rich.console import Console
 
 from experiments.grids.cells import PlannedCell, run_cells
+from experiments.grids.launchers.base import Asked
 from experiments.grids.launchers.local import Local
 from experiments.grids.launchers.on_slurm import OnSlurm, _minutes
 from experiments.tracking.loggers import Logging
@@ -88,6 +90,34 @@ def test_a_cell_that_fails_says_why_and_one_that_slurm_ends_is_told_of(
     assert [cell.variant for cell in failed] == ["bad", "gone"]
     assert bad.error.startswith("error: the training loss is")
     assert gone.error.startswith("SLURM ended its job 2 (") and "the same command goes on" in gone.error
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_job_without_a_result_of_a_cell_that_is_kept_elsewhere_is_told_of(tmp_path: Path) -> None:
+    """The folder in which it worked is on another machine."""
+
+    class Gone:
+        job_id, paths = "1", SimpleNamespace(stderr="1.err")
+
+        def done(self) -> bool:
+            return True
+
+        def result(self) -> None:
+            raise RuntimeError("NODE_FAIL")
+
+    chosen = launcher(tmp_path / "slurm")
+    chosen._executor = SimpleNamespace(submit=lambda cell: Gone())
+    (folder := tmp_path / "v" / "seed0").mkdir(parents=True)
+    (job,) = chosen.start([Asked(folder, [], tmp_path / "nowhere" / "v" / "seed0")])
+    assert job.poll() == 1 and job.lost == "SLURM ended its job 1 (NODE_FAIL)"
+    assert (folder / "log.txt").read_text() == "see 1.err\n"
+
+
+def test_what_sbatch_refuses_is_told_in_its_words(cluster: Path, tmp_path: Path) -> None:
+    chosen = launcher(tmp_path / "slurm", "partition=nope")
+    (cluster / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    with pytest.raises(ValueError, match=r"SLURM takes no job \(sbatch: error: invalid partition\): see to --slurm"):
+        chosen.start([Asked(tmp_path, [])])
 
 
 def test_options_are_those_of_sbatch(cluster: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def cells(grid: Ablation, out: Path) -> dict[str, PlannedCell]:
 
 def interrupted(cell: PlannedCell) -> str:
     """The rows of the search of a step that was told to end as soon as it had some."""
-    make_room(cell)
+    make_room(cell.folder, cell.run)
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.grids.cell", str(cell.folder)],
         cwd=Path(__file__).parents[2],

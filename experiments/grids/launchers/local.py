@@ -74,6 +74,8 @@ class Gpus:
     def __init__(self, names: Sequence[str], each: float | None, jobs: int | None = None) -> None:
         crowded = Fraction(1, -(-jobs // len(names))) if names and jobs else Fraction(1)
         self.each = crowded if each is None else Fraction(each).limit_denominator(100)
+        if not self.each:
+            raise ValueError(f"--gpus-per-cell must be at least 0.01, got {each:g}")
         if names and self.each > len(names):
             raise ValueError(
                 f"a cell on {float(self.each):g} GPUs does not fit on this machine, which has {len(names)}"

@@ -73,6 +73,7 @@ def test_gpus_keep_the_names_that_this_process_was_given(monkeypatch: pytest.Mon
     [
         (["--gpus-per-cell", "1.5"], "a share of one GPU or a whole number, got 1.5"),
         (["--gpus-per-cell", "2", "--devices", "4"], "--devices 4 and --gpus-per-cell 2 disagree"),
+        (["--gpus-per-cell", "0.004"], "--gpus-per-cell must be at least 0.01, got 0.004"),
         (["--gpus-per-cell", "3"], "a cell on 3 GPUs does not fit on this machine, which has 2"),
     ],
 )

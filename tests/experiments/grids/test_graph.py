@@ -234,7 +234,7 @@ def test_hashes_are_known_before_and_the_same_after(tmp_path: Path) -> None:
         carry_out(replace(gone, step=dense.planned.step), tmp_path / "step")
     changed = cells(tmp_path / "here", stages={"base": BASE.but(lr=0.5)})["none"]
     assert changed.result is None
-    said = make_room(changed)
+    said = make_room(changed.folder, changed.run)
     assert "held another run (hparams.init_from: 'run:" in said and "seed0.old1; it starts anew" in said
 
 

@@ -1,5 +1,6 @@
 """What does not fit a network is refused by name, and what fits is read as data modules read it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from trained import checkpoint, module_of, photograph, reading, saved
 from datamodules.layouts.source import Source
 from experiments import Segmenter
 from experiments.prediction.reads import Reads, as_image, reads_of
+from experiments.prediction.sources import items
 
 RGB, GREY = Reads(in_channels=3, channels="rgb", bits=8), Reads(in_channels=1, channels="grey", bits=8)
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
@@ -115,3 +117,17 @@ def test_what_no_version_has_written_is_refused(wrong: dict[str, Any], tmp_path:
     path = saved(module_of("unet"), tmp_path / "last.ckpt", reading(**wrong))
     with pytest.raises(ValueError, match="what no version of this project has written"):
         Segmenter.from_checkpoint(path, device="cpu")
+
+
+@pytest.mark.parametrize("key", ["b/i//a.png", "b/i/./a.png", "b/i/../../../a.png"])
+def test_an_object_whose_name_leads_elsewhere_is_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bucket:
+        def find(self, root: str, detail: bool) -> dict[str, dict[str, int]]:
+            return {key: {"size": 1}}
+
+        def unstrip_protocol(self, path: str) -> str:
+            return f"s3://{path}"
+
+    monkeypatch.setattr("experiments.prediction.sources.bucket", lambda url: (Bucket(), "b/i"))
+    with pytest.raises(ValueError, match=f"s3://b/i holds {re.escape(key)}, which is no path of a file"):
+        items(["s3://b/i"], out=Path("out"))

@@ -65,6 +65,25 @@ def test_one_that_is_gone_is_replaced_and_writes_nothing_when_it_comes_back(
     assert json.loads((tmp_path / "state.json").read_text()) == {"of": "two"}
 
 
+@pytest.mark.parametrize("another", [False, True])
+def test_one_that_comes_back_when_the_new_owner_is_done_writes_nothing(
+    another: bool, tmp_path: Path, on: Callable[[str], None]
+) -> None:
+    on("one")
+    first = Claim(tmp_path)
+    first._ended.set()
+    time.sleep(0.1)
+    on("two")
+    Claim(tmp_path).release()
+    if another:  # which begins with the same number as the first
+        on("three")
+        assert Claim(tmp_path).attempt == first.attempt
+        with pytest.raises(FileNotFoundError):
+            first._beat()
+    with pytest.raises(InUseError, match=f"taken over by {'process .* on three' if another else 'another process'}"):
+        first.check()
+
+
 def test_of_two_that_take_over_at_the_same_time_one_does(tmp_path: Path, on: Callable[[str], None]) -> None:
     on("gone")
     Claim(tmp_path)._ended.set()

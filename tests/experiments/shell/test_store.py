@@ -180,6 +180,106 @@ def test_a_run_that_the_store_does_not_know_is_not_replaced(tmp_path: Path) -> N
     assert content(tmp_path / "two") == {"checkpoints/last.ckpt": "mine"}
 
 
+def test_a_fetch_that_is_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "one", checkpoints__last_ckpt="weights", run_json="{}")
+    first = Store(str(tmp_path / "kept"))
+    first.pull(tmp_path / "one")
+    first.push(tmp_path / "one")
+    second = Store(str(tmp_path / "kept"))
+    get = second._get
+
+    def cut_off(name: str, path: Path) -> None:
+        if name == "checkpoints/last.ckpt":
+            path.parent.mkdir()
+            raise KeyboardInterrupt
+        get(name, path)
+
+    monkeypatch.setattr(second, "_get", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        second.pull(tmp_path / "two")
+    Store(str(tmp_path / "kept")).pull(tmp_path / "two")
+    assert content(tmp_path / "two") == {"checkpoints/last.ckpt": "weights", "run.json": "{}"}
+
+
+def test_an_older_run_of_the_store_does_not_replace_what_could_not_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "one", checkpoints__last_ckpt="1")
+    kept = Store(str(tmp_path / "kept"))
+    kept.pull(tmp_path / "one")
+    kept.push(tmp_path / "one")
+    put = kept._put
+
+    def away(path: Path, name: str) -> None:
+        if name == stores.MARK:  # the last of a transfer
+            raise CannotWriteError("away")
+        put(path, name)
+
+    monkeypatch.setattr(kept, "_put", away)
+    fill(tmp_path / "one", checkpoints__last_ckpt="1 2")
+    with pytest.raises(CannotWriteError):
+        kept.push(tmp_path / "one")
+    fill(tmp_path / "one", checkpoints__last_ckpt="1 2 3, while it was away")
+    Store(str(tmp_path / "kept")).pull(tmp_path / "one")
+    assert content(tmp_path / "one") == {"checkpoints/last.ckpt": "1 2 3, while it was away"}
+
+
+def test_a_store_that_does_not_answer_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores.time, "sleep", lambda seconds: None)
+    kept = Store(f"memory://{uuid.uuid4().hex}/run")
+    fill(tmp_path, metrics_csv="1")
+    kept.pull(tmp_path)
+    kept.push(tmp_path)
+
+    def away(path: str) -> None:
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(type(kept.fs), "info", lambda self, path: away(path))
+    monkeypatch.setattr(type(kept.fs), "exists", lambda self, path: False)  # as fsspec's own does then
+    for ask in (lambda: kept.has("metrics.csv"), kept.names, lambda: Store(kept.url).pull(tmp_path / "other")):
+        with pytest.raises(CannotWriteError, match="connection reset"):
+            ask()
+
+
+def test_one_that_is_taken_over_while_it_sends_does_not_take_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Store(str(tmp_path / "kept")), Store(str(tmp_path / "kept"))
+    fill(tmp_path / "one", a_csv="1", b_csv="1")
+    first.pull(tmp_path / "one")
+    put, sent = first._put, []
+
+    def slow(path: Path, name: str) -> None:
+        put(path, name)
+        sent.append(name)
+        if len(sent) == 1:
+            second.pull(tmp_path / "two")
+
+    monkeypatch.setattr(first, "_put", slow)
+    with pytest.raises(InUseError, match="was taken over by"):
+        first.push(tmp_path / "one")
+    assert sent == ["a.csv"]
+    second.push(tmp_path / "two")
+
+
+def test_a_store_in_the_folder_that_it_keeps_is_refused(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "kept"):
+        for url in (str(place), f"file://{place}"):
+            with pytest.raises(ValueError, match=r"--store .* lies in .*, which it is to keep: choose a place beside"):
+                Store(url).pull(tmp_path)
+
+
+def test_a_relative_store_is_the_same_place_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store("kept").at("v", "seed0").url == str(tmp_path / "kept" / "v" / "seed0")
+
+
+@pytest.mark.parametrize("url", ["", "s3://", "memory://", "/"])  # as of a variable that is not set
+def test_a_store_without_a_place_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"names no place: give a folder, or a URL such as s3://BUCKET/NAME"):
+        Store(url)
+
+
 def test_stores_that_nothing_opens_are_named() -> None:
     with pytest.raises(ValueError, match="--store nope://x names no store: Protocol not known: nope"):
         Store("nope://x")
