@@ -14,9 +14,10 @@ from rich.markup import escape
 from experiments.grids.launchers.base import STOP_SECONDS, Asked, Job, Launcher
 from experiments.grids.progress import Progress
 from experiments.runs.checkpoints import LAST
-from experiments.runs.run import Run, changes
+from experiments.runs.run import Run, changes, check_kept
 from experiments.runs.scored import scored_split
 from experiments.runs.step import STEPS
+from experiments.shell.ending import CannotWriteError
 from experiments.shell.files import read_json, write_json
 from experiments.shell.found import wanted
 from experiments.shell.store import Store
@@ -162,7 +163,10 @@ def run_cells(
                 for cell in [c for c in running if c.process is not None and c.process.poll() is not None]:
                     running.remove(cell)
                     if store:
-                        _collect(cell, store)
+                        try:
+                            _collect(cell, store)
+                        except CannotWriteError as error:  # others go on; of this one nothing is known here
+                            console.print(str(error), soft_wrap=True, markup=False)
                     if cell.process and cell.process.lost and cell.result is None and cell not in again:
                         again.append(cell)
                         console.print(
@@ -206,12 +210,11 @@ def collect(cells: Sequence[PlannedCell], store: Store) -> None:
     for cell in cells:
         if (place := cell.place) not in kept or cell.result:
             continue
-        theirs = read_json(at) if store.at(*place).bring("run.json", at := cell.folder / ".run.json") else {}
-        at.unlink(missing_ok=True)
-        if theirs and (changed := changes(theirs, cell.run)):
-            raise ValueError(
-                f"{store.url}/{'/'.join(place)} holds another run ({'; '.join(changed)}): choose another --store"
-            )
+        if store.at(*place).bring("run.json", stored := cell.folder / ".run.json"):
+            try:
+                check_kept(stored, f"{store.url}/{'/'.join(place)}", cell.run)
+            finally:
+                stored.unlink(missing_ok=True)
         _collect(cell, store)
 
 

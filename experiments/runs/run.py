@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from datamodules.base import SegmentationDataModule
 from experiments.runs.identity import START, by_content, identity
 from experiments.runs.step import Step
+from experiments.shell.files import read_json
 from experiments.shell.found import wanted
 from lightning_modules.base import SegmentationModule, plain
 from lightning_modules.components.losses import DENOMINATORS
@@ -265,6 +266,12 @@ def identified(runs: Mapping[str, Run]) -> dict[str, Run]:
             fingerprints[key] = run.identified().fingerprint
         identified_runs[name] = replace(run, fingerprint=fingerprints[key])
     return identified_runs
+
+
+def check_kept(path: Path, url: str, run: Run) -> None:
+    """Raises ValueError where the run.json of a store, fetched to `path`, is not that of `run`."""
+    if changed := changes(read_json(path), run):
+        raise ValueError(f"{url} holds another run ({'; '.join(changed)}): choose another --store")
 
 
 def changes(stored: Mapping[str, Any], run: Run) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from datamodules.base import SegmentationDataModule, SegmentationDataset
 from experiments.runs.callbacks import encode_labels, sample_positions, sampled, save_npz, save_predictions
 from experiments.runs.checkpoints import Signals
-from experiments.runs.run import Run, changes
+from experiments.runs.run import Run, changes, check_kept
 from experiments.runs.scored import what_was_scored
 from experiments.shell.catalogue import load
 from experiments.shell.environment import write_environment
@@ -59,8 +60,8 @@ def carry_out(
     if run.step is None or not run.parents:
         raise ValueError("a run without a step and parents is trained: use train")
     step, started = run.step, time.monotonic()
-    with Signals(), locked(out, patience), kept(store, out):
-        run = run.identified()
+    run = run.identified()
+    with Signals(), locked(out, patience), kept(store, out, partial(check_kept, run=run)):
         run.check_parents()
         if (out / "run.json").exists() and (changed := changes(read_json(out / "run.json"), run)):
             raise ValueError(f"{out} holds another run ({'; '.join(changed)}): choose another folder with --out")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from experiments.runs.checkpoints import (
 )
 from experiments.runs.devices import check_first, cluster, placed, synchronise_batch_norm
 from experiments.runs.loops import make_resumable
-from experiments.runs.run import Run, changes
+from experiments.runs.run import Run, changes, check_kept
 from experiments.runs.scored import scored_entry, scored_split, what_was_scored
 from experiments.runs.strategies import SHARDED, ShardedStrategy, strategy_of
 from experiments.shell.ending import Interrupted, WorkerError
@@ -136,7 +137,7 @@ def train(
         strategy_of(named, module.hparams, precision)  # refuses what does not go together
         datamodule.verify()
         run = run.identified()
-        with _owned(out, patience, store) as saved:
+        with _owned(run, out, patience, store) as saved:
             if finished := _check_folder(run, out, resume, "test" if test else "val"):
                 return finished
             last = checkpoint_to_resume(out, run.hash, first=first_process()) if resume else None
@@ -208,12 +209,12 @@ def train(
 
 
 @contextmanager
-def _owned(out: Path, patience: float, store: Store | None) -> Iterator[Callable[[], None]]:
+def _owned(run: Run, out: Path, patience: float, store: Store | None) -> Iterator[Callable[[], None]]:
     """The folder for the first process of a run, with what the store has; gives what to call after a checkpoint."""
     if not first_process():
         yield lambda: None
         return
-    with locked(out, patience), kept(store, out) as saved:
+    with locked(out, patience), kept(store, out, partial(check_kept, run=run)) as saved:
         yield saved
 
 

@@ -217,14 +217,20 @@ class Store:
 
 
 @contextmanager
-def kept(store: Store | None, folder: Path) -> Iterator[Callable[[], None]]:
+def kept(store: Store | None, folder: Path, check: Callable[[Path, str], None]) -> Iterator[Callable[[], None]]:
     """Begins with what the store has, gives a function that sends what is new, and sends all at the end.
 
-    A store that cannot be reached while it trains is told on stderr and tried again; at the end it is an error.
+    `check` gets a run.json that is kept, with the URL, and raises for another run, before its place is taken over. A
+    store that cannot be reached while it trains is told on stderr and tried again; at the end it is an error.
     """
     if store is None:
         yield lambda: None
         return
+    if store.bring("run.json", stored := folder / ".run.json"):
+        try:
+            check(stored, store.url)
+        finally:
+            stored.unlink(missing_ok=True)
     store.pull(folder)
 
     def send() -> None:

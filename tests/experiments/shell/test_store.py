@@ -289,3 +289,13 @@ def test_a_store_without_its_package_says_what_to_install() -> None:
     hidden = "import sys; sys.modules['s3fs'] = None; from experiments.shell.store import Store; Store('s3://b/x')"
     done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False)
     assert 'ValueError: --store s3://b/x needs a package: pip install -e ".[s3]"' in done.stderr
+
+
+def test_a_place_of_another_run_is_refused_before_it_is_taken_over(tmp_path: Path) -> None:
+    url = str(tmp_path / "kept")
+    train(BASE, tmp_path / "one", store=Store(url), **QUIET)
+    mark = (tmp_path / "kept" / stores.MARK).read_bytes()
+    with pytest.raises(ValueError, match=r"kept holds another run \(hparams.lr: .*\): choose another --store"):
+        train(BASE.but(lr=0.5), tmp_path / "two", store=Store(url), **QUIET)
+    assert (tmp_path / "kept" / stores.MARK).read_bytes() == mark
+    assert not [path for path in (tmp_path / "two").rglob("*") if path.is_file()] or not (tmp_path / "two").exists()
