@@ -1,5 +1,6 @@
 """Cells of a grid, one process each: started, watched, stopped, and continued by what they left on disk."""
 
+import re
 import signal
 import subprocess
 import time
@@ -22,6 +23,8 @@ from experiments.shell.files import read_json, write_json
 from experiments.shell.found import wanted
 from experiments.shell.store import Store
 from experiments.tracking.loggers import Logging
+
+WARNING = r"\S+\.py:\d+: |  warnings\.warn\("  # as Python prints one: no reason for an end
 
 
 @dataclass(eq=False)
@@ -317,7 +320,8 @@ def _not_ended(processes: Sequence[Job]) -> list[Job]:
 
 def _last_line(path: Path) -> str:
     try:
-        lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = [line for line in text.splitlines() if line.strip() and not re.match(WARNING, line)]
     except OSError:  # its process has not begun
         lines = []
     return lines[-1] if lines else "no output"

@@ -243,7 +243,7 @@ def run_command(
     try:
         report = f"python -m experiments.report {out()} shows what is finished"
         goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}\n{report}"
-        with Signals(), command(goes_on) as console:
+        with command(goes_on) as console, Signals():
             logging = Logging.of(args)
             failed = work(console, launcher_of(args, out()))
     except SystemExit as stop:

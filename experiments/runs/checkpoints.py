@@ -39,6 +39,7 @@ class Signals:
     def __init__(self) -> None:
         self.received = 0
         self.waiting = False
+        self._raised = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -48,13 +49,16 @@ class Signals:
                     self._before[signum] = signal.signal(signum, self._receive)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        if self._raised and type(error) is SystemExit:  # Ray, within its calls, makes a SystemExit(1) of any
+            raise Interrupted(self._raised) from error
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self.received or not self.waiting:
-            raise Interrupted(self.received or signum)
+            self._raised = self.received or signum
+            raise Interrupted(self._raised)
         self.received = signum
         os.write(2, f"{signal.Signals(signum).name}: ending after this step; once more ends at once\n".encode())
 

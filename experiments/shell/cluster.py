@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from experiments.shell.difference import SENT, to_send
+
 ROOT = Path(__file__).parents[2]  # what a machine needs of this project to run one of its commands
 # Of a checkout, what is never needed to train: results, environments, history. Ray sends the rest to each machine.
 EXCLUDED = ["/outputs/", "/.venv*/", "/.git/", "/build/", "/notebooks/", "/tests/", "/docs/", "*.ckpt", "__pycache__"]
@@ -22,7 +24,9 @@ def connect(address: str | None, *, send_code: bool) -> Any:
 
     if ray.is_initialized():
         return ray
-    code = {"working_dir": str(ROOT), "excludes": EXCLUDED} if send_code and (ROOT / "setup.cfg").is_file() else {}
+    code: dict[str, Any] = {}
+    if send_code and (ROOT / "setup.cfg").is_file():
+        code = {"working_dir": str(ROOT), "excludes": EXCLUDED, "env_vars": {SENT: to_send()}}
     options: dict[str, Any] = {"address": address or "local", **({} if address else {"include_dashboard": False})}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=code or None, **options)

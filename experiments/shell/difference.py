@@ -4,13 +4,16 @@ Git is asked for names and stored bytes alone; what is on the disk is read here,
 configures is run.
 """
 
+import base64
 import difflib
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +26,7 @@ SUFFIXES = {".py", ".cpp", ".so", ".pyd", ".j2", ".css", ".js"}  # of files that
 DIRTY, UNKNOWN = "-dirty", "unknown"
 PATCH = "code.patch"
 MOST_PATCH = 2**22  # bytes
+SENT, MOST_SENT = "SEGLAB_CODE", 2**16  # a variable of a process, and its bytes
 GIT_SECONDS = 10
 # Settings of a repository that name programs to run, or a server to ask. An owner other than ours is no reason to
 # refuse: the code in the folder runs already, and nothing else of it is asked for.
@@ -72,7 +76,7 @@ def git_commit() -> str:
         commit, stored = _stored()
         return commit + DIRTY * bool(_differing(stored))
     except FAILURES:
-        return UNKNOWN
+        return _as_sent().commit
 
 
 def difference() -> Difference:
@@ -90,6 +94,25 @@ def difference() -> Difference:
                 size += len(part)
         return Difference(commit + DIRTY * bool(files), files, b"".join(parts), lacks)
     except FAILURES:
+        return _as_sent()
+
+
+def to_send() -> str:
+    """What a machine that gets this code without its history is told of it, in the variable `SENT`."""
+    code = difference()
+    patch = base64.b64encode(zlib.compress(code.patch)).decode()
+    if len(patch) > MOST_SENT:
+        patch, code = "", code._replace(lacks=[*code.files])
+    return json.dumps({"commit": code.commit, "files": code.files, "patch": patch, "lacks": code.lacks})
+
+
+def _as_sent() -> Difference:
+    """What the sender of this code has said of it; of an unknown commit nothing is known to differ."""
+    try:
+        told = json.loads(os.environ[SENT])
+        patch = zlib.decompress(base64.b64decode(told["patch"])) if told["patch"] else b""
+        return Difference(str(told["commit"]), dict(told["files"]), patch, list(told["lacks"]))
+    except (KeyError, ValueError, TypeError, zlib.error):
         return Difference(UNKNOWN, {}, b"", [])
 
 

@@ -17,6 +17,7 @@ from experiments.grids.cells import PlannedCell, run_cells
 from experiments.grids.launchers import on_ray
 from experiments.grids.launchers.local import Local
 from experiments.grids.launchers.on_ray import OnRay
+from experiments.shell.files import read_json
 from experiments.tracking.loggers import Logging
 from lightning_modules.crf_as_rnn import CRFasRNNModule
 
@@ -103,6 +104,8 @@ def test_cells_whose_nodes_are_lost_go_on_elsewhere_and_nothing_differs(
         log = (cell.folder / "log.txt").read_text()
         assert log.count("== attempt") == 2, log
         assert f"{cell.folder}: test/miou" in told and "attempt 2, on" in told
+        sent, here = (read_json(of.folder / "environment.json")["commit"] for of in (cell, undisturbed[0]))
+        assert sent == here != "unknown"  # the code came without its history
         assert epochs >= 1  # which the second attempt did not train again:
         assert (cell.folder / "metrics.csv").read_text().count("\n") == 7
     for mine, theirs in zip(cells, undisturbed, strict=True):

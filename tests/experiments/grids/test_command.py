@@ -53,17 +53,26 @@ def test_a_grid_that_ends_in_part_is_3_and_one_without_a_result_ends_as_its_cell
     assert run_grid(grid(), parser.parse_args(["--out", str(tmp_path), "--seeds", "0"])) == code
 
 
-def test_a_grid_passes_a_signal_on_and_ends_with_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("replaced", [False, True], ids=["as it is", "as Ray passes it on"])
+def test_a_grid_passes_a_signal_on_and_ends_with_its_status(
+    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from experiments.grids import command
 
     def run_cells(*args: Any, **kwargs: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except SystemExit:
+            if replaced:  # ray.wait raises another one than the handler did
+                raise SystemExit(1) from None
+            raise
 
     monkeypatch.setattr(command, "run_cells", run_cells)
     parser = Parser(description=None)
     add_arguments(parser)
     assert run_grid(grid(), parser.parse_args(["--out", str(tmp_path), "--seeds", "0"])) == 143
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_a_cell_that_still_imports_ends_with_its_grid(tmp_path: Path) -> None:
@@ -111,7 +120,7 @@ def test_a_killed_cell_says_by_what(tmp_path: Path) -> None:
     cell.folder.mkdir(parents=True)
 
     def begin(folder: Path) -> list[str]:
-        (folder / "log.txt").write_text("importing\n")
+        (folder / "log.txt").write_text("importing\n/lib/x.py:21: `a` is deprecated, use `b`.\n  warnings.warn(\n")
         return ["sh", "-c", "kill -9 $$"]
 
     (failed,) = experiments.grids.cells.run_cells(
