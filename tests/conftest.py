@@ -1,5 +1,6 @@
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +31,28 @@ def heard() -> Iterator[None]:
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Does something in a thread while this one runs cells; what it raises is raised at the end of the test."""
+    errors: list[BaseException] = []
+    threads: list[threading.Thread] = []
+
+    def begin(act: Callable[[], None]) -> None:
+        def work() -> None:
+            try:
+                act()
+            except BaseException as error:  # noqa: BLE001
+                errors.append(error)
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+
+    yield begin
+    for thread in threads:
+        thread.join(60)
+    assert not errors
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

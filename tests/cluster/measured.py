@@ -1,6 +1,6 @@
 """What Ray costs a cell, and what two workers gain: the numbers of experiments/results/scaling.md.
 
-    python tests/cluster/measured.py
+    python tests/cluster/measured.py --record experiments/results/scaling.md
 
 A cell's overhead is the time from its start by the grid until the grid knows of its end, less that of its own process.
 """
@@ -21,6 +21,7 @@ from experiments.grids.cells import PlannedCell, run_cells
 from experiments.grids.launchers.base import Asked
 from experiments.grids.launchers.local import Local
 from experiments.grids.launchers.on_ray import OnRay
+from experiments.machines.record import made_by, write_section
 from experiments.shell.files import write_json
 from experiments.tracking.loggers import Logging
 
@@ -56,26 +57,34 @@ def overheads(out: Path, launcher: OnRay) -> list[float]:
     return found
 
 
-def main() -> None:
+def main(record: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         one, two = (OnRay(None, jobs=jobs, threads=1, devices="auto", gpus_per_cell=None) for jobs in (1, 2))
         extra = overheads(out / "overhead", one)
-        print(f"overhead of a cell on Ray: first {extra[0]:.2f} s, then median {statistics.median(extra[1:]):.2f} s")
-        rows: dict[str, list[float]] = {"ray 1": [], "ray 2": [], "local 1": [], "local 2": []}
+        lines = [
+            (
+                f"A cell on Ray takes {statistics.median(extra[1:]):.2f} s beyond its own process (median of {CELLS - 1}; "
+                f"{min(extra[1:]):.2f} to {max(extra[1:]):.2f}), and the first, whose worker starts, {extra[0]:.2f} s."
+            ),
+            "",
+            f"| launcher | cells at a time | seconds of {CELLS} cells, median | from | to | speed-up |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        rows: dict[tuple[str, int], list[float]] = {}
         for number in range(ROUNDS):
-            for name, launcher in (("ray 1", one), ("ray 2", two)):
-                rows[name].append(grid(out / f"{name} {number}", launcher))
-            for jobs in (1, 2):
-                rows[f"local {jobs}"].append(grid(out / f"local {jobs} {number}", Local(jobs=jobs, threads=1)))
-        for name, seconds in rows.items():
-            of = rows[name.split()[0] + " 1"]
-            ratios = [a / b for a, b in zip(of, seconds, strict=True)]
-            print(
-                f"{CELLS} cells, {name} at a time: median {statistics.median(seconds):.1f} s "
-                f"({min(seconds):.1f} to {max(seconds):.1f}), speed-up {statistics.median(ratios):.2f}"
-            )
+            for jobs, on_ray in ((1, one), (2, two)):
+                for name, launcher in (("ray", on_ray), ("local", Local(jobs=jobs, threads=1))):
+                    rows.setdefault((name, jobs), []).append(grid(out / f"{name} {jobs} {number}", launcher))
+        for (name, jobs), seconds in sorted(rows.items()):
+            gained = statistics.median(a / b for a, b in zip(rows[name, 1], seconds, strict=True))
+            numbers = [statistics.median(seconds), min(seconds), max(seconds)]
+            lines.append(f"| {name} | {jobs} | {' | '.join(f'{n:.1f}' for n in numbers)} | {gained:.2f} |")
+    text = "\n".join([*lines, "", made_by()])
+    print(text)
+    if record:
+        write_section(record, "launchers", text)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[2]) if sys.argv[1:2] == ["--record"] else None)

@@ -2,9 +2,8 @@
 
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,27 +47,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[PlannedCell]:
     cells = grid(tmp_path_factory.mktemp("undisturbed"))
     assert run(cells, Local(jobs=2, threads=1)) == []
     return cells
-
-
-@pytest.fixture
-def meanwhile() -> Iterator[Callable[[Callable[[], None]], None]]:
-    errors: list[BaseException] = []
-    threads: list[threading.Thread] = []
-
-    def begin(act: Callable[[], None]) -> None:
-        def work() -> None:
-            try:
-                act()
-            except BaseException as error:  # noqa: BLE001
-                errors.append(error)
-
-        threads.append(threading.Thread(target=work))
-        threads[-1].start()
-
-    yield begin
-    for thread in threads:
-        thread.join(60)
-    assert not errors
 
 
 def process_of(cell: PlannedCell) -> int:

@@ -5,8 +5,7 @@ import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,28 +76,6 @@ def is_saved(cell: PlannedCell) -> bool:
     last = (cell.folder / "metrics.csv").read_text().splitlines()[-1]
     stored = torch.load(cell.folder / "checkpoints" / "last.ckpt", weights_only=True)
     return bool(stored["global_step"] >= int(last.split(",")[1]))
-
-
-@pytest.fixture
-def meanwhile() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Does something in a thread while this one runs cells; what it raises is raised at the end of the test."""
-    errors: list[BaseException] = []
-    threads: list[threading.Thread] = []
-
-    def begin(act: Callable[[], None]) -> None:
-        def work() -> None:
-            try:
-                act()
-            except BaseException as error:  # noqa: BLE001
-                errors.append(error)
-
-        threads.append(threading.Thread(target=work))
-        threads[-1].start()
-
-    yield begin
-    for thread in threads:
-        thread.join(60)
-    assert not errors
 
 
 def test_a_forked_cell_is_bit_identical_to_a_process_of_its_own(
