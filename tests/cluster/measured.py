@@ -64,7 +64,8 @@ def main(record: Path | None) -> None:
         extra = overheads(out / "overhead", one)
         lines = [
             (
-                f"A cell on Ray takes {statistics.median(extra[1:]):.2f} s beyond its own process (median of {CELLS - 1}; "
+                f"A cell on Ray takes {statistics.median(extra[1:]):.2f} s beyond its own process "
+                f"(median of {CELLS - 1}; "
                 f"{min(extra[1:]):.2f} to {max(extra[1:]):.2f}), and the first, whose worker starts, {extra[0]:.2f} s."
             ),
             "",
