@@ -1,3 +1,4 @@
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,30 @@ def _seeded() -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known of folders of data, and of the costs of networks, stays with each test."""
     monkeypatch.setenv("SEGLAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+RANKS = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_rank_left() -> Iterator[None]:
+    """What Lightning writes into the environment of a process stays with the test: the next one would wait for it."""
+    before = {name: os.environ.get(name) for name in RANKS}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture
