@@ -119,7 +119,8 @@ class _Grid:
         tuning.check_scored(ablation)
         batch = ablation.runs[ablation.baseline].resolved().get("data.batch_size", 0)
         if (devices := self.launcher.devices) != "auto" and batch % int(devices):
-            raise ValueError(f"the devices of a cell must divide its batch of {batch} images, got {devices}")
+            flag = "--devices" if args.devices != "auto" else "--gpus-per-cell"
+            raise ValueError(f"{flag} must divide the batch of {batch} images, got {devices}")
         if ablation.tune:
             if tuning.SEED in args.seeds:
                 raise ValueError(f"--seeds must leave {tuning.SEED} out: it is the seed of the trials")

@@ -18,9 +18,14 @@ from lightning_modules.unet import UNetModule
 
 
 class LogsEachStep(UNetModule):
+    def loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        self.latest = super().loss(images, masks)
+        return self.latest
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
-        self.log_dict({"each/loss": loss.detach(), "each/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict({"each/loss": self.latest.detach(), "each/lr": rate})
         return loss
 
 
