@@ -39,7 +39,7 @@ from experiments.reports.figures import COLOURS, colormap, drawing, save_figure
 from experiments.shell.catalogue import load
 from experiments.shell.command import command
 from experiments.shell.environment import command_line, package_version
-from experiments.shell.files import locked, read_json, write_json, write_whole
+from experiments.shell.files import is_of_lock, locked, read_json, write_json, write_whole
 from experiments.shell.flags import Parser, natural, positive, refuse
 from lightning_modules.components.blocks import pad_to_multiple
 from lightning_modules.components.encoders import Encoder, build_encoder
@@ -179,7 +179,7 @@ def check_out(out: Path) -> list[Path]:
     present = (
         {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()} if out.exists() else set()
     )
-    strange = sorted(present - {*ours, MANIFEST, ".lock"})
+    strange = sorted(name for name in present - {*ours, MANIFEST} if not is_of_lock(name))
     if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise ValueError(

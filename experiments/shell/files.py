@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.shell.claims import Claim
+from experiments.shell.claims import NAME, Claim
 from experiments.shell.ending import InUseError, NoSpaceError, of_writing
 
 if sys.platform == "win32":
@@ -191,6 +191,11 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
             claim.release()
             file.truncate(0)
             _remove_empty(folder, made)
+
+
+def is_of_lock(name: str) -> bool:
+    """Whether a file is one that `locked` keeps in the folder."""
+    return name == ".lock" or name.startswith(NAME.format(""))
 
 
 def _own(folder: Path, patience: float) -> tuple[IO[str], Claim]:
