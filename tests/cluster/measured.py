@@ -58,6 +58,7 @@ def overheads(out: Path, launcher: OnRay) -> list[float]:
 
 
 def main(record: Path | None) -> None:
+    made = made_by()  # before this itself is a load
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         one, two = (OnRay(None, jobs=jobs, threads=1, devices="auto", gpus_per_cell=None) for jobs in (1, 2))
@@ -81,7 +82,7 @@ def main(record: Path | None) -> None:
             gained = statistics.median(a / b for a, b in zip(rows[name, 1], seconds, strict=True))
             numbers = [statistics.median(seconds), min(seconds), max(seconds)]
             lines.append(f"| {name} | {jobs} | {' | '.join(f'{n:.1f}' for n in numbers)} | {gained:.2f} |")
-    text = "\n".join([*lines, "", made_by()])
+    text = "\n".join([*lines, "", made])
     print(text)
     if record:
         write_section(record, "launchers", text)
