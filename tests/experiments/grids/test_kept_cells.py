@@ -1,17 +1,20 @@
 """Cells of a grid in a store: a place for each, and what comes from there."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_graph import BASE
+from interrupt import QUIET
+from test_graph import ALONE, BASE
 
 from experiments.grids import cells, tuning
-from experiments.grids.cell import log_kept, take_up
+from experiments.grids.cell import log_kept, take_up, with_parents
 from experiments.grids.cells import PlannedCell, collect
 from experiments.grids.launchers.base import Asked
 from experiments.runs.run import Run
+from experiments.runs.training import train
 from experiments.shell.ending import IN_USE
 from experiments.shell.files import read_json, write_json
 from experiments.shell.store import Store
@@ -102,3 +105,19 @@ def test_cells_that_do_not_end_keep_no_other_from_being_ended(tmp_path: Path, mo
     planned = [PlannedCell(name, BASE, tmp_path / name, 2, process=Slow(name)) for name in "ab"]
     cells._stop(planned)
     assert killed == ["a", "b"]
+
+
+def test_a_child_begins_with_the_weights_of_a_parent_that_was_trained_elsewhere(tmp_path: Path, store: Store) -> None:
+    parent = tmp_path / "there" / "base" / "seed0"
+    steps = train(BASE, parent, store=store.at("base", "seed0"), **QUIET)["steps"]
+    child = ALONE.after({str(parent / "checkpoints" / "last.ckpt"): f"run:{BASE.hash}@{steps}"})
+    shutil.rmtree(tmp_path / "there")
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        child.check_parents()
+    here = tmp_path / "scratch" / "none" / "seed0"
+    found = with_parents(child, store.at("none", "seed0"), here)
+    found.check_parents()
+    assert found.hash == child.hash
+    (path,) = found.parents
+    assert Path(path) == tmp_path / "scratch" / "base" / "seed0" / "checkpoints" / "last.ckpt"
+    assert train(found, here, **QUIET)["status"] == "done"
