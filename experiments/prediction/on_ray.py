@@ -59,11 +59,11 @@ def on_ray(
     has = ray.cluster_resources()
     share = (1.0 if has.get("GPU") else 0.0) if gpus is None else gpus
     most = int(min(has.get("CPU", 1), has.get("GPU", 0) / share if share else has.get("CPU", 1)))
-    make = partial(Worker, network, out.absolute(), wanted, also)
-    return partial(_every, make=make, workers=max(jobs or most, 1), gpus=share)
+    made_of = (network, out.absolute(), wanted, also)
+    return partial(_every, made_of=made_of, workers=max(jobs or most, 1), gpus=share)
 
 
-def _every(items: Sequence[Item], *, make: Callable[[], Worker], workers: int, gpus: float) -> Iterator[Ended]:
+def _every(items: Sequence[Item], *, made_of: tuple[Any, ...], workers: int, gpus: float) -> Iterator[Ended]:
     import ray
 
     if not items:
@@ -73,8 +73,8 @@ def _every(items: Sequence[Item], *, make: Callable[[], Worker], workers: int, g
     context.print_on_execution_start = False
     rows = [{"item": json.dumps(asdict(item) | {"path": str(item.path)})} for item in items]
     data = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map_batches(
-        _Made,
-        fn_constructor_args=(make,),
+        Worker,
+        fn_constructor_args=made_of,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
         num_gpus=gpus or None,
@@ -85,16 +85,6 @@ def _every(items: Sequence[Item], *, make: Callable[[], Worker], workers: int, g
         if "stop" in told:
             raise {"NoSpaceError": NoSpaceError}.get(told["stop"], CannotWriteError)(told["said"])
         yield _item(told["item"]), told["ended"]
-
-
-class _Made:
-    """A `Worker`, made where it works."""
-
-    def __init__(self, make: Callable[[], Worker]) -> None:
-        self._worker = make()
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        return self._worker(batch)
 
 
 def _item(fields: Mapping[str, Any]) -> Item:

@@ -13,6 +13,7 @@ from typing import Any
 
 from datamodules.checks.problems import shown
 from datamodules.files import IMAGE_ENDINGS, JUNK, read_lines
+from experiments.shell.store import opened
 
 ENDINGS = {*IMAGE_ENDINGS, ".npy"}
 VOLUMES = (".nii", ".nii.gz")
@@ -68,7 +69,7 @@ class Item:
             return
         with tempfile.TemporaryDirectory(prefix="seglab-") as folder:
             path = Path(folder, self.path.name)
-            filesystem, place = bucket(self.url)
+            filesystem, place = opened(self.url, self.url)
             try:
                 filesystem.get_file(place, str(path))
             except Exception as error:
@@ -107,23 +108,9 @@ def items(sources: Sequence[str], *, out: Path) -> list[Item]:
     return [Item(path, name) for path, name in names.items()]
 
 
-def bucket(url: str) -> tuple[Any, str]:
-    """What opens a URL, and its place there; ValueError for one that nothing here opens."""
-    import fsspec
-
-    protocol = url.partition("://")[0]
-    try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        extra = {"s3": "s3", "gs": "gcs"}.get(protocol)
-        raise ValueError(f"{url} needs a package: {f'pip install -e .[{extra}]' if extra else error}") from error
-    except ValueError as error:
-        raise ValueError(f"{url} names no bucket: {error}") from error
-
-
 def _in_bucket(url: str) -> list[Item]:
     """The images below a URL, in order."""
-    filesystem, root = bucket(url)
+    filesystem, root = opened(url, url)
     try:
         found = {path: info for path, info in filesystem.find(root, detail=True).items() if _is_image(path)}
     except Exception as error:

@@ -128,13 +128,7 @@ def natural(text: str) -> int:
 
 def above_zero(text: str) -> float:
     """A flag's value that must be a finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return number
+    return _above_zero(text, "a number")
 
 
 def share(text: str) -> float:
@@ -147,12 +141,16 @@ def share(text: str) -> float:
 
 def minutes(text: str) -> float:
     """A flag's value that must be a number of minutes above 0."""
+    return _above_zero(text, "a number of minutes")
+
+
+def _above_zero(text: str, what: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of minutes above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {what} above 0, got {text!r}")
     return number
 
 

@@ -28,6 +28,21 @@ TRIES, EVERY = 4, 30.0  # of a transfer; seconds between two transfers of a run 
 LATE = ("checkpoints/last.ckpt.sha256", "checkpoints/last.ckpt", "result.json")
 
 
+def opened(url: str, named: str) -> tuple[Any, str]:
+    """The file system of a URL, and the place there; ValueError, which begins with `named`, where nothing opens it."""
+    import fsspec
+
+    try:
+        filesystem, place = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        extra = EXTRAS.get(url.partition("://")[0])
+        way_out = f'pip install -e ".[{extra}]"' if extra else str(error)
+        raise ValueError(f"{named} needs a package: {way_out}") from error
+    except ValueError as error:
+        raise ValueError(f"{named} names no store: {error}") from error
+    return filesystem, place
+
+
 class Store:
     """The place of one folder in a store, by its URL.
 
@@ -35,20 +50,11 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
         protocol, _, place = url.rpartition("://")
         if not place.strip("/"):
             raise ValueError(f"--store {url!r} names no place: give a folder, or a URL such as s3://BUCKET/NAME")
         self.url, protocol = url.rstrip("/"), protocol or "file"
-        try:
-            self.fs, root = fsspec.core.url_to_fs(self.url)
-        except ImportError as error:
-            extra = EXTRAS.get(protocol)
-            way_out = f'pip install -e ".[{extra}]"' if extra else str(error)
-            raise ValueError(f"--store {url} needs a package: {way_out}") from error
-        except ValueError as error:
-            raise ValueError(f"--store {url} names no store: {error}") from error
+        self.fs, root = opened(self.url, f"--store {url}")
         self.root = root.rstrip("/")
         if "://" not in url:  # a process of another machine begins in another folder
             self.url = self.root

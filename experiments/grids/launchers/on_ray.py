@@ -47,7 +47,6 @@ class OnRay:
         self._check_fits(grows=address is not None)
         self.jobs = jobs or max(int(min(has.get(kind, 0) // amount for kind, amount in self.needs.items())), 1)
         self._running: dict[Any, _Task] = {}
-        self._groups: dict[Any, Any] = {}
 
     def _check_fits(self, *, grows: bool) -> None:
         """Raises ValueError where no node has what a cell needs; of a cluster that may grow it is told."""
