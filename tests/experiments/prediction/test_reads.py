@@ -128,6 +128,6 @@ def test_an_object_whose_name_leads_elsewhere_is_refused(key: str, monkeypatch: 
         def unstrip_protocol(self, path: str) -> str:
             return f"s3://{path}"
 
-    monkeypatch.setattr("experiments.prediction.sources.bucket", lambda url: (Bucket(), "b/i"))
+    monkeypatch.setattr("experiments.prediction.sources.opened", lambda url, name: (Bucket(), "b/i"))
     with pytest.raises(ValueError, match=f"s3://b/i holds {re.escape(key)}, which is no path of a file"):
         items(["s3://b/i"], out=Path("out"))
