@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A worker that is done takes tests from one that is not: no file of tests is as long as half of them all.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help ablation test test-extras faults fuzz cluster audit full lint helps smoke gpu
+.PHONY: help ablation test test-extras faults fuzz cluster notebooks audit full lint helps smoke gpu
 help:
 	@echo "make ablation     set up, then compare upsampling layers with and without skip connections"
 	@echo "make test         set up, then run the tests that need no extra and are not slow"
@@ -14,6 +14,7 @@ help:
 	@echo "make faults       set up, then bring about what goes wrong, and compare how it ends; ARGS=\"--quick\" is what CI runs"
 	@echo "make fuzz         set up, then read 20,000 random broken inputs"
 	@echo "make cluster      set up with the extras, then lose nodes of Ray and SLURM clusters that are this machine"
+	@echo "make notebooks    set up with the extras, then run every notebook and try its exercises"
 	@echo "make audit        set up with the extras, then ask whether a pinned version has a known vulnerability"
 	@echo "make full         every test, fault, attack and kill, 1,000,000 random inputs, and docs/RELIABILITY.md of it"
 	@echo "make lint         set up with the extras, then ruff check, ruff format --check and mypy"
@@ -40,6 +41,9 @@ fuzz: $(VENV)/installed
 
 cluster: $(VENV)/installed-dev
 	$(BIN)/python -m pytest tests/cluster $(ARGS)
+
+notebooks: $(VENV)/installed-dev
+	$(PYTEST) tests/notebooks $(ARGS)
 
 audit: $(VENV)/installed-dev
 	$(BIN)/python tests/audit.py

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = [".venv/installed-dev", "lint", "test-extras", "cluster", "smoke", "audit"]
+ORDER = [".venv/installed-dev", "lint", "test-extras", "cluster", "notebooks", "smoke", "audit"]
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def test_the_tests_come_first_in_an_environment_of_the_requirements_alone(checko
         "lint",
         "test-extras",
         "cluster",
+        "notebooks",
         "smoke",
         "audit",
     ]
@@ -83,7 +84,7 @@ def test_what_fails_ends_it_with_its_status_and_the_seconds_so_far(checkout: Pat
 
 def test_the_targets_of_the_stages_are_in_the_makefile_and_its_help() -> None:
     stages = re.findall(r"^stage \S+ \d+ make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert stages == ["test", "faults", "fuzz", "lint", "test-extras", "cluster", "smoke", "audit"]
+    assert stages == ["test", "faults", "fuzz", "lint", "test-extras", "cluster", "notebooks", "smoke", "audit"]
     done = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True, check=True)
     for target in (*stages, "full"):
         assert re.search(rf"^make {target} ", done.stdout, re.MULTILINE), target
