@@ -36,7 +36,10 @@ DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 PLACEHOLDERS = {"MINUTES": "5", "N": "2", "MODEL": "unet", "--model NAME": "unet", "--data NAME": "shapes"}
 FOREIGN = {
     "bash",
+    "cd",
     "source",
+    "jupyter",
+    "jupytext",
     "wandb",
     "ray",
     "tmux",
@@ -133,7 +136,7 @@ class Reader:
         """What is wrong with a command line; "" for nothing."""
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
-        program, rest = Path(words[0]).name, words[1:]
+        program, rest = Path(words[0]).name.replace("python3", "python"), words[1:]
         begins = {"torchrun": "-m", "srun": "python"}.get(program)  # what it starts, after its own flags
         if begins in rest:
             return self.wrong(["python"] * (program == "torchrun") + rest[rest.index(begins) :])
@@ -151,6 +154,8 @@ class Reader:
         if module.startswith("experiments."):
             verb = module.removeprefix("experiments.")
             return "" if re.search("<|ablate_$", verb) else self.parse(verb, words)
+        if module == "venv":
+            return ""
         if module == "pytest":
             missing = [word for word in words if word.startswith("tests") and not (ROOT / word).exists()]
             return f"there is no {missing[0]}" if missing else ""
@@ -174,6 +179,8 @@ def extras() -> set[str]:
 
 
 def _pip(words: list[str]) -> str:
+    if words[:3] == ["install", "torch", "torchvision"] and words[3:4] == ["--index-url"]:
+        return ""  # another build of what the project needs
     target = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[-1])
     if words[0] != "install" or target is None:
         return "pip installs this project alone here"

@@ -314,3 +314,32 @@ def test_what_it_cannot_follow_is_refused_by_name(kind: str, message: str) -> No
 def test_an_output_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"path of a module that returns a map .* got 'encoder'"):
         receptive_field(UNet(2, width=1, depth=1), 3, output="encoder")
+
+
+def dilated(rates: tuple[int, ...]) -> nn.Sequential:
+    layers = [nn.Conv2d(1, 1, 3, padding=rate, dilation=rate, bias=False) for rate in rates]
+    for layer in layers:
+        nn.init.ones_(layer.weight)
+    return nn.Sequential(*layers)
+
+
+def test_doubling_rates_double_the_field_at_nine_weights_a_layer() -> None:
+    """Yu, Koltun 2016, Sec. 2: exponential in the layers, where the weights are linear."""
+    rates = (1, 2, 4, 8)
+    for layers, size in enumerate((3, 7, 15, 31), start=1):
+        network = dilated(rates[:layers])
+        assert receptive_field(network, 1).size == (size, size)
+        assert sum(p.numel() for p in network.parameters()) == 9 * layers
+
+
+@pytest.mark.parametrize(
+    ("rates", "seen"), [((2, 2, 2), 49), ((1, 2, 5), 17**2), ((2, 4, 8), 15**2), ((1, 2, 3), 13**2)]
+)
+def test_rates_with_a_common_divisor_leave_holes(rates: tuple[int, ...], seen: int) -> None:
+    """Wang et al. 2018, Sec. 3.2: 2, 2, 2 sees a grid of its field, 1, 2, 5 all of it."""
+    network, image = dilated(rates), torch.zeros(1, 1, 41, 41, requires_grad=True)
+    network(image)[0, 0, 20, 20].backward()
+    assert image.grad is not None
+    assert int((image.grad > 0).sum()) == seen
+    whole = receptive_field(network, 1).size == (math.isqrt(seen), math.isqrt(seen))
+    assert whole == (math.gcd(*rates) == 1)

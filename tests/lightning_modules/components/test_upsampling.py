@@ -116,3 +116,30 @@ def test_unknown_kind_names_the_choices_and_the_nearest() -> None:
         upsampling("neares", 1, 1)
     with pytest.raises(ValueError, match=r"got 'zzz'$"):
         upsampling("zzz", 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["transposed-2", "transposed-3", "transposed-4"])
+def test_transposed_convolution_swaps_the_forward_and_the_backward_pass_of_a_convolution(kind: str) -> None:
+    layer = upsampling(kind, 5, 2)
+    assert isinstance(layer, nn.ConvTranspose2d)
+    weight, options = layer.weight.detach(), {"stride": layer.stride, "padding": layer.padding}
+    small, large = torch.randn(1, 5, 6, 7, requires_grad=True), torch.randn(1, 2, 12, 14, requires_grad=True)
+    up, down = layer(small), F.conv2d(large, weight, **options)
+    assert (up.shape, down.shape) == (large.shape, small.shape)
+    (of_large,) = torch.autograd.grad(down, large, small.detach())
+    torch.testing.assert_close(of_large + layer.bias[:, None, None], up)
+    (of_small,) = torch.autograd.grad(up, small, large.detach())
+    torch.testing.assert_close(of_small, down)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 6])
+def test_the_overlap_of_a_plane_is_the_product_of_two_lines_and_even_where_the_stride_divides_the_kernel(
+    kernel: int, stride: int
+) -> None:
+    if kernel < stride:
+        pytest.skip("holes, no overlap")
+    line = F.conv_transpose1d(torch.ones(1, 1, 9), torch.ones(1, 1, kernel), stride=stride)[0, 0]
+    plane = F.conv_transpose2d(torch.ones(1, 1, 9, 9), torch.ones(1, 1, kernel, kernel), stride=stride)[0, 0]
+    assert torch.equal(plane, torch.outer(line, line))
+    assert (len(line[kernel:-kernel].unique()) == 1) == (kernel % stride == 0)
