@@ -55,6 +55,7 @@ class SegmentationModule(LightningModule):
     network_class: ClassVar[type[nn.Module]] = nn.Module  # what that annotation names
     recipe: ClassVar[Recipe] = Recipe()
     hidden: ClassVar[tuple[str, ...]] = ()  # arguments of the network that the module works out
+    takes_boxes: ClassVar[bool] = False  # whether a batch may hold "boxes", (N, B, 5) long: components/boxes.py
     entrances: ClassVar[tuple[str, ...]] = ()  # methods of the network that the module calls, beside forward
     __signature__: ClassVar[inspect.Signature]
     refine: Refinement | None
@@ -226,6 +227,10 @@ class SegmentationModule(LightningModule):
     def loss(self, images: Tensor, masks: Tensor) -> Tensor:
         return self.loss_function(self(images), masks, self.ignore_index, self.class_weights)
 
+    def loss_of(self, batch: Batch) -> Tensor:
+        """What a step is trained on; overridden where that is more than images and masks."""
+        return self.loss(batch["image"], batch["mask"])
+
     def on_fit_start(self) -> None:
         if self.hparams["compile"]:
             compile_(self.network, self.entrances, self.trainer.strategy.root_device)
@@ -233,7 +238,7 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         try:
             with explaining_compiler(self.network):
-                loss = self.loss(batch["image"], batch["mask"])
+                loss = self.loss_of(batch)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -295,11 +300,15 @@ class SegmentationModule(LightningModule):
         with naming(", ".join(images)):
             logits, masks = self(batch["image"]).float(), batch["mask"]
         usable = labelled_logits(logits, masks, self.ignore_index, images, self.class_names)
+        return split_scores.update(logits, masks, finite_losses(self.image_losses(usable, masks), images))
+
+    def image_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """The loss (N,) of each image that is scored, by its logits."""
         losses = [
             self.loss_function(image[None], mask[None], self.ignore_index, self.class_weights)
-            for image, mask in zip(usable, masks, strict=True)
+            for image, mask in zip(logits, masks, strict=True)
         ]
-        return split_scores.update(logits, masks, finite_losses(torch.stack(losses), images))
+        return torch.stack(losses)
 
     def _image_names(self, batch: Batch, split: str) -> list[str]:
         """What an error calls the images of a batch: by the data set's names where the trainer has one."""

@@ -51,6 +51,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         path="fcn.FCNModule", small={"encoder_width": 0.0625, "fc_width": 8, "lr": 1e-3}, features=MAP_4
     ),
     "hypercolumn": Architecture(path="hypercolumn.HypercolumnModule", small={"encoder_width": 0.0625}, features=MAP_4),
+    "hypercolumn_boxes": Architecture(
+        path="hypercolumn_boxes.HypercolumnBoxesModule",
+        small={"encoder_width": 0.0625, "fc_width": 8, "size": 10, "least_pixels": 4, "lr": 1e-5},
+    ),
     "unet": Architecture(path="unet.UNetModule", small={"width": 4, "depth": 2}, features="encoder.2"),
     "segnet": Architecture(path="segnet.SegNetModule", small={"width": 4, "class_weights": None}, features=MAP_4),
     "deconvnet": Architecture(path="deconvnet.DeconvNetModule", small={"width": 2, "fc_width": 4}, features=MAP_4),

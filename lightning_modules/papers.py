@@ -15,11 +15,10 @@ class Paper:
 
     Args:
         cited: DOI or address of the paper, as CITATION.cff has it
-        parameters: of the network as published; None where it stands on others, or holds many
+        parameters: of the network as published; None where it stands on others, holds many, or is no paper's
         num_classes: classes of that network
         in_channels: channels of its images
         settings: of the module, with which it is that network
-        part: what of the paper the parameters are, where no setting makes the module that network
     """
 
     cited: str
@@ -27,24 +26,19 @@ class Paper:
     num_classes: int = 21
     in_channels: int = 3
     settings: Mapping[str, Any] = field(default_factory=dict)
-    part: str = ""
 
     @property
     def form(self) -> str:
         """What the parameters are of, in words."""
         channels = f"{self.in_channels} channel{'s'[: self.in_channels - 1]}"
         told = [f"{name} {value}" for name, value in self.settings.items()]
-        return ", ".join([f"{channels} and {self.num_classes} classes", *told, *([self.part] if self.part else [])])
+        return ", ".join([f"{channels} and {self.num_classes} classes", *told])
 
 
 PAPERS: dict[str, Paper] = {
     "fcn": Paper(cited="10.1109/CVPR.2015.7298965", parameters=134_489_759, settings={"stride": 8}),
-    "hypercolumn": Paper(
-        cited="https://arxiv.org/abs/1411.5752",
-        parameters=3_457_500,
-        num_classes=20,
-        part="the head of HypercolumnBoxes alone: its whole images are an adaptation",
-    ),
+    "hypercolumn": Paper(cited="https://arxiv.org/abs/1411.5752"),  # an adaptation
+    "hypercolumn_boxes": Paper(cited="https://arxiv.org/abs/1411.5752", parameters=137_718_044, num_classes=20),
     "unet": Paper(
         cited="10.1007/978-3-319-24574-4_28",
         parameters=31_030_658,

@@ -328,7 +328,7 @@ Rule = Callable[[Call], Field | Sequence[Field] | None]
 RULES: dict[str, Rule] = {}
 _names: dict[Rule, str] = {
     union: "_to_copy clone detach alias lift_fresh rsub floor_divide masked_fill where hardswish _prelu_kernel "
-    "native_dropout native_batch_norm native_group_norm native_layer_norm",
+    "native_dropout native_batch_norm native_group_norm native_layer_norm log_sigmoid_forward",
     _fresh: "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty zero",
     _overwritten: "copy fill",
     _reduced: "mean sum amax amin max min argmax argmin any all var std var_mean logsumexp linalg_vector_norm topk "

@@ -34,6 +34,7 @@ WHY = {
     "crf_as_rnn": "the lattice of a dense CRF is another one for each image, and C++; export the network below it",
     "crf_as_rnn, crf=conv": "its kernel is a Python function, its input checked by value; export the network below it",
     "deconvnet": "images of up to 224 pixels a side are padded to fc6's window, larger ones are not: two graphs",
+    "hypercolumn_boxes": "of a side of up to 112 pixels a bin of the 7x7 has one cell, of longer ones more: two graphs",
     "pointrend": "how often the logits are doubled, and which points are predicted anew, follows from the size",
     "unet, padding=valid, tile=64": "the number of tiles follows from the size",
 }

@@ -43,7 +43,10 @@ def test_parameters_stand_beside_those_of_the_paper(capsys: pytest.CaptureFixtur
     assert "padding valid): as many as here\n" in printed(capsys, paper)
     more = "segnet --num-classes 12 --no-fields --size 64 64"
     assert f"(3 channels and 11 classes, variant segnet): {9 * 64 + 1} more here\n" in printed(capsys, more)
-    assert "HypercolumnBoxes" in printed(capsys, "hypercolumn --num-classes 20 --no-fields --size 64 64")
+    assert "(3 channels and 20 classes): as many" in printed(
+        capsys, "hypercolumn_boxes --num-classes 20 --no-fields --size 64 64"
+    )
+    assert "\npaper " not in printed(capsys, "hypercolumn --num-classes 20 --no-fields --size 64 64")
     assert "\npaper " not in printed(capsys, "smp --num-classes 2 --no-fields --size 64 64 --model.encoder resnet18")
 
 

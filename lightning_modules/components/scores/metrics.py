@@ -90,9 +90,14 @@ class Scores(nn.Module):
         # The detailed ones by name, so that the order of a report's columns moves no byte of a stored file.
         self.names = sorted(scored, key=lambda name: (scored[name].detailed, name if scored[name].detailed else ""))
         self.confusion = ConfusionMatrix(num_classes)
-        self.means = {"loss": ImageMean()} | {name: ImageMean() for name in self.names if scored[name].mean}
-        for name, mean in self.means.items():
-            self.add_module(name, mean)
+        self.means: dict[str, ImageMean] = {}
+        for name in ("loss", *(name for name in self.names if scored[name].mean)):
+            self.add_mean(name)
+
+    def add_mean(self, name: str) -> None:
+        """One more mean, which is logged by this name, of what an architecture updates it with itself."""
+        self.means[name] = ImageMean()
+        self.add_module(name, self.means[name])
 
     def update(self, logits: Tensor, masks: Tensor, losses: Tensor) -> dict[str, Tensor]:
         """Logits (N, C, H, W), masks (N, H, W) and losses (N,) -> each image's labels and scores, by name.

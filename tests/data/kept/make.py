@@ -43,6 +43,7 @@ TINY_RESNET = {"encoder": "resnet18", "encoder_width": 1 / 32, "decoder_width": 
 SMALL: dict[str, dict[str, Any]] = {
     "fcn": {"encoder_width": 1 / 32, "fc_width": 4},
     "hypercolumn": {"encoder_width": 1 / 32},
+    "hypercolumn_boxes": {"encoder_width": 1 / 32, "fc_width": 4, "size": 10, "lr": 1e-5},
     "unet": {"width": 2, "depth": 2},
     "segnet": {"width": 2, "class_weights": None},
     "deconvnet": {"width": 2, "fc_width": 2},

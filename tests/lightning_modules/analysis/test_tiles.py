@@ -40,6 +40,7 @@ NOT_LOCAL = {
     "deeplabv3": ({}, "it pools the image"),
     "deeplabv3plus": ({}, "it pools the image"),
     "pspnet": ({}, "it pools the image"),
+    "hypercolumn_boxes": ({}, "it pools the image"),
     "pointrend": ({}, "whole image"),
     "crf_as_rnn": ({}, "whole image"),
     "smp, fpn": ({"arch": "FPN"}, "GroupNorm"),
