@@ -4,14 +4,8 @@ Everything random follows from (seed, epoch, index) alone. The sampler hands the
 index, because workers that were forked in an earlier epoch do not see attributes that change later.
 """
 
-import atexit
-import functools
 import inspect
 import math
-import multiprocessing
-import os
-import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -22,9 +16,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.boxes import filled_up
 from datamodules.files import SPLITS
 from datamodules.scale import Scale
 from datamodules.transforms import Augmentation, JointTransform
+from datamodules.workers import end_workers_at_exit, leave_signals_to_the_parent
 
 SEED_OF_NO_RUN = 2**32  # a run's is less
 
@@ -33,6 +29,7 @@ Sample = dict[str, Tensor]
 
 "image": float32 (in_channels, H, W) in [0, 1]; "mask": int64 (H, W) in [0, num_classes) or ignore_index; "index": int64
 scalar, the position in the split, or -1 for an image that only fills up the last step of a distributed evaluation.
+Where the data have them, "boxes": int64 (B, 5), see `SegmentationDataset.boxes`, filled up with rows of -1.
 """
 
 
@@ -41,42 +38,23 @@ def random_generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """A signal to all processes of a run, from Ctrl-C or a scheduler, must not end the batch that is to be saved."""
-    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "SIGUSR2"):
-        signal.signal(signal.SIGUSR2, lambda *_: os._exit(0))
-
-
-@functools.cache  # once a process
-def _end_workers_at_exit() -> None:
-    """An error that is shown keeps its loader alive: at exit Python would send its workers SIGTERM, and wait."""
-
-    @atexit.register
-    def end_workers() -> None:
-        if not hasattr(signal, "SIGUSR2"):
-            return
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # that of torch raises for a worker that is killed
-        children = [child for child in multiprocessing.active_children() if child.daemon and child.pid is not None]
-        for child in children:
-            os.kill(child.pid, signal.SIGUSR2)  # type: ignore[arg-type]
-        until = time.monotonic() + 1
-        for child in children:
-            child.join(max(0.0, until - time.monotonic()))
-            child.kill()
-
-
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     """The images of one split as they are: `dataset[i]` is (image, mask), without augmentation, in `Sample`'s types."""
 
     names: list[str]  # one for every image, each only once: reports and per-image scores refer to it
+    most_boxes: int = 0  # of an image, where the data have boxes of its objects
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def boxes(self, index: int) -> Tensor:
+        """The boxes (B, 5) of the image at `index`, B at most `most_boxes`: left, top, right, bottom, category, int64.
+
+        In pixels of what `dataset[index]` gives, right and bottom exclusive.
+        """
         raise NotImplementedError
 
 
@@ -130,9 +108,13 @@ class TrainingSamples(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image, mask = self.dataset[index]
-        generator = random_generator(self.seed, epoch, 1 + index)  # 0 belongs to the order of the epoch
-        image, mask = self.transform(image, mask, generator)
-        return {"image": image, "mask": mask, "index": torch.tensor(index)}
+        size, of_sample = (mask.shape[0], mask.shape[1]), (self.seed, epoch, 1 + index)  # 0 is of the epoch's order
+        image, mask = self.transform(image, mask, random_generator(*of_sample))
+        sample = {"image": image, "mask": mask, "index": torch.tensor(index)}
+        if most := self.dataset.most_boxes:
+            boxes = self.transform.boxes(self.dataset.boxes(index), size, random_generator(*of_sample))
+            sample["boxes"] = filled_up(boxes, most)
+        return sample
 
 
 class EvaluationSamples(Dataset[Sample]):
@@ -145,7 +127,10 @@ class EvaluationSamples(Dataset[Sample]):
         image, mask = self.dataset[max(index, 0)]
         if index < 0:
             mask = torch.full_like(mask, self.ignore_index)
-        return {"image": image, "mask": mask, "index": torch.tensor(index)}
+        sample = {"image": image, "mask": mask, "index": torch.tensor(index)}
+        if most := self.dataset.most_boxes:
+            sample["boxes"] = filled_up(self.dataset.boxes(max(index, 0)), most)
+        return sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +186,7 @@ class SegmentationDataModule(LightningDataModule):
     # The split whose images the final scores are of. "val" where the data have no test split: whoever chooses settings
     # by these scores has seen them, which every report says.
     scored: str = "test"
+    box_categories: frozenset[int] = frozenset()  # classes of the boxes that samples have; none without boxes
 
     def __init_subclass__(cls) -> None:
         """Composes the signature of `cls`: what it and its bases declare, then its `loading` but the `hidden`
@@ -383,13 +369,13 @@ class SegmentationDataModule(LightningDataModule):
         self, samples: Dataset[Sample], sampler: EpochSampler | EvaluationSampler, batch_size: int
     ) -> DataLoader[Sample]:
         if self.num_workers:
-            _end_workers_at_exit()
+            end_workers_at_exit()
         return DataLoader(
             samples,
             batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_the_parent,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # A loader draws a number for its workers; from the global generator it would shift dropout.

@@ -1,6 +1,7 @@
 """FolderDataModule: your own images and masks, as they lie, by a layout that its docstring and --help state."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from datamodules.base import SegmentationDataModule, SegmentationDataset
+from datamodules.boxes import Boxes, check_within, in_pixels, read_boxes, upright_size
+from datamodules.files import read_bytes
 from datamodules.fingerprint import fingerprint
 from datamodules.layouts.palette import generated_palette
 from datamodules.layouts.source import Source
@@ -20,18 +23,26 @@ NEW = ("neutral", None)  # of an argument that earlier versions did not have
 class Folder(SegmentationDataset):
     """Images by name, read from the disk at every access and resized by `scale`."""
 
-    def __init__(self, source: Source, names: list[str], scale: float = 1.0) -> None:
+    def __init__(self, source: Source, names: list[str], scale: float = 1.0, boxes: Boxes | None = None) -> None:
         if missing := [name for name in names if name not in source.images or name not in source.masks]:
             raise ValueError(
                 f"{source.root} has no image or no mask for {', '.join(missing[:5])}; verify() lists every problem"
             )
-        self.names, self.scale, self.source = names, scale, source
+        self.names, self.scale, self.source, self._boxes = names, scale, source, boxes or {}
+        self.most_boxes = max(map(len, self._boxes.values()), default=0)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         name = self.names[index]
         image = torch.from_numpy(self.source.image(self.source.images[name][0]))
         mask = torch.from_numpy(self.source.labels(name).astype("int64"))
         return resize(image, mask, scaled_size(mask, self.scale))
+
+    def boxes(self, index: int) -> Tensor:
+        name = self.names[index]
+        height, width = size = upright_size(self.source.images[name][0])
+        return in_pixels(
+            self._boxes.get(name, []), size, scaled_size(torch.empty(height, width, device="meta"), self.scale)
+        )
 
 
 class FolderDataModule(SegmentationDataModule):
@@ -61,6 +72,8 @@ class FolderDataModule(SegmentationDataModule):
         channels: rgb, grey, rgba or all bands; without it 8-bit RGB and grey alone are taken, as rgb
         value_range: the two values that become 0 and 1; needed for images of 16 bits and floats
         max_pixels: the most pixels that an image may have (64 million by default)
+        boxes: CSV file image,left,top,right,bottom,category of boxes of objects, in root or elsewhere, for an
+            architecture that predicts in boxes; sides in pixels of the file, right and bottom exclusive
     """
 
     note = (
@@ -70,7 +83,7 @@ class FolderDataModule(SegmentationDataModule):
     published: ClassVar[Mapping[str, tuple[int, int, int]] | None] = None  # the classes there must be, with colours
     located = (
         "root", "splits", "images", "masks", "pairs", "classes", "ignore", "background", "group_by", "channels",
-        "value_range", "max_pixels",
+        "value_range", "max_pixels", "boxes",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +101,7 @@ class FolderDataModule(SegmentationDataModule):
         channels: Annotated[str | None, NEW] = None,
         value_range: Annotated[tuple[float, float] | None, NEW] = None,
         max_pixels: Annotated[int | None, NEW] = None,
+        boxes: Annotated[str | None, NEW] = None,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
@@ -113,6 +127,26 @@ class FolderDataModule(SegmentationDataModule):
                 f"got {', '.join(self.class_names)}; for other classes use FolderDataModule"
             )
 
+        self.boxes: Boxes | None = None
+        if boxes is not None:
+            self.boxes_path = boxes_file(self.source, boxes)
+            self.boxes = self._read_boxes(self.boxes_path)
+            self.box_categories = frozenset(box.category for of_image in self.boxes.values() for box in of_image)
+        if self.boxes is not None and self.loading.elastic:
+            raise ValueError(
+                f"elastic must be 0 where the data have boxes, as a deformed box is none, got {self.loading.elastic}: "
+                "leave one of the two out"
+            )
+
+    def _read_boxes(self, path: Path) -> Boxes:
+        boxes = read_boxes(
+            path, self.class_names, lambda cell: cell if cell in self.source.images else self.source.finder(cell)
+        )
+        for split, names in self.source.splits.items():
+            if boxes.keys().isdisjoint(names):
+                raise ValueError(f"{path} has no box of an image of the {split} split: add them, or leave boxes out")
+        return boxes
+
     def groups(self, names: Sequence[str]) -> list[str]:
         """Those that the data state, and else `default_groups`. ValueError as of `verify`, if they changed since."""
         if not self.source.has_groups:
@@ -131,7 +165,7 @@ class FolderDataModule(SegmentationDataModule):
         return {**super().reads, **self.source.reads}
 
     def load(self, split: str) -> SegmentationDataset:
-        return Folder(self.source, self.source.splits[split], self.loading.scale)
+        return Folder(self.source, self.source.splits[split], self.loading.scale, self.boxes)
 
     @classmethod
     def identify(cls, arguments: Mapping[str, Any]) -> str:
@@ -139,7 +173,10 @@ class FolderDataModule(SegmentationDataModule):
             raise ValueError(f"{cls.__name__} needs root, the folder of its data (--data.root)")
         source = source_of(arguments)
         check_layout(source)
-        return fingerprint(source)
+        found, boxes = fingerprint(source), arguments.get("boxes")
+        if boxes is None:
+            return found
+        return sha256(found.encode() + read_bytes(boxes_file(source, boxes))).hexdigest()[: len(found)]
 
     @classmethod
     def about(cls, arguments: Mapping[str, Any]) -> str:
@@ -150,9 +187,17 @@ class FolderDataModule(SegmentationDataModule):
 
     def verify(self) -> None:
         check_source(self.source)
+        if self.boxes is not None:
+            check_within(self.boxes_path, self.boxes, lambda name: upright_size(self.source.images[name][0]))
+
+
+def boxes_file(source: Source, named: str) -> Path:
+    """The file of boxes: within the folder of the data, or elsewhere."""
+    within = source.root / named
+    return within if within.exists() else Path(named)
 
 
 def source_of(arguments: Mapping[str, Any]) -> Source:
     """The data of these arguments of a `FolderDataModule`."""
-    given = {name: arguments.get(name) for name in FolderDataModule.located if name != "root"}
+    given = {name: arguments.get(name) for name in FolderDataModule.located if name not in ("root", "boxes")}
     return Source(Path(arguments["root"]), **given)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,6 +92,17 @@ class Augmentation:
             raise ValueError(f"elastic must be at least 0 pixels, got {self.elastic}")
 
 
+class Place(NamedTuple):
+    """The rows and columns of an image that are in a crop, the size they are scaled to, and whether they are mirrored
+    then."""
+
+    rows: slice
+    columns: slice
+    height: int
+    width: int
+    flipped: bool
+
+
 class JointTransform(Augmentation):
     """Applies an `Augmentation`: image (C, H, W), mask (H, W) -> (C, *crop), (*crop). The image stays in [0, 1].
 
@@ -110,18 +122,15 @@ class JointTransform(Augmentation):
         object.__setattr__(self, "crop", (crop, crop) if isinstance(crop, int) else (crop[0], crop[1]))
 
     def __call__(self, image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        # All numbers are drawn at once, so that switching one distortion off does not change the others.
-        zoom, top, left, flip, brightness, contrast, saturation = torch.rand(7, generator=generator).tolist()
+        place, (brightness, contrast, saturation) = self._drawn((mask.shape[0], mask.shape[1]), generator)
         vectors = torch.randn(2, 3, 3, generator=generator)
-        zoom = self.zoom[0] + zoom * (self.zoom[1] - self.zoom[0])
-        rows, height = self._window(mask.shape[0], self.crop[0], zoom, top)
-        columns, width = self._window(mask.shape[1], self.crop[1], zoom, left)
+        rows, columns, height, width = place.rows, place.columns, place.height, place.width
         if self.elastic:
             image, mask = deform(image, mask, self.elastic * vectors, rows, columns)
         else:
             image, mask = image[:, rows, columns], mask[rows, columns]
         image, mask = resize(image, mask, (height, width))
-        if self.flip and flip < 0.5:
+        if place.flipped:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
         if self.jitter and len(image) in (1, 3):
             image = F.adjust_brightness(image, self._factor(brightness))
@@ -131,6 +140,34 @@ class JointTransform(Augmentation):
             image = (self._factor(brightness) * image).clamp(0, 1)
             image = torch.lerp(image.mean(), image, self._factor(contrast)).clamp(0, 1)
         return self._pad(image, mask)
+
+    def boxes(self, boxes: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Boxes (B, 5) of an image of `size` (H, W) where they are in its crop, if `generator` is as for the image.
+
+        Columns are left, top, right, bottom in whole pixels and the category. What is cut off is left out, and so are
+        boxes without a pixel in the crop. ValueError for a deformed image, in which a box is none.
+        """
+        if self.elastic:
+            raise ValueError(f"elastic must be 0 where the data have boxes, got {self.elastic}: leave it out")
+        place, _ = self._drawn(size, generator)
+        ends = []
+        for axis, (window, length) in enumerate(((place.columns, place.width), (place.rows, place.height))):
+            within = (boxes[:, axis:4:2] - window.start).double() * (length / (window.stop - window.start))
+            ends.append(within.round().long().clamp(0, length))
+        (left, right), (top, bottom) = (end.unbind(1) for end in ends)
+        if place.flipped:
+            left, right = place.width - right, place.width - left
+        kept = (right > left) & (bottom > top)
+        return torch.stack([left, top, right, bottom, boxes[:, 4]], dim=1)[kept]
+
+    def _drawn(self, size: tuple[int, int], generator: torch.Generator) -> tuple["Place", list[float]]:
+        """What of an image of `size` (H, W) is in the crop, and the numbers in [0, 1] of its colours."""
+        # All numbers are drawn at once, so that switching one distortion off does not change the others.
+        zoom, top, left, flip, *colours = torch.rand(7, generator=generator).tolist()
+        zoom = self.zoom[0] + zoom * (self.zoom[1] - self.zoom[0])
+        rows, height = self._window(size[0], self.crop[0], zoom, top)
+        columns, width = self._window(size[1], self.crop[1], zoom, left)
+        return Place(rows, columns, height, width, flipped=self.flip and flip < 0.5), colours
 
     @staticmethod
     def _window(length: int, crop: int, zoom: float, position: float) -> tuple[slice, int]:

@@ -26,6 +26,7 @@ from typing import Any
 
 from datamodules.checks.problems import shown
 from datamodules.files import MAX_PIXELS
+from experiments.prediction.boxed import boxes_of
 from experiments.prediction.fitting import GIB
 from experiments.prediction.job import Job, Wanted, is_large
 from experiments.prediction.on_ray import on_ray
@@ -78,6 +79,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-pixels", type=positive, default=MAX_PIXELS, metavar="N", help="larger images are read window by window"
     )
+    parser.add_argument(
+        "--boxes", type=Path, metavar="FILE", help="CSV image,left,top,right,bottom,category, for hypercolumn_boxes"
+    )
     parser.add_argument("--score", type=Path, metavar="MASKS", help="folder of masks: scores the predictions by them")
     parser.add_argument("--groups", type=Path, metavar="FILE", help="groups.csv of images that belong together")
     parser.add_argument("--compare", type=Path, metavar="DIR", help="another folder with scores of the same images")
@@ -99,6 +103,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for flag in ("address", "jobs", "gpus_per_job"):
         if getattr(args, flag) is not None and args.launcher != "ray":
             refuse(f"--{flag.replace('_', '-')} belongs to --launcher ray")
+    for flag in ("tta", "tile", "overlap"):
+        if args.boxes is not None and getattr(args, flag):
+            refuse(f"--{flag} does not go with --boxes, which are of the whole image as it is: leave one of them out")
+    if args.boxes is not None and args.launcher == "ray":
+        refuse("--boxes are predicted in here alone: leave --launcher ray out")
     for flag in ("groups", "compare"):
         if getattr(args, flag) is not None and args.score is None:
             refuse(f"--{flag} belongs to --score MASKS")
@@ -190,6 +199,7 @@ def settings_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, An
         "checkpoints": [digest(path) for path in paths],
         **{name: getattr(args, name) for name in decides},
         "score": None if args.score is None else os.path.realpath(args.score),
+        "boxes": None if args.boxes is None else digest(args.boxes),
     }
 
 
@@ -218,6 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         scored = None
         options = of_segmenter(args, paths)
         segmenter = Segmenter.from_checkpoint(*paths, **options, say=say)
+        boxes = None if args.boxes is None else boxes_of(args.boxes, found, segmenter)
+        if boxes is None and any(module.given(module.hparams) for module in segmenter.modules):
+            say("no --boxes: the whole image is the one box of every class, which the network was not trained on")
         settings = settings_of(args, paths)
         if args.score is not None:
             scored = Scored(args.score, found, args.out, segmenter.class_names, args.groups)
@@ -225,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_settings(args.out, settings)
             write_json(args.out / SETTINGS, settings)
             wanted = Wanted(not args.no_overlay, not args.no_confidence, AXES.index(args.axis), args.probabilities)
-            job, done = Job(segmenter, args.out, wanted, say, scored), Done(args.out)
+            job, done = Job(segmenter, args.out, wanted, say, scored, boxes), Done(args.out)
             every = None
             if args.launcher == "ray":
                 network = ([path.absolute() for path in paths], options)

@@ -3,7 +3,7 @@
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
 from pathlib import PurePath
@@ -29,7 +29,9 @@ from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 from lightning_modules.settings import composed
 
 Refinement = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) probabilities, (N, in_channels, H, W) images in [0, 1]
-Batch = dict[str, Tensor]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long
+Batch = dict[
+    str, Tensor
+]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long; perhaps "boxes"
 
 
 class SegmentationModule(LightningModule):
@@ -55,7 +57,6 @@ class SegmentationModule(LightningModule):
     network_class: ClassVar[type[nn.Module]] = nn.Module  # what that annotation names
     recipe: ClassVar[Recipe] = Recipe()
     hidden: ClassVar[tuple[str, ...]] = ()  # arguments of the network that the module works out
-    takes_boxes: ClassVar[bool] = False  # whether a batch may hold "boxes", (N, B, 5) long: components/boxes.py
     entrances: ClassVar[tuple[str, ...]] = ()  # methods of the network that the module calls, beside forward
     __signature__: ClassVar[inspect.Signature]
     refine: Refinement | None
@@ -148,6 +149,20 @@ class SegmentationModule(LightningModule):
         says why. A name stays for ever; settings that a correction does not touch must not list it.
         """
         return {}
+
+    @classmethod
+    def given(cls, hparams: Mapping[str, Any]) -> dict[str, Any]:
+        """What it is told of a scored image beside its pixels, by these settings: scores compare where that is the
+        same."""
+        return {}
+
+    def check_boxes(self, categories: Collection[int]) -> None:
+        """ValueError for boxes of objects of these classes, of any where the network does not predict in boxes."""
+        if categories:
+            raise ValueError(
+                f"boxes are for an architecture that predicts in boxes, and {type(self).__name__} does not: leave them "
+                "out, or take --model hypercolumn_boxes"
+            )
 
     def describe(self, class_names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
         """Names and colours of the classes, for logs and pictures; the checkpoint carries them."""
@@ -304,11 +319,8 @@ class SegmentationModule(LightningModule):
 
     def image_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
         """The loss (N,) of each image that is scored, by its logits."""
-        losses = [
-            self.loss_function(image[None], mask[None], self.ignore_index, self.class_weights)
-            for image, mask in zip(logits, masks, strict=True)
-        ]
-        return torch.stack(losses)
+        weights, pairs = self.class_weights, zip(logits, masks, strict=True)
+        return torch.stack([self.loss_function(x[None], y[None], self.ignore_index, weights) for x, y in pairs])
 
     def _image_names(self, batch: Batch, split: str) -> list[str]:
         """What an error calls the images of a batch: by the data set's names where the trainer has one."""

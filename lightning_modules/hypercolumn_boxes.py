@@ -7,7 +7,8 @@ parameters with 20 categories.
 The network is that of the code that the authors released, which classifies the maps of the whole image once for all its
 boxes; the paper's first system runs VGG16 on each box. Departs from both:
 - boxes are those of a file, or made from the masks and moved at random, where theirs are a detector's;
-- the encoder is trained with the head, unless `train_encoder` is off: theirs was trained for detection and is fixed;
+- the encoder is trained with the head, unless `train_encoder` is off: theirs was trained for detection and is fixed.
+  Trained at their rate, 1e-3, the loss was NaN within 10 steps (from random weights, on CamVid), so that it is 1e-5;
 - a batch is of images, in which all boxes of an image count as one; theirs is of 20 boxes;
 - conv5_3 is pooled in a box to 7x7 as Fast R-CNN does, whatever the encoder.
 
@@ -16,7 +17,7 @@ told where an object of which class is, and answers which pixels are its figure.
 of an architecture that sees the image alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,7 @@ from lightning_modules.recipe import Recipe
 
 DEPTH = 4  # maps after the one at stride 1: up to conv5_3 of VGG16, at stride 16
 BINS = 7  # of a box, which fc6 sees
+PUBLISHED_LR, TRAINED_LR = 1e-3, 1e-5  # of a fixed encoder, and of one that is trained
 SUMMED, AVERAGED = "ce_sum", "ce"  # over the pixels of a box
 
 
@@ -217,6 +219,7 @@ class HypercolumnBoxesModule(SegmentationModule):
     boxes of its class there, and -20 where there is none. Without boxes the whole image is the one box of every class.
 
     Args:
+        lr: learning rate; null takes 1e-3, the authors', of a fixed encoder, and 1e-5 of one that is trained
         loss: binary cross-entropy as sum over the pixels of a box ("ce_sum") or as their mean ("ce"); no other
         overlap: least IoU of a box made from a mask, moved at random, with the true one; 1 moves none
         least_pixels: components of fewer pixels have no box
@@ -227,8 +230,7 @@ class HypercolumnBoxesModule(SegmentationModule):
 
     network: HypercolumnBoxNet
     boxless: Tensor
-    takes_boxes = True
-    recipe = Recipe(loss="ce_sum", lr=1e-3, weight_decay=1e-3, schedule="constant")
+    recipe = Recipe(loss="ce_sum", lr=None, weight_decay=1e-3, schedule="constant")
 
     def __init__(
         self,
@@ -259,6 +261,15 @@ class HypercolumnBoxesModule(SegmentationModule):
             for name in ("box_iou", "box_iou_whole"):
                 split.add_mean(name)
 
+    @classmethod
+    def published_lr(cls, hparams: Mapping[str, Any]) -> float:
+        return TRAINED_LR if hparams["train_encoder"] else PUBLISHED_LR
+
+    @classmethod
+    def given(cls, hparams: Mapping[str, Any]) -> dict[str, Any]:
+        decide = ("overlap", "least_pixels", "most_boxes", "background")
+        return {"boxes": "of the objects", **{name: hparams[name] for name in decide}}
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         h = self.hparams
         return caffe_groups(self.network, h["lr"], h["weight_decay"], factors={"head.fc7": 0.1})
@@ -272,7 +283,7 @@ class HypercolumnBoxesModule(SegmentationModule):
         ValueError for a given box of the background, or of no class.
         """
         if boxes is not None:
-            return self._checked(flat(boxes))
+            return self._given_boxes(boxes)
         h, made = self.hparams, []
         ignored = [self.ignore_index] + ([] if h["background"] is None else [h["background"]])
         for mask in masks.cpu():
@@ -281,16 +292,19 @@ class HypercolumnBoxesModule(SegmentationModule):
             made.append(jittered(found, h["overlap"], (mask.shape[0], mask.shape[1]), generator))
         return flat(padded(made))
 
-    def _checked(self, boxes: Flat) -> Flat:
-        background = self.hparams["background"]
-        for category in sorted({*boxes.category.tolist()}):
-            if category == background or category >= self.num_classes:
-                kind = "the background, which has no boxes" if category == background else "none"
+    def _given_boxes(self, boxes: Tensor) -> Flat:
+        given = flat(boxes)
+        self.check_boxes({*given.category.tolist()})
+        return given
+
+    def check_boxes(self, categories: Collection[int]) -> None:
+        for category in sorted(categories):
+            if category == self.hparams["background"] or category >= self.num_classes:
+                kind = "none" if category >= self.num_classes else "the background, which has no boxes"
                 raise ValueError(
                     f"a box is of class {category}, and of the {self.num_classes} classes that is {kind}: leave the "
                     "box out, or set --model.background to another class"
                 )
-        return boxes
 
     @contextmanager
     def _within(self, boxes: Flat) -> Iterator[Given]:
@@ -305,7 +319,7 @@ class HypercolumnBoxesModule(SegmentationModule):
         """Images (N, in_channels, H, W) in [0, 1], boxes (N, B, 5) in pixels -> logits (N, num_classes, H, W)."""
         if boxes is None:
             return super().forward(images)
-        with self._within(self._checked(flat(boxes))):
+        with self._within(self._given_boxes(boxes)):
             return super().forward(images)
 
     def predict(self, images: Tensor) -> Tensor:

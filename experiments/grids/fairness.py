@@ -17,7 +17,7 @@ import torch
 from experiments.evidence.deviations import SIZES, items
 from experiments.grids.ablation import Ablation, Match
 from experiments.grids.cost import gmac
-from experiments.runs.run import Run, setting
+from experiments.runs.run import Run, defaults, setting
 from experiments.runs.training import build
 from experiments.shell.files import read_json
 from lightning_modules.components.checkpoints import read_checkpoint
@@ -191,6 +191,7 @@ def check_fair(ablation: Ablation) -> dict[str, Budget]:
     steps of another training split, a rate that a module chooses by another hyperparameter. Loads the training and test
     splits.
     """
+    _check_given(ablation)
     base = ablation.runs[ablation.baseline].resolved()
     declared = {setting(name) for name in (*ablation.factors, *ablation.tuning.get("settings", ()))}
     for name, run in ablation.runs.items():
@@ -226,6 +227,20 @@ def check_fair(ablation: Ablation) -> dict[str, Budget]:
     _check_budgets(ablation, budgets, declared)
     check_matched(ablation)
     return budgets
+
+
+def _check_given(ablation: Ablation) -> None:
+    """Refuses variants of which one is told more of the scored images than another: its score is of another task."""
+    given = {n: run.module.given({**defaults(run.module), **run.hparams}) for n, run in ablation.runs.items()}
+    base = given[ablation.baseline]
+    for name, told in given.items():
+        if told != base:
+            of_each = [str(one or "nothing but the pixels") for one in (told, base)]
+            raise ValueError(
+                f"{ablation.name}: scores of {name!r} and of the baseline {ablation.baseline!r} do not compare, as the "
+                f"networks are told {of_each[0]} and {of_each[1]} of a test image. Compare variants that are told the "
+                "same"
+            )
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:

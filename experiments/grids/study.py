@@ -195,7 +195,7 @@ class Study:
             baseline=self.baseline,
             matched=self.matched,
             data=key_of(s.datamodule, DATAMODULES),
-            data_note=s.datamodule.about(s.arguments),
+            data_note=" ".join(filter(None, [s.datamodule.about(s.arguments), *({*map(_of_given, runs.values())})])),
             scale_note=" ".join(filter(None, notes)),
             tune=tune,
             parents=self.parents,
@@ -209,6 +209,16 @@ class Study:
         with command():
             study, settings, args = parse_study(self, description, sys.argv[1:] if argv is None else argv)
         sys.exit(run_grid(lambda: study.asked(settings), study.experiment(settings), args))
+
+
+def _of_given(run: Run) -> str:
+    """A sentence on what a network is told beside the pixels, for a report."""
+    if not run.module.given({**defaults(run.module), **run.hparams}):
+        return ""
+    return (
+        "The networks are told the boxes of the objects, in test images too: their scores are those of figure and "
+        "ground in given boxes, and do not compare with scores elsewhere."
+    )
 
 
 def _with_weights(base: Run, weights: str) -> Run:

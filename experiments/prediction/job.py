@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datamodules.boxes import Boxes
 from datamodules.checks.problems import shown
 from datamodules.layouts.headers import bands_of
 from experiments.prediction.fitting import Cut, is_out_of_memory
@@ -70,6 +71,7 @@ class Job:
         wanted: what is written
         say: is told progress and what went wrong
         also: is called with each image of its own (name, prediction), such as to score it
+        boxes: of objects, by the name of the image, in which it is predicted
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class Job:
         wanted: Wanted,
         say: Callable[[str], None],
         also: Callable[[Item, Prediction], None] | None = None,
+        boxes: Boxes | None = None,
     ) -> None:
+        self.boxes = boxes
         self.segmenter, self.out, self.wanted, self.say, self.also = segmenter, out, wanted, say, also
         self.names, self.classes = segmenter.class_names, len(segmenter.class_names)
         self.colours = colours(segmenter.palette, self.classes)
@@ -136,7 +140,8 @@ class Job:
         if is_georeferenced(item.path) or is_large(item.path, self.segmenter.max_pixels):
             return self._raster(item)
         image = self.segmenter.image(item.path)
-        prediction = self.segmenter.predict(image, str(item.path))
+        boxes = None if self.boxes is None else self.boxes[item.name]
+        prediction = self.segmenter.predict(image, str(item.path), boxes)
         tally = Tally(self.classes)
         _count(tally, prediction)
         write_atomic(self._place("labels", item, ".png"), label_png(prediction.labels, self.colours))

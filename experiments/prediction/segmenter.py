@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.boxes import Box, in_pixels
 from datamodules.files import MAX_PIXELS
 from datamodules.transforms import resize_image, scaled_size
 from experiments.prediction.fitting import Cut, Fitting, blended, difference, is_out_of_memory
@@ -189,39 +190,47 @@ class Segmenter:
         """Raises ValueError, which calls the picture `name`, for one that does not fit; `part` as for `as_image`."""
         return self.predict(self.image(picture, name, part=part), name)
 
-    def predict(self, image: Tensor, name: str = "the image") -> Prediction:
-        """Of what `image` gives, float32 (C, H, W) in [0, 1] at its own size, whatever range the files have."""
+    def predict(self, image: Tensor, name: str = "the image", boxes: Sequence[Box] | None = None) -> Prediction:
+        """Of what `image` gives, float32 (C, H, W) in [0, 1] at its own size, whatever range the files have.
+
+        `boxes` of objects, in pixels of the image, are for networks that predict in boxes; without views and tiles.
+        """
         small = resize_image(image, scaled_size(image, self.reads.scale))
         size = int(image.shape[1]), int(image.shape[2])
-        return Prediction(self.maps(small, name), size, self.class_names, self.palette)
+        within = None if boxes is None else in_pixels(boxes, size, (int(small.shape[1]), int(small.shape[2])))
+        return Prediction(self.maps(small, name, within), size, self.class_names, self.palette)
 
     @torch.no_grad()
-    def maps(self, image: Tensor, name: str = "the image") -> Maps:
-        """Of an image (C, h, w) in [0, 1] at the network's scale.
+    def maps(self, image: Tensor, name: str = "the image", boxes: Tensor | None = None) -> Maps:
+        """Of an image (C, h, w) in [0, 1] at the network's scale, and boxes (B, 5) in its pixels.
 
         Raises NonFiniteError, naming the image, where a network answers with NaN or infinity.
         """
+        if boxes is not None and (self.flip or self.scales != (1.0,)):
+            raise ValueError("boxes are predicted in as they are: leave flip and scales (--tta) out")
         cut: Cut | None = None
         while True:
             try:
                 cut = cut or self.fitting.cut(*image.shape[1:])
+                if boxes is not None and cut.kind != "whole":
+                    raise ValueError(f"{name} does not fit into memory at once, as boxes need it: raise --memory")
                 if cut.kind == "exact" and not self.probabilities and not self.flip and self.scales == (1.0,):
                     return self._streamed(image, cut, name)
-                return self._averaged(image, cut, name)
+                return self._averaged(image, cut, name, boxes)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 torch.cuda.empty_cache()
                 cut = self.fitting.ran_out(cut or Cut(), *map(int, image.shape[1:]))
 
-    def _averaged(self, image: Tensor, cut: Cut, name: str) -> Maps:
+    def _averaged(self, image: Tensor, cut: Cut, name: str, boxes: Tensor | None) -> Maps:
         """Mean probabilities over networks, scales and flips."""
         total: Tensor | None = None
         own = []
         for module in self.modules:
             seen = []
             for view, back in self._views(image):
-                probabilities, labels = self._probabilities(module, view, self._cut_of(view, image, cut))
+                probabilities, labels = self._probabilities(module, view, self._cut_of(view, image, cut), boxes)
                 seen.append(back(probabilities))
             of_module = seen[0] if len(seen) == 1 else torch.stack(seen).mean(0)
             own.append(labels if len(seen) == 1 else of_module.argmax(0))
@@ -246,14 +255,16 @@ class Segmenter:
         """The larger view of an image may have to be cut where the image need not be."""
         return cut if view.shape == image.shape or cut.kind != "whole" else self.fitting.cut(*view.shape[1:])
 
-    def _probabilities(self, module: SegmentationModule, image: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:
+    def _probabilities(
+        self, module: SegmentationModule, image: Tensor, cut: Cut, boxes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Probabilities (C, h, w) and labels (h, w) on the CPU.
 
         Labels are of the logits, as the test's are: of two that are nearly equal the probabilities may be the same.
         """
         device, classes = module.device, module.num_classes
         if cut.kind == "whole":
-            return of_logits(module(image[None].to(device)))
+            return of_logits(module(image[None].to(device), *([] if boxes is None else [boxes[None]])))
         if cut.kind == "blended":
             self._tell_difference(module, image, cut)
             out = blended(lambda windows: module(windows.to(device)).float().cpu(), image, cut.side, classes)

@@ -40,6 +40,8 @@ def told(result: Mapping[str, Any], class_weights: Any = None) -> str:
     said = [f"{split}/miou {result['test']['miou']:.4f}, {result['seconds']:.0f} s"]
     if split != "test":
         said.append(f"scored on {split}: no test split")
+    if "given" in result:
+        said.append("told the boxes of the objects, so not comparable with an architecture that is not")
     if "constant" in result or "chance" in result:
         ways = ["train longer (--trainer.max_epochs)", "raise --model.lr"]
         if class_weights is None:

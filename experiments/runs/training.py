@@ -78,6 +78,7 @@ def build(run: Run) -> tuple[SegmentationModule, SegmentationDataModule]:
     datamodule.seed = run.seed
     hparams = {"in_channels": datamodule.in_channels, **run.hparams}
     module = run.module(datamodule.num_classes, datamodule.ignore_index, **hparams)
+    module.check_boxes(datamodule.box_categories)
     module.describe(datamodule.class_names, datamodule.palette)
     module.trained = {"data": run.datamodule.__name__, "reads": datamodule.reads}
     return module, datamodule
@@ -193,6 +194,7 @@ def train(
                     "hash": run.hash,
                     "status": "done",
                     **(what_was_scored(datamodule, module.last_confusion["test"]) if test else {}),
+                    **({"given": given} if (given := module.given(module.hparams)) else {}),
                     "val": {name.removeprefix("val/"): value for name, value in validated.items()},
                     "test": {n.removeprefix("test/"): value for n, value in measured.items() if n.startswith("test/")},
                     "seconds": seconds + time.monotonic() - fitted,

@@ -238,6 +238,8 @@ def two_squares() -> Tensor:
 
 
 def test_rates_are_those_of_the_authors() -> None:
+    assert small_module(lr=None, train_encoder=False).hparams["lr"] == 1e-3
+    assert small_module(lr=None).hparams["lr"] == 1e-5  # a departure
     module = small_module(lr=1e-3)
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in module.parameter_groups() for p in g["params"]}
     head = module.network.head
