@@ -1,12 +1,13 @@
 """The drawing of a network: what it says, that nothing in it covers anything else, and how branches stand."""
 
+import math
 import xml.etree.ElementTree as ET
 from itertools import combinations, pairwise
 
 import pytest
 
 from experiments.reports.network_drawing import svg
-from experiments.reports.network_layout import GLYPH, TYPE, laid_out, scale
+from experiments.reports.network_layout import GLYPH, SLANT, TYPE, laid_out, scale
 from lightning_modules.analysis.blocks import Block, Drawing, Edge
 
 SPACE = "{http://www.w3.org/2000/svg}"
@@ -78,6 +79,9 @@ def test_nothing_is_outside_and_no_text_covers_another(drawing: Drawing) -> None
         x -= {"middle": long / 2, "end": long}.get(one.get("text-anchor") or "", 0)
         boxes.append((x, y - 0.7 * size, x + long, y, one.text))
         assert 0 <= x and x + long <= width and 0 <= y - size and y <= height, one.text
+    slanted = sorted(float(one.get("x") or 0) for one in root.findall(f"{SPACE}text") if one.get("transform"))
+    apart = math.sin(math.radians(SLANT))  # of two parallel lines whose ends are 1 apart
+    assert all((b - a) * apart >= TYPE for a, b in pairwise(slanted))
     for a, b in combinations(boxes, 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (a, b)
 
