@@ -162,13 +162,11 @@ class Page:
     def _numbers(self, field: str) -> str:
         count = sum(p.numel() for p in self.built.parameters())
         paper = self.paper
-        if paper.parameters is None:
-            published, ours = "none of its own", f"{count:,}"
-        elif paper.part:
-            published, ours = f"{paper.parameters:,}: {paper.part}", f"{count:,}"
-        else:
-            published = f"{paper.parameters:,}"
-            ours = f"{count:,}, [tested](../../tests/lightning_modules/test_papers.py)"
+        published, ours = "none of its own", f"{count:,}"
+        if paper.parameters == count:
+            published, ours = ours, f"{ours}, [tested](../../tests/lightning_modules/test_papers.py)"
+        elif paper.parameters is not None:
+            published = f"{paper.parameters:,}: {paper.form}"
         strides = [block.stride for block in self.drawing.blocks if block.stride]
         rows = [
             ("parameters", published, ours),
@@ -287,7 +285,8 @@ def _path(module: type) -> str:
 
 
 def _departs(paragraph: str) -> bool:
-    return bool(re.match(r"[^\n]*\b([Dd]eparts|Decided here)\b", paragraph))
+    """Whether a paragraph, before its list, says what is another way than in the paper."""
+    return bool(re.search(r"\b([Dd]eparts\s+from|Decided here)\b", paragraph.partition("\n- ")[0]))
 
 
 def _lists(paragraph: str) -> str:
