@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A worker that is done takes tests from one that is not: no file of tests is as long as half of them all.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: help ablation test test-extras faults fuzz cluster notebooks audit full lint helps smoke gpu
+.PHONY: help ablation test test-extras faults fuzz cluster notebooks audit full lint helps pages smoke gpu
 help:
 	@echo "make ablation     set up, then compare upsampling layers with and without skip connections"
 	@echo "make test         set up, then run the tests that need no extra and are not slow"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint         set up with the extras, then ruff check, ruff format --check and mypy"
 	@echo "make gpu         what a CUDA GPU says, in 8 minutes, into experiments/results/gpu.md; needs no network, see tests/gpu"
 	@echo "make helps        set up, then store what --help prints in experiments/shell/helps.json, after a change of a flag"
+	@echo "make pages        set up, then write docs/architectures/, after a change of an architecture, its docstrings or its tests"
 	@echo "make smoke        set up, then run the smallest ablation, for continuous integration"
 	@echo "ARGS=... passes flags to ablation and the tests; JOBS=... tests at a time (2), 0 for one process"
 	@echo "PYTHON=... names the interpreter (3.11 or newer) of a new environment, VENV=... its folder (.venv)"
@@ -61,6 +62,9 @@ lint: $(VENV)/installed-dev
 
 helps: $(VENV)/installed
 	$(BIN)/python tests/stored_helps.py
+
+pages: $(VENV)/installed
+	$(BIN)/python tests/stored_pages.py $(ARGS)
 
 # With what is installed, where there is no environment: a machine with a GPU may have torch and no network.
 gpu:

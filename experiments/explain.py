@@ -8,6 +8,7 @@ The table computes nothing and reads no weight. The receptive fields are followe
 which takes seconds for most networks and minutes for those with attention; --no-fields leaves them out.
 
 With --out it computes and draws, of a trained network or of one with random weights:
+- network.svg: its modules from the image to the logits, with channels and sizes, and which map goes where
 - field.png: theoretical and effective receptive field of a pixel's logits, on the image or for random ones
 - overlap.png: the taps of each transposed convolution that meet in each pixel
 - cam.png: Seg-Grad-CAM, where a layer speaks for a class at the pixel; needs --image
@@ -36,13 +37,15 @@ from datamodules.layouts.pixels import CHANNELS, read_channels
 from datamodules.transforms import resize, scaled_size
 from experiments.reports.explained import Asked, View, class_of, draw, followed, layer_of, size_of
 from experiments.reports.figures.looks import drawing, lay_out, save_figure, short
+from experiments.reports.network_drawing import svg
 from experiments.runs.callbacks import to_rgb
 from experiments.shell.catalogue import ARCHITECTURES, documentation, key_of, listed, load, lookup
 from experiments.shell.citation import bibtex
 from experiments.shell.class_flags import ClassParser, first_word, settings_of
 from experiments.shell.command import command, console
-from experiments.shell.files import locked
+from experiments.shell.files import locked, write_atomic
 from experiments.shell.flags import refuse
+from lightning_modules.analysis.blocks import drawing_of
 from lightning_modules.analysis.parts import LINES, Network
 from lightning_modules.analysis.receptive_field import ReceptiveField
 from lightning_modules.analysis.tracer import Tracer
@@ -54,7 +57,7 @@ MOST_CLASSES = 2**20  # a module keeps a name for each
 SIZE = (512, 512)  # pixels of an image that nobody gives
 RANDOM = 2  # images of random numbers, where none is given
 READ = {1: "grey", 3: "rgb"}  # how an image is read for so many channels; all its bands for others
-PICTURES = ("field.png", "overlap.png", "cam.png")
+PICTURES = ("network.svg", "field.png", "overlap.png", "cam.png")
 OF_PICTURES = ("pixel", "class", "layer", "region")  # flags that say what of the image is looked at
 
 
@@ -200,17 +203,20 @@ def write(args: Namespace, module: SegmentationModule, network: Network, view: V
     """All pictures once all are drawn, in place of those of an earlier call."""
     if args.image is not None:
         say(f"image {view.title}: {view.size[0]} x {view.size[1]}, classes {', '.join(map(shown, module.class_names))}")
+    name, (height, width) = type(module).__name__, network.size
+    blocks = svg(drawing_of(network.module, height, width), f"{name}, one image of {height} x {width}")
     with drawing():
         figures = draw(network, module.eval().requires_grad_(False), view, asked, say)
         for figure in figures.values():
             lay_out(figure)
-        for name in PICTURES:
-            if name in figures:
-                save_figure(figures[name], args.out / name, {"Software": None}, tight=True)
+        for picture in PICTURES[1:]:
+            if picture in figures:
+                save_figure(figures[picture], args.out / picture, {"Software": None}, tight=True)
             else:
                 with suppress(OSError):
-                    (args.out / name).unlink()
-    say(f"written: {', '.join(str(args.out / name) for name in PICTURES if name in figures)}")
+                    (args.out / picture).unlink()
+    write_atomic(args.out / PICTURES[0], blocks)
+    say(f"written: {', '.join(str(args.out / one) for one in PICTURES if one in {PICTURES[0], *figures})}")
 
 
 def _cited(architecture: type[SegmentationModule]) -> str:

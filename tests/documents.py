@@ -31,7 +31,7 @@ from lightning_modules.unet import UNetModule
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
-DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 # What a reader puts something else for, and a value that stands for what he puts.
 PLACEHOLDERS = {"MINUTES": "5", "N": "2", "MODEL": "unet", "--model NAME": "unet", "--data NAME": "shapes"}
 FOREIGN = {

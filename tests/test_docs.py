@@ -77,7 +77,11 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 
 
 def test_every_document_is_linked() -> None:
-    linked = {name for text in TEXTS.values() for name in re.findall(r"\((?:\.\./|docs/)?([\w-]+\.md)[#)]", text)}
+    linked = {
+        name
+        for text in TEXTS.values()
+        for name in re.findall(r"\((?:\.\./|docs/|architectures/)?([\w-]+\.md)[#)]", text)
+    }
     assert {path.name for path in DOCUMENTS} - linked == {"README.md"}
 
 
@@ -149,7 +153,7 @@ def test_the_intervals_of_the_answers_are_those_that_the_records_begin_with() ->
 def test_architectures_are_those_of_the_catalogue() -> None:
     page = TEXTS[ROOT / "docs" / "architectures.md"]
     all_of_them, some = (
-        set(re.findall(r"^\| `(\w+)` \| ", text.split(end)[0], re.MULTILINE))
+        set(re.findall(r"^\| \[?`(\w+)`(?:\]\(architectures/\1\.md\))? \| ", text.split(end)[0], re.MULTILINE))
         for text, end in ((page, "## Encoders"), (README, "## Your own"))
     )
     assert all_of_them == {*ARCHITECTURES}, "docs/architectures.md has a row for each"

@@ -54,8 +54,11 @@ def test_a_checkpoint_on_an_image(photograph: Path, tmp_path: Path, capsys: pyte
     assert re.search(r"field: theoretical 44 x 44, cut at the border; effective 95 % within [\d,]+ pixels", said)
     assert "overlap of up.0, up.1: kernel 2, stride 2, padding 0, even: 1" in said
     assert "not trained" not in said
-    assert files(out) == ["cam.png", "field.png", "overlap.png"]
-    assert all(Image.open(out / name).width > 500 for name in files(out))
+    assert files(out) == ["cam.png", "field.png", "network.svg", "overlap.png"]
+    assert all(Image.open(out / name).width > 500 for name in files(out) if name.endswith(".png"))
+    drawn = (out / "network.svg").read_text(encoding="utf-8")
+    assert f"written: {out / 'network.svg'}, {out / 'field.png'}" in said.replace("\n", "")
+    assert ">UNetModule, one image of 40 x 56</title>" in drawn and ">encoder.2</text>" in drawn
 
 
 def test_class_layer_and_region(photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +71,7 @@ def test_class_layer_and_region(photograph: Path, tmp_path: Path, capsys: pytest
     assert "pixel at row 10, column 14" in said and "for disc" in said
     assert "field: theoretical not followed" in said
     assert "no transposed convolution" in said
-    assert files(tmp_path) == ["cam.png", "field.png"]
+    assert files(tmp_path) == ["cam.png", "field.png", "network.svg"]
 
 
 def test_random_weights_and_random_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +80,7 @@ def test_random_weights_and_random_images(tmp_path: Path, capsys: pytest.Capture
     assert "not trained: all weights are random" in said and "cam.png is not drawn" in said
     assert "kernel 3, stride 2, padding 1, uneven: 1 to 4" in said
     first = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
-    assert [*first] == ["field.png", "overlap.png"]
+    assert [*first] == ["field.png", "network.svg", "overlap.png"]
     main([*TINY.split(), "--no-fields", "--model.upsample", "transposed-3", "--out", str(tmp_path)])
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == first
 

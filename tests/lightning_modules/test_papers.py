@@ -40,7 +40,7 @@ def test_the_readme_says_the_same() -> None:
 
 def test_the_page_of_architectures_says_the_same() -> None:
     text = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]+) \|$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(architectures/\1\.md\) \| .* \| ([^|]+) \|$", text, re.MULTILINE))
     for name, paper in PAPERS.items():
         if paper.parameters is not None:
             assert f"{paper.parameters:,}" in rows[name] and f"({paper.num_classes}" in rows[name], name
