@@ -116,7 +116,7 @@ def show_network(network: Network, console: Console, depth: int | None = None, *
 def beside_paper(architecture: type[SegmentationModule], parameters: int) -> str:
     """The parameters of the paper's network beside these; empty where the paper has no network of its own."""
     paper = PAPERS.get(key_of(architecture, ARCHITECTURES)) if architecture in ARCHITECTURES.values() else None
-    if paper is None or paper.parameters is None:
+    if paper is None or paper.parameters is None or paper.derived:
         return ""
     more = parameters - paper.parameters
     differs = f"{abs(more):,} {'more' if more > 0 else 'fewer'} here" if more else "as many as here"

@@ -19,6 +19,7 @@ class Paper:
         num_classes: classes of that network
         in_channels: channels of its images
         settings: of the module, with which it is that network
+        derived: whether the paper leaves open what the parameters depend on, so that they are of what is built here
     """
 
     cited: str
@@ -26,6 +27,7 @@ class Paper:
     num_classes: int = 21
     in_channels: int = 3
     settings: Mapping[str, Any] = field(default_factory=dict)
+    derived: bool = False
 
     @property
     def form(self) -> str:
@@ -74,6 +76,7 @@ PAPERS: dict[str, Paper] = {
         num_classes=4,
         in_channels=1,
         settings={"variant": "inverted"},
+        derived=True,
     ),
     "crf_as_rnn": Paper(cited="10.1109/ICCV.2015.179"),
     "smp": Paper(cited="https://github.com/qubvel-org/segmentation_models.pytorch"),

@@ -41,7 +41,7 @@ assert labels.unique().tolist() == [0, 1, 2, 3] and len(data.class_names) == 4
 
 # %% [markdown]
 # A grey value can be averaged with its neighbour. A label cannot: halfway between class 1 and class 3 there is no class
-# 2. That is why images are resized smoothly and label maps by the nearest pixel ([`resize`](../datamodules/transforms.py#L13)).
+# 2. That is why images are resized smoothly and label maps by the nearest pixel ([`resize`](../datamodules/transforms.py#L14)).
 #
 # ## A category, not an instance
 #

@@ -212,7 +212,7 @@ assert 0.5 < lazy < 0.85
 assert learned > lazy + 0.05
 
 # %% [markdown]
-# (One photograph, one seed: a demonstration. [`HypercolumnBoxesModule`](../lightning_modules/hypercolumn_boxes.py#L209) was also trained on [street scenes](../experiments/results/architectures.md).)
+# (One photograph, one seed: a demonstration. [`HypercolumnBoxesModule`](../lightning_modules/hypercolumn_boxes.py#L211) was also trained on [street scenes](../experiments/results/architectures.md).)
 #
 # ## Why this is not end to end
 #
@@ -273,5 +273,5 @@ check("hypercolumns.c", None if hypercolumn(maps, 0, 0, (224, 256)) is None else
 # %% [markdown]
 # **Next:** [U-Net, which lays whole maps side by side](06_unet.ipynb).
 #
-# **Read on:** [Hariharan et al. 2015](https://arxiv.org/abs/1411.5752), Sec. 3 and Fig. 3. On images and boxes of your own: [boxes](../docs/data.md). In the library: [`HypercolumnBoxes`](../lightning_modules/hypercolumn_boxes.py#L57),
+# **Read on:** [Hariharan et al. 2015](https://arxiv.org/abs/1411.5752), Sec. 3 and Fig. 3. On images and boxes of your own: [boxes](../docs/data.md). In the library: [`HypercolumnBoxes`](../lightning_modules/hypercolumn_boxes.py#L59),
 # [`boxes_of_mask`](../lightning_modules/components/boxes.py#L47).

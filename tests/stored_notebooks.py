@@ -1,4 +1,4 @@
-"""notebooks/*.ipynb from notebooks/*.py: executed, with their figures, or `--links`: only sources and line numbers.
+"""notebooks/*.ipynb from notebooks/*.py: executed, with their figures; `--links` alone moves line numbers.
 
 python tests/stored_notebooks.py [--links] [NAME ...], where a NAME is the beginning of a file's name, such as 03
 """
@@ -68,24 +68,25 @@ def stored(source: Path) -> Any:
     return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
 
 
-def main(names: list[str], *, links: bool) -> None:
-    import nbformat
+def follow(path: Path) -> None:
+    """Gives the links in a source, or in a notebook, the line numbers of today."""
+    text = path.read_text(encoding="utf-8")
+    if (new := with_lines(text)) != text:
+        path.write_text(new, encoding="utf-8", newline="\n")
+        print(path.relative_to(ROOT))
 
+
+def main(names: list[str], *, links: bool) -> None:
     for source in SOURCES:
         if names and not any(source.name.startswith(name) for name in names):
             continue
-        text = source.read_text(encoding="utf-8")
-        if (new := with_lines(text)) != text:
-            source.write_text(new, encoding="utf-8", newline="\n")
-        if not links:
-            notebook = executed(source)
-        else:
-            notebook, fresh = stored(source), read(source)
-            if [c.cell_type for c in notebook.cells] != [c.cell_type for c in fresh.cells]:
-                raise SystemExit(f"{source.name} has other cells than its notebook: run this without --links")
-            for cell, now in zip(notebook.cells, fresh.cells, strict=True):
-                cell.source = now.source
-        nbformat.write(notebook, source.with_suffix(".ipynb"))
+        follow(source)
+        if links:
+            follow(source.with_suffix(".ipynb"))
+            continue
+        import nbformat
+
+        nbformat.write(executed(source), source.with_suffix(".ipynb"))
         print(source.with_suffix(".ipynb").relative_to(ROOT))
 
 

@@ -145,7 +145,7 @@ class Page:
     def _answer(self) -> str:
         count = sum(p.numel() for p in self.built.parameters())
         paper = self.paper.parameters
-        as_published = ", as published" if count == paper else ""
+        as_published = ", as published" if count == paper and not self.paper.derived else ""
         height, width = self.size
         return (
             f"`--model {self.name}`: {count:,} parameters{as_published}, {_giga(self.network.macs)} multiply-adds for "
@@ -163,7 +163,9 @@ class Page:
         count = sum(p.numel() for p in self.built.parameters())
         paper = self.paper
         published, ours = "none of its own", f"{count:,}"
-        if paper.parameters == count:
+        if paper.derived:
+            published, ours = "leaves it open", f"{ours}, [tested](../../tests/lightning_modules/test_papers.py)"
+        elif paper.parameters == count:
             published, ours = ours, f"{ours}, [tested](../../tests/lightning_modules/test_papers.py)"
         elif paper.parameters is not None:
             published = f"{paper.parameters:,}: {paper.form}"

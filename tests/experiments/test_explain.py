@@ -50,6 +50,11 @@ def test_parameters_stand_beside_those_of_the_paper(capsys: pytest.CaptureFixtur
     assert "\npaper " not in printed(capsys, "smp --num-classes 2 --no-fields --size 64 64 --model.encoder resnet18")
 
 
+def test_a_paper_that_leaves_its_parameters_open_is_not_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "inverted_net --num-classes 4 --in-channels 1 --no-fields --size 64 64")
+    assert "parameters 3,141,028" in text and "paper" not in text
+
+
 def test_table_of_the_unet(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "unet --num-classes 2 --in-channels 1 --size 96 64")
     assert "one image of 96 x 64" in text
