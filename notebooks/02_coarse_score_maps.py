@@ -260,7 +260,7 @@ assert ((short > 0) == (truth > 0)).sum() > ((long > 0) == (truth > 0)).sum()  #
 
 # %% [markdown]
 # The short-sighted network draws the outline of the discs to the pixel. But in the middle it must say the same of both, because both windows are the
-# same numbers. No training can help it: the first assertion holds for *any* weights. The far-sighted network knows which is which, and its outlines are wobbly.
+# same numbers. No training can help it: the assertion of one single answer holds for *any* weights. The far-sighted network knows which is which, and its outlines are wobbly.
 #
 # (One seed of one invented task: a demonstration, no evidence. That equal windows get equal answers needs none.)
 #

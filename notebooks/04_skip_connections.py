@@ -234,7 +234,7 @@ assert (offset_pool4, offset_pool3, offset_image) == (5, 9, 31)  # the numbers i
 # %% [markdown]
 # 80 pixels of 16: five rows and five columns. These are the famous crop offsets 5, 9 and 31 of FCN. Nobody has to remember them; they follow from where the pixels are.
 #
-# Now the three sums. In front of the comparison nothing is left but to write them down.
+# Nothing is left but to write the three sums down, and to ask the library for the same.
 
 
 # %%

@@ -59,7 +59,8 @@ assert channels[2:11:2] == [64, 128, 256, 512, 1024]  # down: doubled at each le
 assert channels[13:23:3] == [512, 256, 128, 64]  # up: halved
 
 # %% [markdown]
-# The upper curve is the U. The way down is called the **contracting path**, the way up the **expanding path**. Down, each pooling halves the side and the channels double: less place, more meaning. Up, it is the other way round.
+# The upper curve is the U. The way down is called the **contracting path**, the way up the **expanding path**. Down, each pooling halves the side and the channels double: less place, more meaning. That gathers the context. Up, it is the other way round, and
+# what was found gets its place.
 #
 # Now the missing pixels. A 3x3 convolution without padding has no answer for the outermost row, because a part of its window would hang over the border. It takes
 # one pixel on each side: 2 in all. On a deep map a pixel is large: behind four poolings, 2 pixels of the map are 32 pixels of the image.
