@@ -328,11 +328,12 @@ class HypercolumnBoxesModule(SegmentationModule):
         if given is None:
             logits = self.network(self.normalise(images))
         else:
-            given.log_odds = self._log_odds(images, given.boxes)
+            given.log_odds = self.log_odds_in(images, given.boxes)
             logits = paste(given.log_odds, given.boxes, (len(images), self.num_classes, *images.shape[2:]))
         return logits.masked_fill(self.boxless[:, None, None], 0)
 
-    def _log_odds(self, images: Tensor, boxes: Flat) -> Tensor:
+    def log_odds_in(self, images: Tensor, boxes: Flat) -> Tensor:
+        """Log odds (R, size, size) of the figure in each box."""
         if not len(boxes.image):
             return images.new_empty(0, self.network.head.size, self.network.head.size)
         log_odds: Tensor = self.network(self.normalise(images), boxes)
@@ -348,7 +349,7 @@ class HypercolumnBoxesModule(SegmentationModule):
         found = self.boxes_of(masks, boxes)
         if not len(found.image):  # every parameter still gets its gradient, which is 0: several devices wait for it
             found, masks = _whole(masks), torch.full_like(masks, self.ignore_index)
-        return self.losses_in(self._log_odds(images, found), masks, found).mean()
+        return self.losses_in(self.log_odds_in(images, found), masks, found).mean()
 
     def losses_in(self, log_odds: Tensor, masks: Tensor, boxes: Flat) -> Tensor:
         """The loss (N,) of each image, of the log odds (R, size, size) in its boxes."""
@@ -374,15 +375,19 @@ class HypercolumnBoxesModule(SegmentationModule):
             raise RuntimeError("image_losses is of the boxes that a batch was just predicted in")
         return self.losses_in(given.log_odds, masks, given.boxes)
 
+    def box_ious(self, log_odds: Tensor, masks: Tensor, boxes: Flat) -> dict[str, Tensor]:
+        """IoU (R,) of the figure in each box, and of all of the box: NaN where neither it nor the truth has a pixel."""
+        figure, labelled = self._truth(masks, boxes)
+        answers = {"box_iou": (log_odds > 0) & labelled, "box_iou_whole": labelled}
+        return {name: (of & figure).sum((1, 2)) / (of | figure).sum((1, 2)) for name, of in answers.items()}
+
     def _score(self, batch: Batch, split: str, split_scores: Scores) -> dict[str, Tensor]:
         masks = batch["mask"]
         with self._within(self.boxes_of(masks, batch.get("boxes"))) as given:
             scored = super()._score(batch, split, split_scores)
         assert given.log_odds is not None
-        figure, labelled = self._truth(masks, given.boxes)
-        for name, answer in (("box_iou", (given.log_odds > 0) & labelled), ("box_iou_whole", labelled)):
-            both, either = (answer & figure).sum((1, 2)), (answer | figure).sum((1, 2))
-            split_scores.means[name].update(both / either)  # NaN, which counts nowhere, where there is nothing
+        for name, of_boxes in self.box_ious(given.log_odds, masks, given.boxes).items():
+            split_scores.means[name].update(of_boxes)
         return scored
 
 
