@@ -33,15 +33,15 @@ from lightning_modules.fcn import FCN
 # %%
 data = BrainDataModule()
 image, labels = data.dataset("train")[40]
-row(image, coloured(labels, data.palette), titles=["image", "label map"])
+row(image, coloured(labels, data.palette), titles=["image", "label map: CSF blue,\ngrey orange, white yellow"])
 print({number: name for number, name in enumerate(data.class_names)})
 
 assert image.shape == (1, 233, 197) and labels.shape == (233, 197)
 assert labels.unique().tolist() == [0, 1, 2, 3] and len(data.class_names) == 4
 
 # %% [markdown]
-# A grey value can be averaged with its neighbour. A label cannot: halfway between class 1 and class 3 there is no class
-# 2. That is why images are resized smoothly and label maps by the nearest pixel ([`resize`](../datamodules/transforms.py#L14)).
+# The image is a measurement: a grey value can be averaged with its neighbour. A label is a name. The mean of 1 and 3 is 2, but a
+# pixel between CSF and white matter is not therefore grey matter. So images are resized smoothly, label maps by the nearest pixel ([`resize`](../datamodules/transforms.py#L14)).
 #
 # ## A category, not an instance
 #
@@ -102,7 +102,8 @@ row(photo, near, portrait, titles=["photograph", "near or far", "background blur
 if os.environ.get("CAMVID"):
     street = CamVidDataModule(os.environ["CAMVID"])
     frame, mask = street.dataset("val")[0]
-    row(frame, coloured(mask.where(mask != 255, 0), street.palette), titles=["CamVid", "11 classes"])
+    named = mask.where(mask != 255, 0)  # 255 marks pixels that nobody has labelled
+    row(frame, coloured(named, street.palette), titles=["CamVid", "11 classes"])
 else:
     print("No folder in the environment variable CAMVID: the street is left out.")
 
@@ -201,19 +202,21 @@ for size, answer in zip(sizes, answers, strict=True):
 assert all(answer.shape == (1, 11, *size) for size, answer in zip(sizes, answers, strict=True))
 
 # %% [markdown]
-# For each pixel the class with the highest score is the label: `scores.argmax(1)`.
+# For each pixel the class with the highest score is the label: `scores.argmax(1)`. Scores are also called **logits**: what goes into a softmax.
 #
 # ## How good is a label map?
 #
 # Count the pixels that are right? In the slice most pixels are not brain, so who answers *not brain* everywhere is right
 # most of the time. **IoU** (intersection over union) is harder to please. For one class: the pixels where truth and
-# answer agree on it, divided by the pixels where at least one of them has it. **mIoU** is its mean over the classes.
+# answer agree on it, divided by the pixels where at least one of them has it. **mIoU** is its mean over the classes. Both follow from the
+# **confusion matrix**: how many pixels of class *i* were answered as class *j*.
 #
 # **Before you run the cell:** what is the mIoU of the answer *not brain* everywhere, with 4 classes?
 
 # %%
 lazy = torch.zeros_like(labels)
-confusion = confusion_matrix(lazy[None], labels[None], 4, 255)[0].double()  # rows the truth, columns the answer
+# Rows the truth, columns the answer, 4 classes; pixels labelled 255, unknown, would not count.
+confusion = confusion_matrix(lazy[None], labels[None], 4, 255)[0].double()
 union = confusion.sum(0) + confusion.sum(1) - confusion.diag()
 iou = confusion.diag() / union
 accuracy = (lazy == labels).double().mean()
@@ -226,6 +229,8 @@ assert accuracy > 0.5 and iou.mean() < accuracy / 2
 assert iou[0] == accuracy and (iou[1:] == 0).all()
 
 # %% [markdown]
+# 14 %: three classes have an IoU of 0, and the fourth cannot make up for them.
+#
 # ## Exercises
 #
 # Put your answer in place of `None` and run the cell. It says whether it is right.
@@ -238,9 +243,9 @@ answer = None
 check("segmentation.a", answer)
 
 # %% [markdown]
-# **b.** A classifier was trained on images of 224 x 224 and has one answer for each. Its score map has a stride of 32 pixels: rewritten
-# as convolutions it answers once for every window of 224 x 224, each 32 pixels further on. How many answers does it give for an image
-# of 384 x 512? Write (rows, columns).
+# **b.** A classifier was trained on images of 224 x 224 and has one answer for each. Rewritten as convolutions it answers once for every
+# window of 224 x 224, each 32 pixels further on, none over the border. How many answers does it give for an image of 384 x 512? Write
+# (rows, columns).
 
 # %%
 answer = None
@@ -255,7 +260,7 @@ def iou_of(answer, truth, c):
     return None
 
 
-check("segmentation.c", None if iou_of(labels, labels, 0) is None else iou_of)
+check("segmentation.c", iou_of)
 
 # %% [markdown]
 # **Next:** [why the score map is so coarse](02_coarse_score_maps.ipynb).

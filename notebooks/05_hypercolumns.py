@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 5. Hypercolumns: ask every layer about one pixel
 #
-# FCN adds the *scores* of three layers ([notebook 4](04_skip_connections.ipynb)). In the same year another group had the same thought, and went further: take one pixel, and write down
+# FCN adds the *scores* of three layers ([notebook 4](04_skip_connections.ipynb)). Another group had the same thought that year, and went further: take one pixel, and write down
 # what *all* the layers say of it. That stack of numbers is its **hypercolumn** ([Hariharan et al. 2015](https://arxiv.org/abs/1411.5752)).
 
 # %%
@@ -58,7 +58,7 @@ assert torch.equal(column[:16], enlarged[0][0, :, i, j])  # its first part is of
 #
 # Compare the cross with every other pixel: how similar are their hypercolumns? Once with the two finest maps alone, once with the two coarsest, once with all.
 #
-# **Before you run the cell:** with which of the three do the pixels similar to an eye form the sharpest picture? Which finds the region of the eyes rather than dark pixels anywhere?
+# **Before you run the cell:** which of the three draws the sharpest picture? Which finds the eyes rather than dark pixels anywhere?
 
 
 # %%
@@ -142,7 +142,7 @@ assert average[20:30, 20:30].min() > 0.95 and average[:3, :3].max() < 0.2
 # A disc. So one classifier for the whole box would waste what is known. The paper lays a **grid** of 5 x 5 classifiers over the box; between their centres a pixel's answer is the mean of its neighbours' answers, weighed by
 # distance. Before it has seen anything else, such a grid can say "disc".
 #
-# **Before you run the cell:** three of the 25 weight maps are drawn. What is their sum at each pixel?
+# **Before you run the cell:** three of the 25 weight maps are drawn. What do all 25 sum to at each pixel?
 
 # %%
 head = HypercolumnBoxes(num_classes=20)
@@ -156,6 +156,7 @@ row(
     vmin=0,
     vmax=1,
     height=1.8,
+    cmap="viridis",
 )
 
 assert blend.shape == (25, 50, 50)
@@ -236,13 +237,13 @@ outside = torch.ones_like(found)
 for left, top, right, bottom, _ in wrong.tolist():
     outside[top:bottom, left:right] = False
 assert not found[outside].any()  # beyond the boxes nothing can be found
-logits.clamp(min=-19).sum().backward()
+logits.clamp(min=-19).sum().backward()  # outside of all boxes the scores are -20, a constant
 assert seen_image.grad.abs().sum() > 0  # the error reaches the image and every weight on the way
 assert not wrong.requires_grad and not wrong.is_floating_point()  # and cannot reach the box: it is four whole numbers
 
 # %% [markdown]
 # Half of each coin lies outside of its box and is lost. The gradient of the error arrives at every weight, but the box is input, not output: nothing here could move it. FCN needs no boxes, and that is what its authors meant
-# by the first end-to-end network for segmentation. (On the other side: boxes tell two coins apart. Labels do not.)
+# by the first end-to-end network for segmentation. (On the other hand, boxes tell two coins apart. Labels do not.)
 #
 # ## Exercises
 #
@@ -268,7 +269,7 @@ def hypercolumn(maps, i, j, size):
     return None
 
 
-check("hypercolumns.c", None if hypercolumn(maps, 0, 0, (224, 256)) is None else hypercolumn)
+check("hypercolumns.c", hypercolumn)
 
 # %% [markdown]
 # **Next:** [U-Net, which lays whole maps side by side](06_unet.ipynb).

@@ -34,7 +34,7 @@ assert all(level.shape[2:] == (bins, bins) for bins, level in levels.items())
 
 # %% [markdown]
 # It knows what is in the image and nothing of where. 6 x 6 bins know roughly where. Each level is reduced to fewer channels by a 1 x 1 convolution, spread to the size of
-# the map, and laid beside it: every pixel now also carries the view of its bin, its quarter, and the whole.
+# the map, and laid beside it: every pixel now also carries the view of its bin at each of the four levels, the whole image included.
 #
 # **Before you run the cell:** a map of 2,048 channels and four levels. How many channels come out, if the levels together shall have as many as the map?
 
@@ -69,7 +69,7 @@ for branch in aspp.branches:
     linear = conv[0](grid) if isinstance(conv, torch.nn.Sequential) else conv(grid)  # before norm and ReLU
     (gradient,) = torch.autograd.grad(linear[0, 0, 20, 20], grid)
     seen.append((gradient[0].abs().sum(0) > 0).float())
-row(*[F.max_pool2d(s[None], 3, 1, 1)[0] for s in seen], titles=names, height=1.8, vmin=0, vmax=1)
+row(*[F.max_pool2d(s[None], 3, 1, 1)[0] for s in seen], titles=names, height=1.8, vmin=0, vmax=1, cmap="viridis")
 
 reach = [int((s.sum(0) > 0).nonzero().max() - (s.sum(0) > 0).nonzero().min() + 1) for s in seen]
 print(dict(zip(names, reach, strict=True)))
@@ -100,12 +100,12 @@ for rate in rates:
     valid = F.conv2d(torch.ones(1, 1, side, side), torch.ones(1, 1, 3, 3), padding=rate, dilation=rate)[0, 0]
     for count, share in shares.items():
         share.append(float((valid.round() == count).float().mean()))
-plt.figure(figsize=(5, 2.2))
+plt.figure(figsize=(6, 2.2))
 for count, share in shares.items():
     plt.plot(rates, share, label=f"{count} valid weight{'s' if count > 1 else ''}")
 plt.xlabel("rate")
 plt.ylabel("share of the places")
-plt.legend()
+plt.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 assert shares[9][0] > 0.9 and shares[1][0] == 0
 assert all(one == 1 for rate, one in zip(rates, shares[1], strict=True) if rate >= side)
@@ -119,7 +119,8 @@ assert max(nine for rate, nine in zip(rates, shares[9], strict=True) if rate > s
 #
 # Here is a small task. Somewhere on a map there is one bright place, or there is not. *Every* place shall say which.
 #
-# **Before you run the cell:** one ASPP has image pooling, the other has only rates 1, 2, 3. Where will the second one be wrong?
+# **Before you run the cell:** one ASPP has image pooling, the other has only rates 1, 2, 3. On maps that have a bright place: where will the second one
+# be wrong?
 
 
 # %%
@@ -168,7 +169,7 @@ assert with_pooling > 0.9
 assert without < 0.6
 
 # %% [markdown]
-# The second one knows it only near the bright place, as far as its rates reach. (Shown: scenes that have one.) No training could change that. Real images ask such questions mildly: water makes the thing on it
+# Nearly everywhere. It knows of the bright place only where one of its rates hits it, and elsewhere answers as if there were none. No training could change that. Real images ask such questions mildly: water makes the thing on it
 # a boat rather than a car. What ASPP's parts were worth on real images is measured: `python -m experiments.ablate_aspp`, and [its report](../experiments/results/ablate_aspp.md).
 #
 # ## Exercises

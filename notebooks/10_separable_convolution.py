@@ -19,7 +19,7 @@ torch.manual_seed(0)
 
 
 def weights_of(module):
-    """The weights of its convolutions, norms left out."""
+    """The weights of its convolutions, biases and norms left out."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Conv2d))
 
 
@@ -46,12 +46,12 @@ full = torch.nn.Conv2d(3, 16, 3, padding=1, bias=False)
 separable = separable_conv(3, 16, 3, norm="none", relu=False)
 print(separable)
 
-flower = photograph("chelsea", 100)[None]
+cat = photograph("chelsea", 100)[None]
 with torch.no_grad():
-    looked = separable.depthwise(flower)
+    looked = separable.depthwise(cat)
     mixed = separable.pointwise(looked)
 row(
-    flower[0],
+    cat[0],
     *looked[0],
     *mixed[0, :2],
     height=1.5,
@@ -60,7 +60,7 @@ row(
 
 assert weights_of(full) == 3 * 3 * 3 * 16 == 432
 assert weights_of(separable) == 3 * 3 * 3 + 3 * 16 == 27 + 48 == 75
-assert full(flower).shape == mixed.shape  # the same shape comes out
+assert full(cat).shape == mixed.shape  # the same shape comes out
 
 # %% [markdown]
 # 75 instead of 432: a sixth. (The idea: [Howard et al. 2017](https://arxiv.org/abs/1704.04861), Sec. 3.1, where the letters below come from.)
@@ -96,7 +96,7 @@ for N in counts:
 
 plt.figure(figsize=(5, 2.4))
 plt.semilogx(counts, measured, "o-", base=2, label="separable / full, measured")
-plt.semilogx(counts, depthwise_part, "s--", base=2, label="of it depthwise")
+plt.semilogx(counts, depthwise_part, "s--", base=2, label="depthwise part of the separable")
 plt.axhline(1 / 9, color="gray", linewidth=1)
 plt.text(counts[0], 1 / 9 + 0.02, "1/9")
 plt.xlabel("output channels N")
@@ -124,7 +124,7 @@ full, separable = torch.nn.Conv2d(3, 16, 3, padding=1, bias=False), separable_co
 with torch.no_grad():
     depthwise, pointwise = separable.depthwise.weight[:, 0], separable.pointwise.weight[:, :, 0, 0]
     as_full = pointwise[:, :, None, None] * depthwise[None]  # (16, 3, 3, 3)
-    same = torch.nn.functional.conv2d(flower, as_full, separable.pointwise.bias, padding=1)
+    same = torch.nn.functional.conv2d(cat, as_full, separable.pointwise.bias, padding=1)
     # A bias of the depthwise part adds the same number everywhere.
     same = same + (pointwise @ separable.depthwise.bias)[None, :, None, None]
 
@@ -137,13 +137,13 @@ row(
 )
 print(f"rank of the kernels for one input channel: full {ranks[0]}, separable {ranks[1]}")
 
-assert torch.allclose(same, separable(flower), atol=1e-5)
+assert torch.allclose(same, separable(cat), atol=1e-5)
 assert ranks == [9, 1]
 
 # %% [markdown]
 # Rank one: the four pictures on the right are one pattern, lighter, darker or inverted. No output can look at red for a vertical edge
 # while another looks at red for a horizontal one. How bad is that? The best separable stand-in for a *random* full convolution can be computed
-# (it is the first singular vector), and it loses most of it:
+# (it is the first singular vector), and it loses most of the **power**, the sum of the squared weights:
 
 # %%
 lost = []
@@ -163,7 +163,7 @@ assert 0.5 < share_lost < 0.95
 #
 # **Xception** is an encoder built of separable convolutions, **MobileNet** a smaller one. **DeepLab v3+** has them in its pyramid and in its decoder, too.
 #
-# **Before you run the cell:** ASPP and decoder of DeepLab v3+ with and without: guess the ratio of their weights.
+# **Before you run the cell:** ASPP and decoder of DeepLab v3+ with and without: guess the ratio of their weights. And which of four encoders is the largest?
 
 # %%
 with torch.device("meta"):  # shapes alone: nothing is allocated
@@ -184,8 +184,12 @@ print(f"ASPP and decoder: {heads[True] / heads[False]:.2f} of the weights")
 
 assert heads[True] < 0.45 * heads[False]  # the 1x1 convolutions between them stay as they are
 assert encoders["mobilenet_v1"] < encoders["vgg16"] / 4
+assert max(encoders, key=encoders.get) == "xception65"
 
 # %% [markdown]
+# A fifth. And the largest encoder is Xception: separable does not mean small. It spends what it saves on more layers and more channels. MobileNet keeps the money.
+# (VGG16 is counted without its fully connected layers.)
+#
 # ## Exercises
 #
 # **a.** A 5 x 5 convolution from 64 channels to 128. How many weights has the separable one? (No bias, no norm.)
@@ -203,7 +207,7 @@ def share(k, n):
     return None
 
 
-check("separable.b", None if share(3, 16) is None else share)
+check("separable.b", share)
 
 # %% [markdown]
 # **c.** For which of these is the separable form *more* expensive than the full one: a 1 x 1 convolution to 64 channels, a 3 x 3 to one channel, a 3 x 3 to two?

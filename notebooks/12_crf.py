@@ -32,7 +32,7 @@ torch.manual_seed(0)
 # - the **score map** is what the network says, *before* the softmax: any number, high for coin, low for table;
 # - the **belief map** is what it believes, *after* the softmax: a probability between 0 and 1.
 #
-# **Before you run the cell:** which of the two has sharper borders?
+# **Before you run the cell:** the belief map will look sharper. Does it put the border of a coin in a better place?
 
 # %%
 coins = photograph("coins")
@@ -60,10 +60,11 @@ row(
     titles=["image", "score map", "belief map", f"truth (IoU of the belief: {iou(belief):.2f})"],
 )
 assert torch.allclose(belief[0, 1], score.sigmoid())  # two classes: the softmax is the sigmoid of the difference
+assert torch.equal(belief[0, 1] > 0.5, score > 0)  # the border is where it was
 assert score.min() < -1 and score.max() > 1 and 0 <= belief.min() and belief.max() <= 1
 
 # %% [markdown]
-# Neither. The softmax changes the units; it does not know the image.
+# No. The softmax drives the numbers apart, towards 0 and 1, but one half is where the scores were equal. It does not know the image.
 #
 # ## The energy of a labelling
 #
@@ -75,7 +76,7 @@ assert score.min() < -1 and score.max() > 1 and 0 <= belief.min() and belief.max
 #
 # In a **dense** CRF every pixel is paired with every other one. How alike is each pixel to one chosen pixel?
 #
-# **Before you run the cell:** which pixels will be bright for a pixel on a coin near its border?
+# **Before you run the cell:** which pixels will be bright for a pixel in the middle of a coin?
 
 # %%
 parameters = {
@@ -104,7 +105,7 @@ axes[0].plot(j - 250, i, "r+", markersize=12)
 assert truth[i, j] and kernel[truth].sum() > 5 * kernel[~truth].sum()  # its friends are on coins
 
 # %% [markdown]
-# The pixels of its own coin. The table beside it is just as near, but of another grey: to differ from it costs nothing.
+# Those of its own coin that have its grey. The table beside it is just as near, but of another grey: to differ from it costs nothing.
 #
 # ## Mean field: everybody listens to everybody
 #
@@ -147,6 +148,20 @@ assert changes[1] < changes[0]  # it settles
 # The border moves to the edge of the coin. Most happens in the first iterations. Look at the black dots in the coins, too: dark pixels that
 # look like table and became it. The CRF follows the image, even where it should not.
 #
+# **Before you run the cell:** we turn the score of one pixel in fifty upside down. What becomes of these lone pixels?
+
+# %%
+lone = torch.rand(score.shape) < 0.02
+noisy = torch.stack([torch.zeros_like(score), score.where(~lone, -score)])[None].softmax(1)
+cleaned = dense_crf(noisy, image, iterations=10, **parameters)
+row(noisy[0, 1][view], cleaned[0, 1][view], titles=["belief with noise", "after 10 iterations"], height=1.5)
+
+same = (cleaned[0, 1] > 0.5) == (beliefs[10][0, 1] > 0.5)  # as if there had been no noise
+assert same[lone].float().mean() > 0.95
+
+# %% [markdown]
+# Their neighbours outvote them.
+#
 # ## Does the energy fall?
 #
 # Mean field makes the **free energy** small: the energy that is expected under the beliefs, less a reward for not being sure.
@@ -164,8 +179,8 @@ assert energies.shape == (1, 11)
 assert energies[0, -1] < energies[0, 0]
 
 # %% [markdown]
-# Here it falls. It *need* not: all pixels answer at the same moment, each to what the others believed a moment ago. Two who agree to
-# differ can swap for ever. That is why the library does not promise it ([`dense_crf`](../lightning_modules/refinement/dense_crf.py#L149)), and why the cell compares only the first with the last.
+# Here it falls. It *need* not: all pixels answer at the same moment, each to what the others believed a moment ago. Two who
+# differ can each give in to the other, and so swap for ever. That is why the library does not promise it ([`dense_crf`](../lightning_modules/refinement/dense_crf.py#L149)), and why the cell compares only the first with the last.
 #
 # ## What it cannot do
 #

@@ -37,7 +37,7 @@ row(
     near[:, :400],
     alpha[:, :40],
     ((alpha > 0) & (alpha < 1))[:, :40],
-    titles=["near", "alpha, 10 times smaller", "neither 0 nor 1"],
+    titles=["near, a part", "alpha, 10 times smaller", "neither 0 nor 1"],
 )
 
 mixed = [
@@ -136,10 +136,12 @@ assert [m.shape[1] for m in maps] == [40, 20, 10]  # strides 8, 16, 32 of 320 ro
 
 # %%
 row(
-    *[found.eigenvectors[..., k] for k in (3, 5, 8, 12, 20)],
-    titles=[f"eigenvector {k}" for k in (3, 5, 8, 12, 20)],
+    *[found.eigenvectors[..., k] for k in (3, 5, 10, 12, 15)],
+    titles=[f"eigenvector {k}" for k in (3, 5, 10, 12, 15)],
     cmap="RdBu",
     height=1.6,
+    vmin=-3 / (height * width) ** 0.5,
+    vmax=3 / (height * width) ** 0.5,  # white is 0
 )
 
 flat = found.eigenvectors.reshape(height * width, -1)
@@ -147,7 +149,7 @@ assert np.allclose(flat.T @ flat, np.eye(flat.shape[1]), atol=1e-5)  # each says
 assert (np.diff(found.eigenvalues) >= -1e-9).all()
 
 # %% [markdown]
-# No; each is a mixture of things. The last step looks for *sums* of eigenvectors whose values are nearly 0 or 1 everywhere. These are the **layers**.
+# No, none of them; each is a mixture of things. The last step looks for *sums* of eigenvectors whose values are nearly 0 or 1 everywhere. These are the **layers**.
 #
 # **Before you run the cell:** what must the layers of each pixel sum to?
 
@@ -170,6 +172,8 @@ assert np.allclose(put_together, image)  # nothing of the photograph is lost
 assert 0.01 < soft < 0.9
 
 # %% [markdown]
+# To 1: they share the pixel among them. So the layers, laid on each other, are the photograph again.
+#
 # ## What it is good for
 #
 # Paint one layer in another colour. Once with its alpha, once with labels: each pixel to its largest layer.
@@ -214,7 +218,7 @@ def alpha_of(colour, foreground, background):
     return None
 
 
-check("soft_segmentation.b", None if alpha_of(80, 200, 40) is None else alpha_of)
+check("soft_segmentation.b", alpha_of)
 
 # %% [markdown]
 # **c.** Which alpha maps cost nothing by the matting Laplacian, for every image? Write a set of letters. (A) 0.3 everywhere. (B) The blue channel. (C) Twice the red channel less the green one. (D) A label map of zeros and ones.

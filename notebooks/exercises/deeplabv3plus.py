@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from exercises import pair
 from lightning_modules.deeplabv3plus import DeepLabV3Plus
 
 
@@ -12,8 +13,9 @@ def a(answer: Any) -> None:
     with torch.device("meta"):
         encoder = DeepLabV3Plus(2, encoder="xception65", encoder_width=0.0625).eval().encoder
         maps = encoder(torch.empty(1, 3, 513, 513))
-    given = tuple(answer)
+    given = pair(answer)
     assert given != (32, 128), "A map of stride 16 has its first place on pixel 0. Is pixel 512 on it, too?"
+    assert given != (129, 33), "The deepest map comes first."
     assert given == (maps[-1].shape[2], maps[2].shape[2]), "513 / 16 and 513 / 4, rounded up."
 
 
@@ -37,6 +39,6 @@ def c(answer: Any) -> None:
             counts.append(sum(p.numel() for p in network.parameters()))
             rates.append(max(m.dilation[0] for m in network.aspp.modules() if isinstance(m, torch.nn.Conv2d)))
     right = {letter for letter, (x, y) in {"A": counts, "B": sizes, "C": rates}.items() if y > x} | {"D"}
-    given = {str(letter).upper() for letter in answer}
+    given = {str(letter).strip().upper() for letter in answer} - {"", ","}
     assert "A" not in given, "A dilated kernel has as many weights as before."
     assert given == right, "Think of the map, of what ASPP has to reach, and of how many places are computed."

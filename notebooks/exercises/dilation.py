@@ -31,7 +31,7 @@ def b(answer: Callable[[Sequence[int]], Any]) -> None:
         size = receptive_field(layers, 1).size
         assert size is not None
         got = answer(rates)
-        assert got == size[0], f"For rates {rates} it says {got}; the library finds {size[0]}."
+        assert got == size[0], f"For rates {rates} it says {got!r}; the library finds {size[0]}."
 
 
 def c(answer: Any) -> None:

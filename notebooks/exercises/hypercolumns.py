@@ -34,4 +34,7 @@ def c(answer: Callable[[list[Tensor], int, int, tuple[int, int]], Tensor]) -> No
     for i, j in ((0, 0), (7, 3), (15, 12)):
         got = answer(maps, i, j, (16, 16))
         assert tuple(got.shape) == (10,), f"3 + 5 + 2 channels make a vector of 10 numbers, not {tuple(got.shape)}."
-        assert torch.allclose(got, stack[0, :, i, j], atol=1e-5), f"At pixel ({i}, {j}) the numbers are others."
+        assert torch.allclose(got, stack[0, :, i, j], atol=1e-5), (
+            f"At pixel ({i}, {j}) the numbers are others. Enlarge each map to `size` first, bilinear with "
+            "align_corners=False, then take the pixel."
+        )

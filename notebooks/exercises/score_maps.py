@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from exercises import pair
 from lightning_modules.analysis.receptive_field import receptive_field
 
 
 def a(answer: Any) -> None:
     """Five strides of 2 multiply to 32: 480 / 32 = 15 rows and 640 / 32 = 20 columns."""
-    rows, columns = answer
+    rows, columns = pair(answer)
     assert (rows, columns) != (48, 64), "That divides by 10. Do five strides of 2 add up, or multiply?"
     assert (rows, columns) != (20, 15), "Rows come first: the image is 480 pixels high."
     assert (rows, columns) == (15, 20), "Halve both sides five times."
@@ -35,6 +36,6 @@ def c(answer: Callable[[Sequence[tuple[int, int]]], Any]) -> None:
         assert size is not None
         got = answer(layers)
         assert got == size[0], (
-            f"The field of {layers} is {size[0]}, not {got}. A layer adds kernel - 1 steps of the map that it *reads*; "
-            "its own stride counts for the layers behind it."
+            f"The field of {layers} is {size[0]}, not {got!r}. A layer adds kernel - 1 steps of the map that it "
+            "*reads*; its own stride counts for the layers behind it."
         )

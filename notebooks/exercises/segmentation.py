@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exercises import pair
+
 
 def a(answer: Any) -> None:
     """Car, person, road: one number for each category, however many cars there are."""
@@ -15,8 +17,9 @@ def a(answer: Any) -> None:
 
 def b(answer: Any) -> None:
     """(384 - 224) / 32 + 1 = 6 and (512 - 224) / 32 + 1 = 10: a score map, for one pass through the network."""
-    rows, columns = answer
+    rows, columns = pair(answer)
     assert (rows, columns) != (12, 16), "That is 384 / 32 and 512 / 32: the last windows would hang over the border."
+    assert (rows, columns) != (10, 6), "Rows come first: the image is 384 pixels high."
     assert (rows, columns) == (6, 10), "How many steps of 32 fit until the window of 224 touches the far border?"
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exercises import pair
 from lightning_modules.components.blocks import resize
 from lightning_modules.fcn import FCN
 
 
 def a(answer: Any) -> None:
     """From 32 to 16, 8 and 4: three doublings, and what has a stride of 4 is made 4 times larger."""
-    doublings, times = answer
+    doublings, times = pair(answer)
     assert (doublings, times) != (4, 3), "The other way round: first the doublings."
     assert times == 4, "The last sum has the stride of the finest map that was added."
     assert doublings == 3, "fc7 has a stride of 32. How often do you halve that until it is 4?"

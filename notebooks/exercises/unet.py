@@ -44,6 +44,6 @@ def c(answer: Callable[[int, int], Any]) -> None:
             if network.input_side(side) == side:
                 right = network(torch.empty(1, 1, side, side, device="meta")).shape[-1]
             assert got == right, (
-                f"output_side({side}, {depth}) is {right}, not {got}. Two 3x3 convolutions take 4 pixels at every "
+                f"output_side({side}, {depth}) is {right}, not {got!r}. Two 3x3 convolutions take 4 pixels at every "
                 "level, down and up, and an odd side before a pooling is refused."
             )

