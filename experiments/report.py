@@ -6,9 +6,9 @@
     python -m experiments.report outputs/ablate_upsampling --only nearest+concat bilinear+concat --margin 1.0
     python -m experiments.report --list outputs
 
-Writes table.md, table.csv, table.tex, cells.csv, figures/*.png, figures/*.pdf, report.html, reproduce.sh,
-environment.json and, of code that was not committed, code-*.patch: of one experiment into its folder, of several into
---out, with the figures in <experiment>/figures there. Folders of the same grid with other seeds are joined into one
+Writes table.md, table.csv, table.tex, cells.csv, figures/*.png, figures/*.pdf, report.html, methods.md, methods.tex,
+references.bib, reproduce.sh, environment.json and, of code that was not committed, code-*.patch. They lie in the folder
+of one experiment, of several in --out, with the figures in <experiment>/figures there. Folders of the same grid with other seeds are joined into one
 experiment. Others stand below one another, under a table of all of them.
 
 --only compares some of the variants with the baseline, and writes into a folder of its own. --record also writes

@@ -173,12 +173,12 @@ def _latex_table(table: Table, caption: str, label: str) -> str:
     body = [[_latex_cell(cell, index >= table.texts) for index, cell in enumerate(row)] for row in table.rows]
     for row, column in table.best:
         body[row][column] = f"\\textbf{{{body[row][column]}}}"
-    lines = ["{}" + " & ".join(row) + r" \\" for row in (*([*map(_escape_latex, line)] for line in header), *body)]
-    notes = "\\par\n".join(re.sub(r"^\*", "$^{*}$", _escape_latex(note)) for note in table.notes)
+    lines = ["{}" + " & ".join(row) + r" \\" for row in (*([*map(escape_latex, line)] for line in header), *body)]
+    notes = "\\par\n".join(re.sub(r"^\*", "$^{*}$", escape_latex(note)) for note in table.notes)
     footnote = f"\n\\par\\smallskip\n\\begin{{minipage}}{{\\linewidth}}\\footnotesize\n{notes}\n\\end{{minipage}}"
     return (
         "\\begin{table*}\n\\centering\n\\setlength{\\tabcolsep}{4pt}\n"
-        f"\\caption{{{_escape_latex(caption)}}}\n\\label{{tab:{label}}}\n"
+        f"\\caption{{{escape_latex(caption)}}}\n\\label{{tab:{label}}}\n"
         # Only ever made smaller: a narrow table keeps the size of the text.
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
         f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]}\n{lines[1]}\n\\midrule\n"
@@ -192,7 +192,7 @@ def _latex_table(table: Table, caption: str, label: str) -> str:
 def _latex_cell(cell: str, number: bool) -> str:
     """A star behind a number is raised; a name may hold one of its own."""
     starred = number and cell.endswith("*")
-    return _escape_latex(cell.removesuffix("*")) + "$^{*}$" if starred else _escape_latex(cell)
+    return escape_latex(cell.removesuffix("*")) + "$^{*}$" if starred else escape_latex(cell)
 
 
 def _halves(title: str) -> tuple[str, str]:
@@ -202,7 +202,7 @@ def _halves(title: str) -> tuple[str, str]:
     return min(cuts, key=lambda cut: max(map(len, cut)), default=("", ""))
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     special = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}"}
     special |= {"^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "±": "$\\pm$"}
     escaped = "".join(special.get(c, c) for c in " ".join(text.split()))

@@ -16,7 +16,7 @@ from experiments.evidence.join import join
 from experiments.evidence.scored import WARNING, as_scored, scored
 from experiments.evidence.spread import diverged
 from experiments.evidence.subset import choose, with_margin
-from experiments.reports import formats
+from experiments.reports import formats, methods
 from experiments.reports.answer import answer
 from experiments.reports.cells import MOST_ROWS, count_rows, write_cells
 from experiments.reports.commands import patches, read_code, show_command
@@ -26,6 +26,7 @@ from experiments.reports.reproduce import report_environment, reproduce_script
 from experiments.reports.tables import Table, make_notes, make_summary, make_tables
 from experiments.reports.tables.evidence import SPREAD_P
 from experiments.reports.tables.text import p_value
+from experiments.shell.citation import PLACE
 from experiments.shell.command import console
 from experiments.shell.files import slug, write_atomic, write_json
 from experiments.shell.places import below
@@ -101,10 +102,22 @@ def write(report: Report, *, cells: bool = False) -> Path:
     write_atomic(report.out / "reproduce.sh", report.script)
     write_json(report.out / "environment.json", report.environment)
     write_atomic(page, render(report.sections, report.summary))
+    _write_methods(report)
     _print(report, page)
     if not file.exists():
         console().print(Text(f"not written: cells.csv, of {rows:,} rows; --cells writes it"), soft_wrap=True)
     return page
+
+
+def _write_methods(report: Report) -> None:
+    """methods.md, methods.tex and references.bib, for which CITATION.cff is needed; a checkout has it."""
+    if not PLACE.is_file():
+        console().print(Text("not written: methods.md, methods.tex and references.bib, as there is no CITATION.cff"))
+        return
+    experiments = [section.experiment for section in report.sections]
+    forms = {"methods.md": methods.to_markdown, "methods.tex": methods.to_latex, "references.bib": methods.to_bibtex}
+    for name, form in forms.items():
+        write_atomic(report.out / name, form(experiments))
 
 
 def _load(folder: Path) -> Experiment:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,32 @@ ASIDE = {"a", "an", "the", "on"}  # words that no key ends with
 
 def bibtex(cited: str, place: Path = PLACE) -> str:
     """The entry of the reference with this DOI or address; ValueError where the file `place` has none."""
+    return entry(reference(cited, place))
+
+
+def key_of(cited: str, place: Path = PLACE) -> str:
+    """The key of its entry; ValueError as `bibtex`."""
+    return key(reference(cited, place))
+
+
+def reference(cited: str, place: Path = PLACE) -> Mapping[str, Any]:
+    """The reference with this DOI or address, as the Citation File Format has it."""
+    references = _references(place)
+    for one in references:
+        if cited in (one.get("doi"), one.get("url")):
+            return one
+    raise ValueError(f"{place} must hold the reference {cited}, got {len(references)} others: add it to the file")
+
+
+@cache
+def _references(place: Path) -> list[Mapping[str, Any]]:
     try:
-        references = yaml.safe_load(place.read_text(encoding="utf-8"))["references"]
+        references: list[Mapping[str, Any]] = yaml.safe_load(place.read_text(encoding="utf-8"))["references"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise ValueError(
             f"{place} must be the list of papers, got none ({type(error).__name__}): work in a checkout of the project"
         ) from error
-    for reference in references:
-        if cited in (reference.get("doi"), reference.get("url")):
-            return entry(reference)
-    raise ValueError(f"{place} must hold the reference {cited}, got {len(references)} others: add it to the file")
+    return references
 
 
 def entry(reference: Mapping[str, Any]) -> str:
