@@ -8,12 +8,15 @@
 
 Writes table.md, table.csv, table.tex, cells.csv, figures/*.png, figures/*.pdf, report.html, methods.md, methods.tex,
 references.bib, reproduce.sh, environment.json and, of code that was not committed, code-*.patch. They lie in the folder
-of one experiment, of several in --out, with the figures in <experiment>/figures there. Folders of the same grid with other seeds are joined into one
-experiment. Others stand below one another, under a table of all of them.
+of one experiment, of several in --out, with the figures in <experiment>/figures there. Folders of the same grid with
+other seeds are joined into one experiment. Others stand below one another, under a table of all of them.
 
 --only compares some of the variants with the baseline, and writes into a folder of its own. --record also writes
 <experiment>.md, the form in which a finished experiment is committed. What a person wrote into it is kept. --list shows
 the question and the answer of every experiment below a folder, and writes nothing.
+
+--archive writes one zip for a review or Zenodo: all of this, the runs without weights, and verify.py, which recomputes
+the first table from the zip alone.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from experiments.reports.archive import write_archive
 from experiments.reports.cells import MOST_ROWS
 from experiments.reports.listing import print_experiments
 from experiments.reports.record import RESULTS, write_record
@@ -76,6 +80,12 @@ def main() -> None:
     parser.add_argument(
         "--cells", action="store_true", help=f"write cells.csv even if it has more than {MOST_ROWS:,} rows"
     )
+    parser.add_argument(
+        "--archive", action="store_true", help="also write one zip for a review, which says how to check its numbers"
+    )
+    parser.add_argument(
+        "--predictions", action="store_true", help="with --archive: the predicted labels of every test image, too"
+    )
     args = parser.parse_args()
     if args.list is not None:
         others = [
@@ -92,6 +102,8 @@ def main() -> None:
         refuse(f"several experiments ({', '.join(map(str, args.folders))}) need --out DIR, the folder of their report")
     if args.answer is not None and args.record is None:
         refuse("--answer is the sentence of a record: add --record")
+    if args.predictions and not args.archive:
+        refuse("--predictions go into the zip: add --archive")
     out = args.out or args.folders[0]
     if args.only:
         if args.record is not None:
@@ -108,6 +120,9 @@ def main() -> None:
         if args.record is not None:
             path = write_record(report.sections, report.summary, args.record, answer=args.answer)
             console().print(Text(f"record: {path}"), soft_wrap=True)
+        if args.archive:
+            path = write_archive(out, report.sections, predictions=args.predictions)
+            console().print(Text(f"archive: {path} (python verify.py in it checks its first table)"), soft_wrap=True)
     except PermissionError as error:  # what is read names itself, so this one is of writing
         raise of_writing(error, out) from error
 
