@@ -81,6 +81,9 @@ def main() -> None:
         "--cells", action="store_true", help=f"write cells.csv even if it has more than {MOST_ROWS:,} rows"
     )
     parser.add_argument(
+        "--pool", action="store_true", help="of three data sets or more: also the mean difference by random effects"
+    )
+    parser.add_argument(
         "--archive", action="store_true", help="also write one zip for a review, which says how to check its numbers"
     )
     parser.add_argument(
@@ -104,6 +107,8 @@ def main() -> None:
         refuse("--answer is the sentence of a record: add --record")
     if args.predictions and not args.archive:
         refuse("--predictions go into the zip: add --archive")
+    if args.pool and len(args.folders) < 2:
+        refuse("--pool takes the folders of several experiments, one a data set")
     out = args.out or args.folders[0]
     if args.only:
         if args.record is not None:
@@ -115,7 +120,7 @@ def main() -> None:
         elif any(args.out.absolute() == folder.absolute() for folder in args.folders):
             refuse(f"--out {args.out} holds the report of all variants: name another folder for that of --only")
     try:
-        report = collect(args.folders, out, only=args.only or (), margin=args.margin)
+        report = collect(args.folders, out, only=args.only or (), margin=args.margin, pooled=args.pool)
         write(report, cells=args.cells)
         if args.record is not None:
             path = write_record(report.sections, report.summary, args.record, answer=args.answer)

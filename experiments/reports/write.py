@@ -53,12 +53,14 @@ def write_report(folder: Path) -> Path:
     return write(collect([folder], folder))
 
 
-def collect(folders: Sequence[Path], out: Path, *, only: Sequence[str] = (), margin: float | None = None) -> Report:
+def collect(
+    folders: Sequence[Path], out: Path, *, only: Sequence[str] = (), margin: float | None = None, pooled: bool = False
+) -> Report:
     """Reads the experiments and draws their figures, into `out`.
 
     `only` names the variants that are compared, beside the baseline; `margin`, in points, is that within which variants
-    are equivalent. Raises as `write_report`, and ValueError where folders hold different results of one cell, or none
-    of these variants.
+    are equivalent; `pooled` adds a mean over data sets. Raises as `write_report`, and ValueError where folders hold
+    different results of one cell, or none of these variants, or cannot be pooled.
     """
     experiments = join([_load(folder) for folder in folders])
     several = len(experiments) > 1
@@ -78,7 +80,7 @@ def collect(folders: Sequence[Path], out: Path, *, only: Sequence[str] = (), mar
         sections.append(
             Section(experiment, answer(experiment), make_tables(experiment), notes, warnings(experiment), figures)
         )
-    summary = make_summary([section.experiment for section in sections]) if several else None
+    summary = make_summary([section.experiment for section in sections], pooled=pooled) if several else None
     return Report(out, sections, summary, script, kept, environment)
 
 

@@ -4,25 +4,43 @@ import math
 from collections.abc import Sequence
 
 from experiments.evidence.experiment import Experiment
+from experiments.evidence.pooled import MIN_DATA_SETS, error_of, pool
 from experiments.evidence.scored import WARNING, scored
 from experiments.reports.tables.evidence import star_note
-from experiments.reports.tables.text import Table, mean_std, millions, number, seeds_done, starred
+from experiments.reports.tables.text import Table, interval, mean_std, millions, number, seeds_done, signed, starred
 from lightning_modules.components.scores.table import PERCENT
 
 SCORED, COST = ("mIoU (%)", "difference (points) [95 % interval]"), ("GMAC", "parameters (M)")
 
 
-def make_summary(experiments: Sequence[Experiment]) -> Table:
-    """Every variant of every experiment; experiments with the same variants stand side by side."""
+POOLED = ("mean over data sets [95 % interval] (points)", "between data sets: tau (points), I² (%)")
+FORMULA = (
+    "Mean over data sets: random effects (DerSimonian & Laird's tau; weights 1 / (error² + tau²); interval by Hartung "
+    "& Knapp's t, never narrower than the classic one). It speaks of data sets like these. Each interval is its own, "
+    "not corrected for the number of variants. I²: the share of the variance between data sets that is not of their "
+    "errors."
+)
+
+
+def make_summary(experiments: Sequence[Experiment], *, pooled: bool = False) -> Table:
+    """Every variant of every experiment; experiments with the same variants stand side by side.
+
+    `pooled` adds a mean over the data sets. ValueError where they are fewer than three, or not of the same variants.
+    """
     first, *others = (experiment.plan for experiment in experiments)
     alike = all(
         set(plan["variants"]) == set(first["variants"]) and plan["baseline"] == first["baseline"] for plan in others
     )
     columns, rows = _beside(experiments) if alike else _below(experiments)
-    rule = (
-        "Difference: to the baseline of the same experiment, with the interval and star that it has there. Nothing is "
-        "pooled over data sets or experiments, and no interval is corrected for their number."
-    )
+    rule = "Difference: to the baseline of the same experiment, with the interval and star that it has there. "
+    if pooled:
+        _refuse_pooling(experiments, alike)
+        columns[2:2] = POOLED
+        for row, variant in zip(rows, first["variants"], strict=True):
+            row[2:2] = _pooled(experiments, variant)
+        rule += FORMULA
+    else:
+        rule += "Nothing is pooled over data sets or experiments, and no interval is corrected for their number."
     sign = "Sign: of the difference on each, with its star (? where it is not known)."
     notes = [rule, *([sign] if alike else [])]
     notes += [f"{experiment.plan['experiment']}: {star_note(experiment)}" for experiment in experiments]
@@ -32,6 +50,31 @@ def make_summary(experiments: Sequence[Experiment]) -> Table:
     )
     title += "deviation over seeds"
     return Table("summary", title, columns, rows, texts=2 if alike else 3, notes=notes)
+
+
+def _refuse_pooling(experiments: Sequence[Experiment], alike: bool) -> None:
+    data = [experiment.plan["data"] for experiment in experiments]
+    if not alike:
+        raise ValueError("--pool takes experiments of the same variants and baseline: these differ")
+    if len(set(data)) < len(data) or len(data) < MIN_DATA_SETS:
+        raise ValueError(
+            f"--pool takes at least {MIN_DATA_SETS} experiments, each on a data set of its own, got {', '.join(data)}: "
+            "leave it out, and read each by itself"
+        )
+
+
+def _pooled(experiments: Sequence[Experiment], variant: str) -> list[str]:
+    """The mean over the data sets on which the difference is known, and their disagreement."""
+    if variant == experiments[0].plan["baseline"]:
+        return ["baseline", "-"]
+    rows = [experiment.comparisons[variant].times(PERCENT[1]) for experiment in experiments]
+    known = [row for row in rows if not row.reason and not math.isnan(row.own_low)]
+    if len(known) < MIN_DATA_SETS:
+        return [f"- (known on {len(known)})", "-"]
+    found = pool([row.estimate for row in known], [error_of(row.own_low, row.own_high, row.df) for row in known])
+    fewer = "" if found.count == len(rows) else f" ({found.count} of {len(rows)})"
+    mean = f"{signed(found.mean, 2)} {interval(found.low, found.high, 2)}{fewer}"
+    return [mean, f"{number(found.tau, 2)}, {100 * found.inconsistency:.0f}"]
 
 
 def _below(experiments: Sequence[Experiment]) -> tuple[list[str], list[list[str]]]:
