@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from configparser import ConfigParser
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def brought(requirements: Iterable[str]) -> set[str]:
     return {name for name, _ in found}
 
 
+@cache
 def modules_of_extras() -> set[str]:
     """The installed top-level modules that an extra brings and the requirements do not."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()

@@ -103,9 +103,16 @@ class Reader:
         run = Run(module=UNetModule, datamodule=ShapesDataModule)
         (folder / "run.json").write_text(json.dumps(run.config()))
         self.flags = set[str]()
+        self._said: dict[str, str] = {}
 
     def parse(self, verb: str, words: list[str]) -> str:
         """Parses the words as `python -m experiments.<verb>` does; the error that it ends with, "" for none."""
+        line = shlex.join([verb, *words])
+        if line not in self._said:  # documents repeat each other
+            self._said[line] = self._parse(verb, words)
+        return self._said[line]
+
+    def _parse(self, verb: str, words: list[str]) -> str:
         if not (ROOT / "experiments" / f"{verb}.py").exists():
             return f"there is no experiments/{verb}.py"
         values = PLACEHOLDERS | {"CHECKPOINT": str(self.checkpoint)}

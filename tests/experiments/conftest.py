@@ -1,15 +1,20 @@
-"""Who is logged in to W&B, and to which server; an experiment to draw."""
+"""Who is logged in to W&B, and to which server; an experiment to draw; grids that are run in this process."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
 from drawn import write_experiment
+from interrupt import QUIET
 from wandb_server import WandbServer
 
 from experiments.evidence.experiment import Experiment
+from experiments.grids import command
+from experiments.grids.cells import PlannedCell
 from experiments.reports import figures
+from experiments.runs.training import train
 
 
 @pytest.fixture
@@ -46,3 +51,20 @@ def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """Everything is stored; tests only read it."""
     return write_experiment(tmp_path_factory.mktemp("figures") / "x")
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cells that were trained, by folder and seed."""
+    trained: list[str] = []
+
+    def run_cells(cells: Any, *args: Any, **kwargs: Any) -> list[PlannedCell]:
+        for cell in cells:
+            if cell.result is None:
+                train(cell.run, cell.folder, test=cell.tests, **QUIET)
+                trained.append(f"{cell.variant} {cell.run.seed}")
+        return []
+
+    monkeypatch.setattr(command, "run_cells", run_cells)
+    monkeypatch.setattr("experiments.reports.write.write_report", lambda out: None)
+    return trained

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from two_ranks import in_two_processes
 
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import Run
@@ -77,5 +78,9 @@ def steps(out: Path) -> Steps:
 
 
 if __name__ == "__main__":
-    with ending():
-        record(RECORDED, Path(sys.argv[1]), devices=2, stop=int(sys.argv[2]) or None)
+
+    def both() -> None:
+        with ending():
+            record(RECORDED, Path(sys.argv[1]), devices=2, stop=int(sys.argv[2]) or None)
+
+    sys.exit(in_two_processes(both))

@@ -11,9 +11,10 @@ from PIL import Image, TiffImagePlugin
 sys.path.append(str(Path(__file__).parent / "prediction"))
 from trained import checkpoint
 
-# Imports every module; one that exits is named. None of them prints.
-IMPORT_ALL = """
-import importlib, pkgutil
+# Imports every module; one that exits is named. None of them prints. Then runs each command, in the same process, as
+# imports take seconds: argument lists come as JSON, [status, output] go out so.
+IMPORT_ALL_AND_RUN_EACH = """
+import contextlib, importlib, io, json, pkgutil, runpy, sys
 for package in ("lightning_modules", "datamodules", "experiments"):
     found = pkgutil.walk_packages(importlib.import_module(package).__path__, package + ".")
     for name in [info.name for info in found]:
@@ -21,13 +22,9 @@ for package in ("lightning_modules", "datamodules", "experiments"):
             importlib.import_module(name)
         except SystemExit as stop:
             raise AssertionError(f"the import of {name} exits with {stop.code}") from stop
-raise SystemExit(3)  # all the way through
-"""
-# Runs each command in one process, as imports take seconds: argument lists come as JSON, [status, output] go out so.
-RUN_EACH = """
-import contextlib, io, json, runpy, sys
 done = []
 for module, *arguments in json.loads(sys.argv[1]):
+    sys.modules.pop(module, None)  # as in a process that has not imported it
     sys.argv, text = [module.replace(".", "/") + ".py", *arguments], io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         try:
@@ -38,11 +35,6 @@ for module, *arguments in json.loads(sys.argv[1]):
     done.append([status, text.getvalue()])
 print(json.dumps(done))
 """
-
-
-def test_an_import_exits_prints_and_needs_nothing() -> None:
-    done = run("-c", IMPORT_ALL)
-    assert (done.stdout, done.stderr, done.returncode) == ("", "", 3)
 
 
 def test_what_is_hidden_are_the_installed_modules_of_extras() -> None:
@@ -66,7 +58,9 @@ def test_what_is_hidden_are_the_installed_modules_of_extras() -> None:
     assert done.stdout.split() == ["torch"], done.stderr
 
 
-def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Path) -> None:
+def test_an_import_exits_prints_and_needs_nothing_and_a_command_that_needs_an_extra_names_it(
+    tmp_path: Path, camvid_root: Path
+) -> None:
     Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "photograph.png")
     out, picture = str(tmp_path / "out"), str(tmp_path / "photograph.png")
     georeferenced = TiffImagePlugin.ImageFileDirectory_v2()
@@ -92,8 +86,11 @@ def test_a_command_that_needs_an_extra_names_it(tmp_path: Path, camvid_root: Pat
         ("geo", ["benchmark_prediction"]),
         ("export", ["export", ckpt, "--out", out]),
     ]
-    done = run("-c", RUN_EACH, json.dumps([[f"experiments.{module}", *rest] for _, (module, *rest) in commands]))
-    assert done.returncode == 0, done.stderr
+    done = run(
+        "-c", IMPORT_ALL_AND_RUN_EACH, json.dumps([[f"experiments.{module}", *rest] for _, (module, *rest) in commands])
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.count("\n") == 1  # of the commands
     for (extra, command), (status, text) in zip(commands, json.loads(done.stdout), strict=True):
         assert extra in extras()
         assert status == 2, (command, text)

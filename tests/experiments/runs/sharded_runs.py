@@ -1,6 +1,6 @@
-"""Trains a few runs with DDP and with FSDP2 in each of two processes of torchrun: see test_sharded.py.
+"""Trains a few runs with DDP and with FSDP2 in each of two processes: see test_sharded.py.
 
-python -m torch.distributed.run --nproc-per-node 2 sharded_runs.py FOLDER NAME ...
+python sharded_runs.py FOLDER NAME ...
 """
 
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed
+from two_ranks import in_two_processes
 
 from datamodules.shapes import ShapesDataModule
 from experiments.runs.run import Run
@@ -70,4 +71,4 @@ def main(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    sys.exit(in_two_processes(lambda: main(Path(sys.argv[1]), sys.argv[2:])))

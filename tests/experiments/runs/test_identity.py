@@ -83,7 +83,7 @@ def test_what_no_split_names_changes_no_run(camvid: Path) -> None:
     assert fingerprint(Source(camvid)) == before
 
 
-@pytest.mark.usefixtures("one_figure")
+@pytest.mark.usefixtures("one_figure", "in_process")
 def test_moved_data_are_not_trained_again_and_a_report_needs_none(
     camvid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

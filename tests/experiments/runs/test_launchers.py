@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Trainer
 from test_train import QUIET, TINY
+from two_ranks import free_port
 
 from experiments.runs.checkpoints import SafePoints, Signals
 from experiments.runs.devices import cluster, placed
 from experiments.runs.training import train
 from experiments.shell.ending import Interrupted, ending
 from experiments.shell.processes import Started, by_lightning, first_process, restarted, started
+from experiments.train import main
 
 ROOT = Path(__file__).parents[3]
 FLAGS = "--data shapes --data.size 32 --data.length 7 --data.batch_size 2 --model.width 2 --model.depth 2"
@@ -29,19 +31,13 @@ SLURM = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "interactive", "SLURM_STEP_ID":
 NAMES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 
 
-def free_port() -> str:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return str(listening.getsockname()[1])
-
-
 def by_torchrun(*flags: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", *flags, "-m", "experiments.train"]
 
 
 def commands(by: str) -> list[tuple[list[str], dict[str, str]]]:
     """What is typed on each machine, all of which are this one, and in which environment."""
-    alone, port = [sys.executable, "-m", "experiments.train"], free_port()
+    alone, port = [sys.executable, "-m", "experiments.train"], str(free_port())
     main = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if by == "torchrun":
         return [(by_torchrun("2", "--standalone"), {})]
@@ -87,12 +83,10 @@ def run_all(typed: list[tuple[list[str], dict[str, str]]], folder: Path, *flags:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the same run in one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    ((status, log),) = run_all(
-        [([sys.executable, "-m", "experiments.train"], {})], folder, "--out", str(folder / "run")
-    )
-    assert status == 0, log
-    return folder / "run"
+    out = tmp_path_factory.mktemp("alone") / "run"
+    torch.set_num_threads(1)
+    main([*FLAGS.split(), "--out", str(out)])
+    return out
 
 
 @pytest.mark.parametrize(
@@ -239,8 +233,6 @@ def test_machines_that_see_different_folders_are_told_before_the_first_step(
 def test_what_was_started_again_goes_on_with_the_first_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments.train import main
-
     _set(monkeypatch, {})
     flags = [*FLAGS.split(), "--out", str(tmp_path / "run")]
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")

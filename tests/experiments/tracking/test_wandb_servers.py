@@ -136,6 +136,7 @@ def test_a_training_whose_server_goes_away_ends_as_without_it(
 
     monkeypatch.setattr(Client, "finish", finished)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "3")  # it waits in vain, however long
     plain, out = (tmp_path / "experiment" / name / "seed0" for name in ("plain", "logged"))
     quiet = {"accelerator": "cpu", "enable_progress_bar": False}
     train(RUN, plain, **quiet)
