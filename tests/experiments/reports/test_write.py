@@ -27,9 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_file_is_there(folder: Path) -> None:
-    figures = [
-        f"figures/{name}.{kind}" for name in ("scores", "curves", "samples", "logits") for kind in ("png", "pdf")
-    ]
+    names = ("scores", "curves", "samples", "logits")
+    figures = [f"figures/{name}" for one in names for name in (f"{one}.png", f"print/{one}-column.pdf")]
     for name in ("table.md", "table.csv", "table.tex", "report.html", "reproduce.sh", "environment.json", *figures):
         assert (folder / name).stat().st_size > 500, name
     assert not list(folder.rglob("*.tmp"))
@@ -115,7 +114,7 @@ def test_latex_escapes_names_and_keeps_its_own_commands(folder: Path) -> None:
 def test_rebuilding_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / folder.name)
     write_report(copy)
-    for path in ("table.md", "table.csv", "table.tex", "report.html", "reproduce.sh", "figures/scores.pdf"):
+    for path in ("table.md", "table.csv", "table.tex", "report.html", "reproduce.sh", "figures/print/scores-page.pdf"):
         assert (copy / path).read_bytes() == (folder / path).read_bytes(), path
 
 
