@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from experiments.reports.tables.text import Table
 from experiments.reports.tex import escape
 
-COLUMN, PAGE = 3.35 * 72.27, 6.9 * 72.27  # points of TeX
-SIZES = {"small": 9.0, "footnotesize": 8.0, "scriptsize": 7.0}  # of a class with letters of 10 points
+COLUMN, PAGE = 3.35 * 72.27, 6.8 * 72.27  # points of TeX, and a little room on a page
+# Points of an em where a class has 10-point letters: small ones of Computer Modern are wider for their size.
+SIZES = {"small": 9.25, "footnotesize": 8.5, "scriptsize": 7.97}
+THIN, WIDE = {"f": 0.31, "i": 0.28, "j": 0.31, "l": 0.28, "r": 0.39, "s": 0.39, "t": 0.39}, {"m": 0.83, "w": 0.72}
+SIGNS = {"\N{PLUS-MINUS SIGN}": 0.78, "+": 0.78, "*": 0.4, "(": 0.39, ")": 0.39, "%": 0.83, "/": 0.5, "-": 0.34}
+EM = THIN | WIDE | SIGNS | dict.fromkeys(" .,;:[]|'", 0.29)
 HEAD = "% Written by python -m experiments.report. Needs \\usepackage{booktabs}.\n"
 GAP = 3.0  # points to either side of a column
 
@@ -52,7 +56,7 @@ def lay_out(table: Table) -> Layout:
 
 
 def _room(widths: Sequence[float], columns: Iterable[int], size: str) -> float:
-    return sum(SIZES[size] * widths[column] + 2 * GAP for column in columns)
+    return sum(SIZES[size] * widths[column] + 2 * GAP for column in columns) - 2 * GAP
 
 
 def _widths(table: Table) -> list[float]:
@@ -62,8 +66,9 @@ def _widths(table: Table) -> list[float]:
 
 
 def _width(text: str) -> float:
-    wide = {"±": 1.25, "-": 0.6, "+": 0.8, " ": 0.33, ".": 0.28, ",": 0.28, "[": 0.28, "]": 0.28, "*": 0.45, "(": 0.39}
-    return 1.03 * sum(wide.get(c, 0.5 if c.isdigit() or c.islower() else 0.75) for c in text)
+    """In em; a hyphen before a number is set as a minus."""
+    minuses = len(re.findall(r"(?<![\w.})\]-])-(?=\d)", text))
+    return 0.44 * minuses + sum(EM.get(c, 0.5 if c.isdigit() or c.islower() else 0.73) for c in text)
 
 
 def _tabular(table: Table, columns: Sequence[int]) -> str:

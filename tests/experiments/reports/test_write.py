@@ -105,7 +105,8 @@ def test_latex_escapes_names_and_keeps_its_own_commands(folder: Path) -> None:
     assert r"\label{tab:ablate-up-sampling-answer}" in text
     assert r"\textless{}script\textgreater{}alert(1)" in text and r"=absent\_class" in text
     assert r"transposed-3+none & 62.00 $\pm$ 2.00 & $-$20.00 [$-$2" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") == 11
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{tabular}") >= 11
+    assert text.count(r"\caption{") == 11 and "resizebox" not in text
     body = re.sub(r"\\[%_#&$]", "", re.sub(r"(?m)^%.*$|\{%$", "", text))
     assert "%" not in body and "_" not in body
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
