@@ -6,10 +6,11 @@
     python -m experiments.report outputs/ablate_upsampling --only nearest+concat bilinear+concat --margin 1.0
     python -m experiments.report --list outputs
 
-Writes table.md, table.csv, table.tex, cells.csv, figures/*.png, figures/*.pdf, report.html, methods.md, methods.tex,
-references.bib, reproduce.sh, environment.json and, of code that was not committed, code-*.patch. They lie in the folder
-of one experiment, of several in --out, with the figures in <experiment>/figures there. Folders of the same grid with
-other seeds are joined into one experiment. Others stand below one another, under a table of all of them.
+Writes table.md, table.csv, table.tex, cells.csv, figures/*.png, report.html, methods.md, methods.tex, references.bib,
+reproduce.sh, environment.json and, of code that was not committed, code-*.patch. For a paper there are
+figures/print/*.pdf, as wide as a column and as a page, and tables/*.tex, *.md and *.html. They lie in the folder of one
+experiment, of several in --out, with figures and tables in <experiment>/ there. Folders of the same grid with other
+seeds are joined into one experiment. Others stand below one another, under a table of all of them.
 
 --only compares some of the variants with the baseline, and writes into a folder of its own. --record also writes
 <experiment>.md, the form in which a finished experiment is committed. What a person wrote into it is kept. --list shows
@@ -27,9 +28,12 @@ from rich.text import Text
 
 from experiments.reports.archive import write_archive
 from experiments.reports.cells import MOST_ROWS
+from experiments.reports.figures import FIGURES, FORMATS
+from experiments.reports.figures.pgf import find_tex
 from experiments.reports.listing import print_experiments
 from experiments.reports.record import RESULTS, write_record
-from experiments.reports.write import collect, write
+from experiments.reports.tables.paper import COLUMNS, USUAL
+from experiments.reports.write import Printed, collect, write
 from experiments.shell.command import command, console
 from experiments.shell.ending import of_writing
 from experiments.shell.files import slug
@@ -89,11 +93,12 @@ def main() -> None:
     parser.add_argument(
         "--predictions", action="store_true", help="with --archive: the predicted labels of every test image, too"
     )
+    _add_print(parser)
     args = parser.parse_args()
     if args.list is not None:
         others = [
             *map(str, args.folders),
-            *(f"--{k}" for k, v in vars(args).items() if v and k not in ("list", "folders")),
+            *(f"--{k}" for k, v in vars(args).items() if v != parser.get_default(k) and k not in ("list", "folders")),
         ]
         if others:
             refuse(f"--list DIR stands alone: leave out {' '.join(others)}")
@@ -120,7 +125,14 @@ def main() -> None:
         elif any(args.out.absolute() == folder.absolute() for folder in args.folders):
             refuse(f"--out {args.out} holds the report of all variants: name another folder for that of --only")
     try:
-        report = collect(args.folders, out, only=args.only or (), margin=args.margin, pooled=args.pool)
+        report = collect(
+            args.folders,
+            out,
+            only=args.only or (),
+            margin=args.margin,
+            pooled=args.pool,
+            printed=_printed(args),
+        )
         write(report, cells=args.cells)
         if args.record is not None:
             path = write_record(report.sections, report.summary, args.record, answer=args.answer)
@@ -130,6 +142,43 @@ def main() -> None:
             console().print(Text(f"archive: {path} (python verify.py in it checks its first table)"), soft_wrap=True)
     except PermissionError as error:  # what is read names itself, so this one is of writing
         raise of_writing(error, out) from error
+
+
+def _add_print(parser: Parser) -> None:
+    """What is written for a paper."""
+    group = parser.add_argument_group("for a paper", "figures/print and tables; docs/reading-a-report.md has the keys")
+    group.add_argument(
+        *("--figures",),
+        nargs="+",
+        choices=tuple(FIGURES),
+        metavar="NAME",
+        help=f"write these figures alone, and remove the others (default: all): {', '.join(FIGURES)}",
+    )
+    group.add_argument(
+        *("--format",),
+        nargs="+",
+        choices=tuple(FORMATS),
+        default=["pdf"],
+        metavar="FORMAT",
+        help=f"of the figures for print (default: pdf): {', '.join(FORMATS)}",
+    )
+    group.add_argument(
+        *("--columns",),
+        nargs="+",
+        choices=tuple(COLUMNS),
+        metavar="KEY",
+        help=f"of the main table, tables/answer.tex (default: {' '.join(USUAL)}): {', '.join(COLUMNS)}",
+    )
+    group.add_argument("--transpose", action="store_true", help="give each variant a column of the main table")
+
+
+def _printed(args: argparse.Namespace) -> Printed:
+    if "pgf" in args.format:
+        try:
+            find_tex()
+        except FileNotFoundError as error:
+            refuse(str(error))
+    return Printed(args.figures, args.format, args.columns or (), args.transpose)
 
 
 def _points(text: str) -> float:

@@ -5,6 +5,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from experiments.evidence.estimate import Estimate, estimate
@@ -14,6 +15,8 @@ from experiments.evidence.scored import scored
 from experiments.reports.commands import uncommitted
 from experiments.reports.page import Section
 from experiments.reports.tables import Table
+from experiments.reports.typeset import HEAD
+from experiments.reports.typeset import to_latex as typeset
 from experiments.shell.files import slug
 from lightning_modules.components.scores.table import PERCENT, SCORES, errors
 
@@ -142,15 +145,14 @@ def escape_markdown(text: str) -> str:
 
 
 def to_latex(sections: Sequence[Section], summary: Table | None = None) -> str:
-    """booktabs tables, each with its caption, its footnotes and a label."""
-    needs = "Needs \\usepackage{booktabs} and \\usepackage{graphicx}; names beyond Latin letters need lualatex."
-    parts = [f"% Written by python -m experiments.report. {needs}"]
+    """All tables in full, each a float with its caption, its notes and a label: a supplement."""
+    parts = [HEAD.rstrip()]
     if summary:
-        parts.append(_latex_table(summary, f"{summary.title}.", "summary"))
+        parts.append(typeset(replace(summary, caption=f"{summary.title}."), "summary"))
     for section in sections:
         name = re.sub(r"[^A-Za-z0-9]+", "-", section.experiment.plan["experiment"])
         parts += [
-            _latex_table(table, _caption(table, section), f"{name}-{table.key}")
+            typeset(replace(table, caption=_caption(table, section)), f"{name}-{table.key}")
             for table in section.tables
             if table.caption and table.rows
         ]
@@ -163,47 +165,3 @@ def _caption(table: Table, section: Section) -> str:
         return table.caption
     known = (failed_line(section.experiment), *section.warnings, section.experiment.plan["scale_note"])
     return " ".join([table.caption, *filter(None, known)])
-
-
-def _latex_table(table: Table, caption: str, label: str) -> str:
-    columns = "l" * table.texts + "r" * (len(table.columns) - table.texts)
-    halves = [_halves(column) for column in table.columns]
-    header = [[first for first, _ in halves], [second for _, second in halves]]
-    # {}: a name that begins with a bracket would be read as the argument of the \\ before it.
-    body = [[_latex_cell(cell, index >= table.texts) for index, cell in enumerate(row)] for row in table.rows]
-    for row, column in table.best:
-        body[row][column] = f"\\textbf{{{body[row][column]}}}"
-    lines = ["{}" + " & ".join(row) + r" \\" for row in (*([*map(escape_latex, line)] for line in header), *body)]
-    notes = "\\par\n".join(re.sub(r"^\*", "$^{*}$", escape_latex(note)) for note in table.notes)
-    footnote = f"\n\\par\\smallskip\n\\begin{{minipage}}{{\\linewidth}}\\footnotesize\n{notes}\n\\end{{minipage}}"
-    return (
-        "\\begin{table*}\n\\centering\n\\setlength{\\tabcolsep}{4pt}\n"
-        f"\\caption{{{escape_latex(caption)}}}\n\\label{{tab:{label}}}\n"
-        # Only ever made smaller: a narrow table keeps the size of the text.
-        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]}\n{lines[1]}\n\\midrule\n"
-        + "\n".join(lines[2:])
-        + "\n\\bottomrule\n\\end{tabular}}"
-        + (footnote if notes else "")
-        + "\n\\end{table*}"
-    )
-
-
-def _latex_cell(cell: str, number: bool) -> str:
-    """A star behind a number is raised; a name may hold one of its own."""
-    starred = number and cell.endswith("*")
-    return escape_latex(cell.removesuffix("*")) + "$^{*}$" if starred else escape_latex(cell)
-
-
-def _halves(title: str) -> tuple[str, str]:
-    """A column's title on two lines, cut at the space that leaves the shorter longest line."""
-    words = title.split()
-    cuts = [(" ".join(words[:cut]), " ".join(words[cut:])) for cut in range(1, len(words) + 1)]
-    return min(cuts, key=lambda cut: max(map(len, cut)), default=("", ""))
-
-
-def escape_latex(text: str) -> str:
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}"}
-    special |= {"^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}", "±": "$\\pm$"}
-    escaped = "".join(special.get(c, c) for c in " ".join(text.split()))
-    return re.sub(r"(?<![\w.}-])-(?=\d)", "$-$", escaped)  # a minus, not the hyphen of a name

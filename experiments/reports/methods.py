@@ -10,7 +10,8 @@ from experiments.evidence.deviations import code_of, processor_of, unequal
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.scored import as_scored, scored
 from experiments.reports.citations import citations_of
-from experiments.reports.formats import escape_latex, escape_markdown
+from experiments.reports.formats import escape_markdown
+from experiments.reports.tex import escape as escape_latex
 from experiments.shell.citation import bibtex, key_of
 from lightning_modules.components.scores.table import PERCENT
 

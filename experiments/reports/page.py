@@ -22,6 +22,7 @@ from experiments.evidence.experiment import Experiment, Picture, flatten
 from experiments.evidence.failed import failed_line
 from experiments.evidence.scored import as_scored, scored
 from experiments.reports.commands import uncommitted
+from experiments.reports.figures import FIRST, NARROW
 from experiments.reports.figures.looks import Look, label_colours, looks
 from experiments.reports.tables import Table
 from lightning_modules.components.scores.table import PERCENT
@@ -35,7 +36,8 @@ JPEG_QUALITY = 90
 DIGITS = 6  # significant ones of a number in a plot
 # Of plotly, by those of matplotlib.
 MARKERS = {"s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x"}
-FIRST, NARROW = "seeds", "seeds-narrow"  # the figure that stands with the answer, and its form for a phone
+MARKERS |= {"<": "triangle-left", ">": "triangle-right", "p": "pentagon", "*": "star", "h": "hexagon"}
+MARKERS |= {"d": "diamond-tall"}
 DRAWN = ("curves", "confusion")  # figures that a plot shows in another way
 BROWSED = ("samples", "extremes")  # figures that the image browser shows in another way
 PARTS = {  # of the tables behind the first: title, and their keys

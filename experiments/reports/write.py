@@ -1,6 +1,6 @@
 """A report of stored experiments: what it is made from, and its files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from experiments.reports.cells import MOST_ROWS, count_rows, write_cells
 from experiments.reports.commands import patches, read_code, show_command
 from experiments.reports.figures import missing_figures, write_figures
 from experiments.reports.page import SHOWN_WARNINGS, Section, render
+from experiments.reports.pasted import write_table, write_tables
 from experiments.reports.reproduce import report_environment, reproduce_script
 from experiments.reports.tables import Table, make_notes, make_summary, make_tables
 from experiments.reports.tables.evidence import SPREAD_P
@@ -45,6 +46,19 @@ class Report:
     environment: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Printed:
+    """What is asked for print: figures by name (None: all) in formats, and the columns of the main table."""
+
+    figures: Collection[str] | None = None
+    formats: Sequence[str] = ("pdf",)
+    columns: Sequence[str] = ()
+    transpose: bool = False
+
+
+PRINTED = Printed()
+
+
 def write_report(folder: Path) -> Path:
     """Writes the report of the experiment in `folder`, prints its answer, and returns the path of report.html.
 
@@ -54,9 +68,15 @@ def write_report(folder: Path) -> Path:
 
 
 def collect(
-    folders: Sequence[Path], out: Path, *, only: Sequence[str] = (), margin: float | None = None, pooled: bool = False
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    margin: float | None = None,
+    pooled: bool = False,
+    printed: Printed = PRINTED,
 ) -> Report:
-    """Reads the experiments and draws their figures, into `out`.
+    """Reads the experiments, draws their figures and sets their tables, into `out`.
 
     `only` names the variants that are compared, beside the baseline; `margin`, in points, is that within which variants
     are equivalent; `pooled` adds a mean over data sets. Raises as `write_report`, and ValueError where folders hold
@@ -76,10 +96,10 @@ def collect(
         notes = make_notes(experiment) + [
             f"Not drawn: {name}; {why}" for name, why in missing_figures(experiment).items()
         ]
-        figures = write_figures(experiment, place)
-        sections.append(
-            Section(experiment, answer(experiment), make_tables(experiment), notes, warnings(experiment), figures)
-        )
+        figures = write_figures(experiment, place, chosen=printed.figures, formats=printed.formats)
+        tables = make_tables(experiment)
+        write_tables(experiment, tables, place, printed.columns, transpose=printed.transpose)
+        sections.append(Section(experiment, answer(experiment), tables, notes, warnings(experiment), figures))
     summary = make_summary([section.experiment for section in sections], pooled=pooled) if several else None
     return Report(out, sections, summary, script, kept, environment)
 
@@ -92,6 +112,8 @@ def write(report: Report, *, cells: bool = False) -> Path:
     page = report.out / "report.html"
     write_atomic(report.out / "table.md", formats.to_markdown(report.sections, report.summary))
     write_atomic(report.out / "table.csv", formats.to_csv(report.sections))
+    if report.summary:
+        write_table(report.summary, report.out, "summary")
     write_atomic(report.out / "table.tex", formats.to_latex(report.sections, report.summary))
     experiments = [section.experiment for section in report.sections]
     rows, file = count_rows(experiments), report.out / "cells.csv"
@@ -191,7 +213,7 @@ def _print(report: Report, page: Path) -> None:
         for lost in section.experiment.missing:
             shown.print(Text(f"  {name}{lost.variant}, seed {lost.seed}: {lost.state}"), soft_wrap=True)
     _print_table(shown, report.summary or report.sections[0].tables[0])
-    files = "all other tables and figures; table.md, table.csv, table.tex, figures and reproduce.sh lie beside it"
+    files = "all other tables and figures; table.md, table.csv, tables, figures and reproduce.sh lie beside it"
     shown.print(Text(f"report: {page} ({files})"), soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.reports.figures import FIGURES, drawing
+from experiments.reports.figures.forms import WIDE, Form
 from experiments.shell.files import write_atomic, write_json
 
 CLASSES = ["$road$ & _x_", "<b>car</b>", "in no image"]
@@ -89,9 +90,9 @@ def write_experiment(folder: Path, seeds: int = 3) -> Experiment:
     return load_experiment(folder)
 
 
-def draw(experiment: Experiment, name: str) -> tuple[Figure, str]:
-    with drawing():
-        return FIGURES[name][0](experiment)
+def draw(experiment: Experiment, name: str, form: Form = WIDE) -> tuple[Figure, str]:
+    with drawing(form):
+        return FIGURES[name][0](experiment, form)
 
 
 def texts(axis: Axes) -> list[str]:

@@ -144,7 +144,7 @@ def test_the_smallest_grid_continues_where_it_was_interrupted(
             {} if found["miou"] > found["without"] else {"w_appearance": 0, "w_smoothness": 0}
         )
         assert (out / crf / "seed0" / "search.png").stat().st_size > 5000
-    for path in ("figures/trimap.png", "figures/trimap.pdf", "report.html"):
+    for path in ("figures/trimap.png", "figures/print/trimap-column.pdf", "report.html"):
         assert (out / path).stat().st_size > 5000
     table = (out / "table.md").read_text()
     assert "| variant | 1 px | 3 px | 5 px | 10 px | 20 px |" in table

@@ -201,4 +201,4 @@ def test_a_grid_that_is_started_again_trains_nothing_and_reports_every_table(
     assert len(kept_tables) > 6 and len(scores) >= 8
     assert [text for text in (*kept_tables, *scores) if text not in now] == []
     assert "needs 3 seeds, got 2" in now and "2 seeds cannot tell what other seeds would give" in now
-    assert (out / "report.html").stat().st_size > 10_000 and [*(out / "figures").glob("*.pdf")]
+    assert (out / "report.html").stat().st_size > 10_000 and [*(out / "figures" / "print").glob("*.pdf")]

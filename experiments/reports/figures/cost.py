@@ -1,29 +1,48 @@
 """What a score costs: mIoU against the operations and the time of a network."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from experiments.evidence.experiment import Experiment
-from experiments.reports.figures.looks import BASELINE, WIDTH, Drawn, full_labels, limits, log_scale, looks
+from experiments.reports.figures.forms import WIDE, Form
+from experiments.reports.figures.looks import (
+    BASELINE,
+    Drawn,
+    full_labels,
+    limits,
+    log_scale,
+    looks,
+    variant_legend,
+)
+from experiments.reports.figures.names import Place, Point, draw_names, find_places
 from lightning_modules.components.scores.table import PERCENT
 
 LOG_FROM = 8  # times the smallest cost, from where an axis of costs is logarithmic
 LEAST_RANGE = 0.25  # of the largest cost, or a difference of a few percent would look like one of many
 NAME_SIZE = 7.5  # points
 BESIDE = 7  # points between marks that would hide one another
+MARK = 8.0  # points
 
-Box = tuple[float, float, float, float]  # left, bottom, right, top
+
+@dataclass(frozen=True)
+class Panel:
+    """What stands in a panel, in data coordinates (x, y): points, those of the front, its corners, and all lines."""
+
+    points: Mapping[str, Point]
+    best: set[str]
+    corners: Sequence[Point]
+    lines: Sequence[tuple[Point, Point]]
 
 
-def pareto(experiment: Experiment) -> Drawn:
+def pareto(experiment: Experiment, form: Form = WIDE) -> Drawn:
     """mIoU against each cost that was measured, with its seeds and the variants that no other beats in both."""
     plan, factor = experiment.plan, PERCENT[1]
     scores = {
@@ -31,17 +50,39 @@ def pareto(experiment: Experiment) -> Drawn:
         for name in experiment.cells
     }
     costs, equal = _panels(experiment)
-    figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
-    axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
-    for axis, (title, of_variants) in zip(axes, costs.items(), strict=True):
-        _scale_costs(axis, title, list(of_variants.values()))
+    count = max(len(costs), 1)
+    height = (2.4 * count if form.narrow else 2.9) if form.printed else 5.0
+    figure = Figure(figsize=(form.width, height), layout="constrained", dpi=form.dpi)
+    if form.narrow:
+        axes = figure.subplots(count, 1, squeeze=False)[:, 0]
+    else:
+        axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     every = np.concatenate(list(scores.values()))
-    margin = 0.06 * float(every.max() - every.min()) or 1.0
-    axes[0].set_ylim(*limits([], (float(every.min()) - margin, float(every.max()) + margin), 0, factor))
-    axes[0].set_ylabel("mIoU (%)")
-    figure.draw_without_rendering()  # settles where the axes lie: marks and names are placed in pixels
-    for axis, of_variants in zip(axes, costs.values(), strict=True):
-        _draw_costs(axis, experiment, of_variants, scores)
+    margin = (0.08 if form.printed else 0.06) * float(every.max() - every.min()) or 1.0
+    for axis, (title, of_variants) in zip(axes, costs.items(), strict=True):
+        _scale_costs(axis, title, list(of_variants.values()), form)
+        axis.set_ylim(*limits([], (float(every.min()) - margin, float(every.max()) + margin), 0, factor))
+        if axis is axes[0] or form.narrow:
+            axis.set_ylabel("mIoU (%)")
+    look, size, mark = looks(plan), form.letters(NAME_SIZE), (MARK + 1.6) * form.mark
+    named, drawn = list[list[Place] | None](), list[Panel]()
+    for legend in (False, True):
+        if legend:  # no room beside the points
+            variant_legend(figure, plan, [name for name in look if any(name in one for one in costs.values())], form)
+        figure.draw_without_rendering()  # settles where the axes lie: marks and names are placed in pixels
+        drawn = [_place_costs(axis, one, scores, form) for axis, one in zip(axes, costs.values(), strict=True)]
+        named = [
+            find_places(axis, list(one.points.values()), one.lines, _names(experiment, one.points, form), size, mark)
+            for axis, one in zip(axes, drawn, strict=True)
+            if not legend
+        ]
+        if None not in named:
+            break
+    for axis, one, of_variants in zip(axes, drawn, costs.values(), strict=True):
+        _draw_costs(axis, experiment, of_variants, scores, one, form)
+    for axis, one, places in zip(axes, drawn, named, strict=False):
+        colours = [look[name].colour for name in one.points]
+        draw_names(axis, list(one.points.values()), places or [], _names(experiment, one.points, form), colours, size)
     same = f" Not drawn: {' and '.join(equal)}, the same for all variants." if equal else ""
     return figure, (
         "Filled marks are the Pareto front (grey steps): no other variant is as good and as cheap at least, and better "
@@ -69,87 +110,50 @@ def refuse_pareto(experiment: Experiment) -> str:
     return "" if costs else "all variants cost the same" if equal else "no cost was measured"
 
 
-def place_names(
-    axis: Axes,
-    places: Sequence[tuple[float, float]],
-    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]],
-    names: Sequence[str],
-    colours: Sequence[str],
-) -> list[Bbox]:
-    """Writes the names beside their points; returns where they lie, in pixels of the figure.
-
-    They are clear of each other and, where there is room, of the points and the `lines`. A thin line leads to a point
-    that is far.
-
-    Places, and ends of the lines, which are upright or level, are data coordinates (x, y).
-    """
-    inside, to_pixels, dot = axis.get_window_extent(), axis.transData.transform, axis.figure.dpi / 72
-    taken = [_box(x, y, 13 * dot, 13 * dot) for x, y in to_pixels(places)]
-    for line in lines:
-        (left, low), (right, high) = to_pixels(line)
-        taken.append((left - 2 * dot, low - 2 * dot, right + 2 * dot, high + 2 * dot))
-    placed: dict[int, Box] = {}
-    for index in sorted(range(len(names)), key=lambda index: -len(names[index])):  # a short one still fits at the end
-        style: dict[str, Any] = {"fontsize": NAME_SIZE, "ha": "center", "va": "center", "zorder": 5}
-        style |= {"textcoords": "offset points", "annotation_clip": False}
-        # A bar fades behind it; a white outline instead would turn the text of a PDF into drawings of letters.
-        style |= {"bbox": {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.3}}
-        text = axis.annotate(names[index], places[index], (0, 0), **style)
-        size = text.get_window_extent()
-        text.remove()
-        x, y = to_pixels(places[index])
-        # Wider than measured: at another resolution letters are a little wider.
-        tries = _tries(x, y, 1.06 * size.width, size.height + dot, dot)
-        boxes = np.array([box for box, _ in tries])
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        bad = _overlap(boxes, np.array(taken)).sum(axis=1) + 3 * dot * np.array([distance for _, distance in tries])
-        bad += 4 * (area - _overlap(boxes, np.array([inside.extents]))[:, 0])
-        shut = np.array([*placed.values(), *(taken[other] for other in range(len(names)) if other != index)])
-        if len(shut):  # other names and marks, which the name must not hide, nor its line cross
-            bad += 10 * _overlap(boxes, shut).sum(axis=1)
-            middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-            along = (x, y) + np.linspace(0, 1, 20)[:, None, None] * (middles - (x, y))  # (20, tries, 2)
-            crossed = (along[:, :, None] >= shut[:, :2]) & (along[:, :, None] <= shut[:, 2:])
-            bad += 40 * dot**2 * crossed.all(axis=-1).sum(axis=(0, 2))
-        best = int(np.argmin(bad))
-        box, distance = tries[best]
-        middle = (((box[0] + box[2]) / 2 - x) / dot, ((box[1] + box[3]) / 2 - y) / dot)
-        thin = {"arrowstyle": "-", "color": colours[index], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
-        far: dict[str, Any] = {"arrowprops": thin} if distance > 12 * dot else {}
-        if far:
-            steps = np.linspace(0, 1, 20)[:, None] * np.array([middle[0] * dot, middle[1] * dot]) + (x, y)
-            taken += [_box(u, v, 3 * dot, 3 * dot) for u, v in steps]
-        axis.annotate(names[index], places[index], middle, **far, **style).set_in_layout(False)
-        placed[index] = box
-    return [Bbox.from_extents(*placed[index]) for index in range(len(names))]
-
-
 def _draw_costs(
-    axis: Axes, experiment: Experiment, costs: Mapping[str, float], scores: Mapping[str, NDArray[np.float64]]
+    axis: Axes,
+    experiment: Experiment,
+    costs: Mapping[str, float],
+    scores: Mapping[str, NDArray[np.float64]],
+    drawn: Panel,
+    form: Form,
 ) -> None:
-    """Marks, bars, front and names of the variants whose cost is known."""
-    look, labels = looks(experiment.plan), full_labels(experiment.plan)
+    """Marks, bars and front of the variants whose cost is known."""
+    look, best = looks(experiment.plan), drawn.best
+    for name, (x, mean) in drawn.points.items():
+        colour = look[name].colour
+        width = 1.3 * form.mark
+        axis.plot([x, x], [scores[name].min(), scores[name].max()], color=colour, linewidth=width, alpha=0.8, zorder=2)
+        marks: dict[str, Any] = {"markersize": MARK * form.mark, "markeredgewidth": 1.6 * form.mark, "zorder": 4}
+        face = colour if name in best else "white"
+        axis.plot([x], [mean], look[name].marker, color=face, markeredgecolor=colour, **marks)
+    line: dict[str, Any] = {"color": "#777777", "linewidth": form.mark, "drawstyle": "steps-post", "zorder": 1}
+    axis.plot([x for x, _ in drawn.corners], [y for _, y in drawn.corners], **line)
+
+
+def _place_costs(
+    axis: Axes, costs: Mapping[str, float], scores: Mapping[str, NDArray[np.float64]], form: Form
+) -> Panel:
+    """Where all goes, once it is known where the axes lie."""
     means = {name: float(scores[name].mean()) for name in costs}
     best = on_front({name: (cost, means[name]) for name, cost in costs.items()})
-    drawn = dict(zip(costs, _side_by_side(axis, list(costs.values())), strict=True))
-    for name, x in drawn.items():
-        colour = look[name].colour
-        axis.plot([x, x], [scores[name].min(), scores[name].max()], color=colour, linewidth=1.3, alpha=0.8, zorder=2)
-        marks: dict[str, Any] = {"markersize": 8, "markeredgewidth": 1.6, "zorder": 4}
-        face = colour if name in best else "white"
-        axis.plot([x], [means[name]], look[name].marker, color=face, markeredgecolor=colour, **marks)
-    corners = sorted((drawn[name], means[name]) for name in best)
+    beside = dict(zip(costs, _side_by_side(axis, list(costs.values()), BESIDE * form.mark), strict=True))
+    points = {name: (x, means[name]) for name, x in beside.items()}
+    corners = sorted(points[name] for name in best)
     corners.append((axis.get_xlim()[1], corners[-1][1]))
-    line: dict[str, Any] = {"color": "#777777", "linewidth": 1.0, "drawstyle": "steps-post", "zorder": 1}
-    axis.plot([x for x, _ in corners], [y for _, y in corners], **line)
-    steps = [((x, y), (end, y)) for (x, y), (end, _) in pairwise(corners)]
-    bars = [((drawn[n], float(scores[n].min())), (drawn[n], float(scores[n].max()))) for n in costs]
-    texts = [f"{labels[n]} {BASELINE}" if n == experiment.plan["baseline"] else labels[n] for n in costs]
-    places = [(drawn[name], means[name]) for name in costs]
-    place_names(axis, places, [*bars, *steps], texts, [look[name].colour for name in costs])
+    lines = [((x, float(scores[name].min())), (x, float(scores[name].max()))) for name, x in beside.items()]
+    for (x, y), (end, above) in pairwise(corners):
+        lines += [((x, y), (end, y)), ((end, y), (end, above))]
+    return Panel(points, best, corners, lines)
 
 
-def _scale_costs(axis: Axes, title: str, costs: Sequence[float]) -> None:
+def _names(experiment: Experiment, costs: Iterable[str], form: Form) -> list[str]:
+    """What stands beside the points."""
+    labels, baseline = full_labels(experiment.plan, form), experiment.plan["baseline"]
+    return [labels[n] + (f" {BASELINE}" if n == baseline and not form.narrow else "") for n in costs]
+
+
+def _scale_costs(axis: Axes, title: str, costs: Sequence[float], form: Form) -> None:
     """Limits of x with room for names, on a logarithmic axis where the costs are far apart."""
     low, high = min(costs), max(costs)
     log = 0 < low < high / LOG_FROM
@@ -160,12 +164,14 @@ def _scale_costs(axis: Axes, title: str, costs: Sequence[float]) -> None:
     else:
         room = 0.12 * (high - low) + max(LEAST_RANGE * high - (high - low), 0) / 2
         axis.set_xlim(low - room, high + room)
+        if form.printed:
+            axis.locator_params(axis="x", nbins=5)
     axis.set_xlabel(f"{title}, log scale" if log else title)
 
 
-def _side_by_side(axis: Axes, costs: Sequence[float]) -> list[float]:
+def _side_by_side(axis: Axes, costs: Sequence[float], points: float) -> list[float]:
     """Where on x the marks go: those that would hide one another a few points apart."""
-    apart = BESIDE * axis.figure.dpi / 72
+    apart = points * axis.figure.dpi / 72
     pixels = axis.transData.transform([(cost, axis.get_ylim()[0]) for cost in costs])[:, 0]
     moved, order = pixels.copy(), np.argsort(pixels, kind="stable")
     for cluster in np.split(order, np.flatnonzero(np.diff(pixels[order]) >= apart) + 1):
@@ -202,26 +208,3 @@ def _costs(plan: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else 1000 * seconds
-
-
-def _box(x: float, y: float, width: float, height: float) -> Box:
-    """Around its middle."""
-    return (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-
-
-def _tries(x: float, y: float, width: float, height: float, dot: float) -> list[tuple[Box, float]]:
-    """Where a name could lie around its point, with the distance, the nearest first."""
-    tries = []
-    for distance in (8, 14, 22, 32, 44, 58, 76, 96, 120, 150, 190, 240):
-        for angle in np.arange(16) * math.pi / 8:
-            aside, above = math.cos(angle), math.sin(angle)
-            middle = (x + aside * (distance * dot + width / 2), y + above * (distance * dot + height / 2))
-            tries.append((_box(middle[0], middle[1], width, height), distance * dot))
-    return tries
-
-
-def _overlap(boxes: Any, others: Any) -> Any:
-    """Common area of each box (n, 4) with each other one (m, 4): (n, m)."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    return np.prod(np.maximum(high - low, 0), axis=-1)

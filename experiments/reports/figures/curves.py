@@ -1,22 +1,24 @@
 """Scores along an axis: the epochs of training, and the distance from a true boundary."""
 
 import math
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence.experiment import Experiment
-from experiments.reports.figures.looks import WIDTH, Drawn, log_scale, looks, short, variant_legend
+from experiments.reports.figures.forms import WIDE, Form
+from experiments.reports.figures.looks import Drawn, legend_height, log_scale, looks, short, variant_legend
 from lightning_modules.components.scores.reductions import WIDTH as TRIMAP_WIDTH
 from lightning_modules.components.scores.table import PERCENT
 
 
-def curves(experiment: Experiment) -> Drawn:
+def curves(experiment: Experiment, form: Form = WIDE) -> Drawn:
     """Validation mIoU and training loss by epoch, mean and range over seeds."""
     look = looks(experiment.plan)
-    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
+    figure, left, right = _two(form, 5.2, legend_height(experiment.plan, look, form))
     for axis, column, factor in ((left, "val/miou", 100.0), (right, "train/loss", 1.0)):
         for number, (name, cells) in enumerate(experiment.cells.items()):
             of_seeds = [cell.curve(column) for cell in cells.values()]
@@ -27,18 +29,19 @@ def curves(experiment: Experiment) -> Drawn:
             trained = [epoch + 1 for epoch in epochs]  # metrics.csv counts from 0
             mean, low, high = (f(values, axis=0) for f in (np.nanmean, np.nanmin, np.nanmax))
             if len(trained) > 1:
-                axis.plot(trained, mean, linewidth=1.5, markersize=3, **look[name].style)
+                axis.plot(trained, mean, **_line(form, len(trained)), **look[name].style)
                 axis.fill_between(trained, low, high, color=look[name].colour, alpha=0.13, linewidth=0)
             else:  # a band of one epoch has no width; side by side, or the variants hide one another
                 aside = trained[0] + 0.04 * (number - (len(look) - 1) / 2)
                 axis.plot([aside, aside], [low[0], high[0]], color=look[name].colour, linewidth=1.5)
                 axis.plot([aside], mean, look[name].marker, color=look[name].colour, markersize=5)
-        axis.set_xlabel("epochs trained")
+        if axis is right or not form.narrow:
+            axis.set_xlabel("epochs trained")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("validation mIoU (%)")
     right.set_ylabel("training loss (log scale)")
     log_scale(right, "y")
-    variant_legend(figure, experiment.plan, look)
+    variant_legend(figure, experiment.plan, look, form)
     return figure, (
         "Curves that still rise at the end would order the variants differently in longer training, perhaps. Mean over "
         "seeds (line) and smallest to largest seed (band; an upright line where there is one epoch alone). A band as "
@@ -46,11 +49,10 @@ def curves(experiment: Experiment) -> Drawn:
     )
 
 
-def trimap(experiment: Experiment) -> Drawn:
+def trimap(experiment: Experiment, form: Form = WIDE) -> Drawn:
     """mIoU near true boundaries against the width of the band, and the difference to the baseline."""
     look, plan = looks(experiment.plan), experiment.plan
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
+    figure, left, right = _two(form, 4.6, legend_height(plan, look, form))
     widths, drawn = range(1, TRIMAP_WIDTH + 1), set[str]()
     for name in look:
         for axis, other in ((left, None), (right, plan["baseline"])):
@@ -67,15 +69,17 @@ def trimap(experiment: Experiment) -> Drawn:
                 continue
             drawn.add(name)
             mean, std = (PERCENT[1] * np.array([getattr(e, key) for e in curve]) for key in ("mean", "std"))
-            axis.plot(widths, mean, linewidth=1.5, markersize=3, **look[name].style)
+            axis.plot(widths, mean, **_line(form, len(widths)), **look[name].style)
             if curve[0].n > 1:
                 axis.fill_between(widths, mean - std, mean + std, color=look[name].colour, alpha=0.13, linewidth=0)
     for axis in (left, right):
-        axis.set_xlabel("distance to a true boundary, at most (pixels)")
+        if axis is right or not form.narrow:
+            axis.set_xlabel("distance to a true boundary, at most (pixels)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("mIoU within it (%)")
-    right.set_ylabel(f"difference to {short(plan['baseline'])}\n(percentage points)")
-    variant_legend(figure, plan, drawn)
+    named = "baseline\n(points)" if form.printed else f"{short(plan['baseline'])}\n(percentage points)"
+    right.set_ylabel(f"difference to {named}")
+    variant_legend(figure, plan, drawn, form)
     return figure, (
         "A gap at the left end that closes to the right is one of outlines; one all along, of everything. mIoU of the "
         "pixels within 1 to 20 pixels of a true boundary alone (the trimap of Kohli et al., 2009). Line: "
@@ -88,3 +92,21 @@ def refuse_trimap(experiment: Experiment) -> str:
     """Why there is no trimap; empty where there is one."""
     lacking = any(cell.trimap is None for cell in experiment.finished())
     return "not all cells stored a trimap (of many classes, or of an earlier version)" if lacking else ""
+
+
+def _two(form: Form, height: float, below: float) -> tuple[Figure, Axes, Axes]:
+    """Two panels of the same x beside one another, in a column below one another.
+
+    `height`, in inches, is that of the wide form; in print the legend takes what it needs `below`.
+    """
+    if form.printed:
+        height = (2 * 1.75 if form.narrow else 2.3) + below
+    figure = Figure(figsize=(form.width, height), layout="constrained")
+    first, second = figure.subplots(2, 1, sharex=True) if form.narrow else figure.subplots(1, 2, sharex=True)
+    return figure, first, second
+
+
+def _line(form: Form, points: int) -> dict[str, Any]:
+    """Of a curve: marks far enough from one another to be told apart."""
+    size, most = (3.2, 7) if form.printed else (4.5, 12)
+    return {"linewidth": 1.5 * form.mark, "markersize": size, "markevery": max(1, round(points / most))}

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,27 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from experiments.evidence.experiment import Experiment
+from experiments.reports.figures.forms import PRINT_STYLE, WIDE, Form
 from experiments.shell.files import write_atomic
 
 # Okabe & Ito's palette, told apart by colour-blind readers; without its yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (6, 1.2)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # no multiple of the lines, so that the pairs repeat late
+MARKERS = (
+    "o",
+    "s",
+    "^",
+    "D",
+    "v",
+    "P",
+    "X",
+    "<",
+    ">",
+    "p",
+    "*",
+    "h",
+    "d",
+)  # 13: pairs repeat late
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -35,11 +50,11 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "pdf.fonttype": 42,  # TrueType: text stays text, as venues ask
+    "svg.hashsalt": "seglab",  # the same names in the same file
     "text.parse_math": False,  # a dollar in a class name is a dollar
 }
-DPI = 160
-WIDTH = 11.0  # inches, of every figure that is not for a column
-COLUMN = 3.35  # inches, of one for a column of a paper, or a phone
+DPI = WIDE.dpi
+WIDTH = WIDE.width  # inches
 BASELINE = "(baseline)"  # behind its name; a star is for a difference
 IGNORED = (150, 150, 150)
 UNREAD = ("GDEF", "GPOS", "GSUB", "MATH", "name")  # tables of a font that a PDF does not need
@@ -51,13 +66,14 @@ Drawn = tuple[Figure, str]  # with its caption
 
 
 @contextmanager
-def drawing() -> Iterator[None]:
+def drawing(form: Form = WIDE) -> Iterator[None]:
     """Where every figure is made and saved: matplotlib's own settings with `STYLE`, whatever the user's are.
 
     No matplotlibrc, style sheet or backend changes a figure, so that the same cells give the same bytes anywhere.
     """
     plain = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    with matplotlib.rc_context(plain | STYLE):  # not `rcdefaults`, after which the user's backend would be lost
+    style = STYLE | (PRINT_STYLE if form.printed else {})
+    with matplotlib.rc_context(plain | style):  # not `rcdefaults`, after which the user's backend would be lost
         yield
 
 
@@ -68,7 +84,10 @@ def colormap(name: str) -> Colormap:
 
 @dataclass(frozen=True)
 class Look:
-    """How a variant is drawn, the same in every figure: colour by the main factor, line and marker by the others."""
+    """How a variant is drawn, the same in every figure: colour by the main factor, line by the others.
+
+    The marker is its own (of 13 variants at most), so that it is known in grey and by colour-blind readers, too.
+    """
 
     label: str
     colour: str
@@ -113,9 +132,9 @@ def looks(plan: Mapping[str, Any]) -> dict[str, Look]:
         for rank, name in enumerate(group.variants):
             label = str(plan["variants"][name]["levels"][main]) if group.title else name
             now = style + rank // len(COLOURS)  # beyond the palette, the next line with the same colours
-            by_variant[name] = Look(
-                label, COLOURS[rank % len(COLOURS)], LINES[now % len(LINES)], MARKERS[now % len(MARKERS)]
-            )
+            line = LINES[(now if group.title else rank) % len(LINES)]
+            marker = MARKERS[len(by_variant) % len(MARKERS)]
+            by_variant[name] = Look(label, COLOURS[rank % len(COLOURS)], line, marker)
         style = now + 1
     return by_variant
 
@@ -127,31 +146,48 @@ def short(name: str, letters: int = 40) -> str:
     return name if len(name) <= letters else f"{name[:half]}…{name[-half:]}"
 
 
-def legend_columns(labels: Iterable[str], most: int) -> int:
+def legend_columns(labels: Iterable[str], most: int, form: Form = WIDE) -> int:
     """How many columns of a legend of such labels fit side by side."""
     letters = max(map(len, labels), default=0) + 7  # with the line or patch
-    return max(1, min(most, int(WIDTH * 72 / (5.1 * letters))))
+    return max(1, min(most, int(form.width / form.length(letters))))
 
 
-def full_labels(plan: Mapping[str, Any]) -> dict[str, str]:
-    """Of each variant, in the order of the groups: its label with the title of its group, cut where long."""
+def full_labels(plan: Mapping[str, Any], form: Form = WIDE) -> dict[str, str]:
+    """Of each variant, in the order of the groups: its label with the title of its group, cut where long.
+
+    In print its name, where that is shorter.
+    """
     look = looks(plan)
-    return {
+    labels = {
         name: short(f"{look[name].label}, {group.title}" if group.title else name)
         for group in groups(plan)
         for name in group.variants
     }
+    return {name: min(label, short(name), key=len) if form.printed else label for name, label in labels.items()}
 
 
-def variant_legend(figure: Figure, plan: Mapping[str, Any], shown: Iterable[str]) -> None:
+def variant_legend(figure: Figure, plan: Mapping[str, Any], shown: Iterable[str], form: Form = WIDE) -> None:
     """Below the figure, a group a column in a crossed design."""
-    look, names, of_groups = looks(plan), set(shown), groups(plan)
+    look, names = looks(plan), set(shown)
     handles = [
-        Line2D([], [], **look[name].style, label=label) for name, label in full_labels(plan).items() if name in names
+        Line2D([], [], **look[name].style, label=label, linewidth=1.5 * form.mark, markersize=5 if form.printed else 6)
+        for name, label in full_labels(plan, form).items()
+        if name in names
     ]
-    columns = len(of_groups) if len(of_groups) > 1 and len(handles) == len(look) else 4
-    columns = legend_columns([str(handle.get_label()) for handle in handles], columns)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3, markerscale=0.6)
+    columns = _legend_columns(plan, names, form)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=3, markerscale=0.8)
+
+
+def legend_height(plan: Mapping[str, Any], shown: Iterable[str], form: Form) -> float:
+    """Inches of a legend in print."""
+    names = set(shown)
+    return 0.1 + 0.135 * math.ceil(len(names) / _legend_columns(plan, names, form))
+
+
+def _legend_columns(plan: Mapping[str, Any], names: Collection[str], form: Form) -> int:
+    labels, of_groups = full_labels(plan, form), groups(plan)
+    columns = len(of_groups) if len(of_groups) > 1 and len(names) == len(labels) else 4
+    return legend_columns([labels[name] for name in names], columns, form)
 
 
 @dataclass(frozen=True)
@@ -178,31 +214,36 @@ def lay_rows(plan: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def label_rows(axis: Axes, rows: Rows, experiment: Experiment, *, narrow: bool = False) -> None:
+def label_rows(axis: Axes, rows: Rows, experiment: Experiment, form: Form = WIDE) -> None:
     """Names the rows at the left of `axis`: which is the baseline, where there is room, and who lacks seeds."""
     look, plan = looks(experiment.plan), experiment.plan
     labels = []
     for name in rows.heights:
         done, planned = len(experiment.cells[name]), len(plan["seeds"])
-        parts = [short(look[name].label, 20 if narrow else 40)]
-        parts += [BASELINE] if name == plan["baseline"] and not narrow else []
+        parts = [short(look[name].label, 20 if form.narrow else 40)]
+        parts += [BASELINE] if name == plan["baseline"] and not form.narrow else []
         parts += [] if done == planned else [f"({done} of {planned})"]
         labels.append(" ".join(parts))
     axis.set_yticks(list(rows.heights.values()), labels)
     axis.set_ylim(rows.count - 0.4, -0.6)
     place = axis.get_yaxis_transform()
     for height, title in rows.titles.items():
-        axis.text(0.015, height + 0.15, short(title), transform=place, fontweight="bold", va="center")
+        style: dict[str, Any] = {"transform": place, "fontweight": "bold", "va": "center"}
+        axis.text(0.015, height + 0.15, short(title), fontsize=form.letters(9), **style)
 
 
-def draw_mean(axis: Axes, height: float, values: Sequence[float], look: Look, *, hollow: bool = False) -> None:
+def draw_mean(
+    axis: Axes, height: float, values: Sequence[float], look: Look, form: Form = WIDE, *, hollow: bool = False
+) -> None:
     """The mean of the seeds' values in a row, on a thin line from the lowest to the highest."""
     found = [value for value in values if not math.isnan(value)]
     if not found:
         return
     face, edge = ("white", look.colour) if hollow else (look.colour, "white")
-    axis.plot([min(found), max(found)], [height, height], color=look.colour, linewidth=1.0, zorder=2)
-    axis.plot([np.mean(found)], [height], look.marker, color=face, markersize=7, markeredgecolor=edge, zorder=4)
+    axis.plot([min(found), max(found)], [height, height], color=look.colour, linewidth=form.mark, zorder=2)
+    size, width = (5.2, 0.4) if form.printed else (7, 1.0)
+    marks: dict[str, Any] = {"markersize": size, "markeredgecolor": edge, "markeredgewidth": width, "zorder": 4}
+    axis.plot([np.mean(found)], [height], look.marker, color=face, **marks)
 
 
 def limits(
@@ -218,11 +259,20 @@ def limits(
     return max(low, lowest - margin), min(high, highest + margin)
 
 
+class _Decades(LogLocator):
+    """Numbers at 1, 2 and 5 where few decades are shown, else at 1 alone: at most about six."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        few = vmax < 30 * vmin
+        self.set_params(subs=(1, 2, 5) if few else (1,), numticks=9 if few else 6)
+        return super().tick_values(vmin, vmax)
+
+
 def log_scale(axis: Axes, which: str) -> None:
     """Makes the x or y axis logarithmic, its numbers written in full."""
     axis.set(**{f"{which}scale": "log"})
     scale = axis.xaxis if which == "x" else axis.yaxis
-    scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    scale.set_major_locator(_Decades())
     scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     scale.set_minor_formatter(NullFormatter())
 
@@ -234,7 +284,11 @@ def ink(colour: Any) -> str:
 
 
 def matrix(
-    axis: Axes, values: NDArray[np.float64], colours: LinearSegmentedColormap, norm: Normalize, digits: int | None
+    axis: Axes,
+    values: NDArray[np.float64],
+    colours: LinearSegmentedColormap,
+    norm: Normalize,
+    digits: int | None,
 ) -> AxesImage:
     """A map of numbers (rows, columns), grey where NaN; `digits` after the point of what is written in the cells, with
     a sign where they can be negative."""
@@ -257,9 +311,9 @@ def label_colours(palette: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
     return colours
 
 
-def lay_out(figure: Figure) -> None:
+def lay_out(figure: Figure, form: Form = WIDE) -> None:
     """Places what the layout engine of the figure places, once for all formats: it takes longer than to draw."""
-    figure.set_dpi(DPI)  # as it is saved: texts are measured in pixels
+    figure.set_dpi(form.dpi)  # as it is saved: texts are measured in pixels
     if engine := figure.get_layout_engine():
         engine.execute(figure)
         figure.set_layout_engine(None)  # not "none", for which matplotlib draws once more before it saves
@@ -281,10 +335,10 @@ def plain_fonts() -> Iterator[None]:
         Options._drop_tables_default = kept
 
 
-def save_figure(figure: Figure, path: Path, metadata: dict[str, Any], *, tight: bool = False) -> bytes:
+def save_figure(figure: Figure, path: Path, metadata: dict[str, Any], *, tight: bool = False, dpi: int = DPI) -> bytes:
     """Without a date, so that the same cells give the same bytes; `tight` cuts empty borders off."""
     buffer = io.BytesIO()
     box = "tight" if tight else None
-    figure.savefig(buffer, format=path.suffix[1:], dpi=DPI, metadata=metadata, bbox_inches=box)
+    figure.savefig(buffer, format=path.suffix[1:], dpi=dpi, metadata=metadata, bbox_inches=box)
     write_atomic(path, buffer.getvalue())
     return buffer.getvalue()

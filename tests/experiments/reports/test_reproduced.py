@@ -59,7 +59,7 @@ def test_a_study_that_was_never_committed_is_made_again(tmp_path: Path) -> None:
     for package in CODE:
         shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("__pycache__", "results"))
     drawing = clone / "experiments" / "reports" / "figures" / "__init__.py"
-    drawing.write_text(drawing.read_text() + "\n\ndef write_figures(*_):\n    return {}\n")  # they take seconds
+    drawing.write_text(drawing.read_text() + "\n\ndef write_figures(*_, **__):\n    return {}\n")  # they take seconds
     (clone / ".gitignore").write_text("__pycache__/\nablate_mine.py\n")  # which hides it from git, but not from Python
     git(clone, "init", "--quiet")
     git(clone, "add", ".")

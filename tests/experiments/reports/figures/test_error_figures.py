@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
 from experiments.evidence.experiment import Experiment, load_experiment
+from experiments.reports.figures.looks import MARKERS
 from experiments.reports.figures.scores import MOST_CLASSES
 
 
@@ -92,7 +93,7 @@ def test_errors_add_up_to_the_wrong_pixels_and_lie_where_the_trimap_says(experim
         )
     ]
     assert bars[1::2] == pytest.approx(near) and bars[1] < bars[0]
-    means = [line.get_xdata()[0] for line in segments.lines if line.get_marker() in "o"]
+    means = [line.get_xdata()[0] for line in segments.lines if line.get_marker() in MARKERS]
     assert means == pytest.approx([20, 25] * 3)
     assert labels(pairs) == [f"{CLASSES[0]} → {CLASSES[1]}", f"{CLASSES[1]} → {CLASSES[0]}"]
 
