@@ -47,10 +47,13 @@ def read_boxes(path: Path, class_names: Sequence[str], find: Callable[[str], str
         raise FileNotFoundError(f"the boxes {shown(str(path))} are not there: give a CSV file {','.join(COLUMNS)}")
     reader = csv.reader(StringIO(decoded(path, str(path))), strict=True)
     name, boxes = shown(str(path)), dict[str, list[Box]]()
+    lines = dict[tuple[str, Box], int]()  # of boxes, whatever their line
     try:
         header = [word.strip() for word in next(reader, [])]
         if header != [*COLUMNS]:
-            raise ValueError(f"{name} line 1: expected the header {','.join(COLUMNS)}, got {some(header, 8)!r}")
+            raise ValueError(
+                f"{name} line 1: expected the header {','.join(COLUMNS)}, got {some(header, 8)!r}: write it so"
+            )
         for row in reader:
             words = [word.strip() for word in row]
             if any(words):
@@ -60,7 +63,10 @@ def read_boxes(path: Path, class_names: Sequence[str], find: Callable[[str], str
                 image = find(words[0])
                 if image is None:
                     raise ValueError(f"{where}, image: there is no {shown(words[0])[:80]!r}: correct or leave it out")
-                boxes.setdefault(image, []).append(_box(words, reader.line_num, where, class_names))
+                box = _box(words, reader.line_num, where, class_names)
+                if (first := lines.setdefault((image, box._replace(line=0)), box.line)) != box.line:
+                    raise ValueError(f"{where}: the same box as in line {first}: leave one of them out")
+                boxes.setdefault(image, []).append(box)
     except csv.Error as error:
         raise ValueError(f"{name} line {reader.line_num}: expected a CSV file ({error}); mend the line") from error
     if not boxes:
@@ -83,7 +89,10 @@ def _box(words: Sequence[str], line: int, where: str, class_names: Sequence[str]
         if low < 0:
             raise ValueError(f"{where}, {ends[0]}: expected at least 0, got {low:g}: cut the box off at the image")
         if low >= high:
-            raise ValueError(f"{where}, {ends[1]}: the box is empty: expected more than {low:g}, got {high:g}")
+            raise ValueError(
+                f"{where}, {ends[1]}: the box is empty: expected more than {low:g}, got {high:g}: give the place of "
+                f"that side, no length, or leave the box out"
+            )
     return Box(line, left, top, right, bottom, _category(words[5], where, class_names))
 
 

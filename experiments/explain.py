@@ -39,6 +39,7 @@ from experiments.reports.explained import Asked, View, class_of, draw, followed,
 from experiments.reports.figures.looks import drawing, lay_out, save_figure, short
 from experiments.reports.network_drawing import svg
 from experiments.runs.callbacks import to_rgb
+from experiments.runs.scored import alone
 from experiments.shell.catalogue import ARCHITECTURES, documentation, key_of, listed, load, lookup
 from experiments.shell.citation import bibtex
 from experiments.shell.class_flags import ClassParser, first_word, settings_of
@@ -201,6 +202,8 @@ def say(line: str) -> None:
 
 def write(args: Namespace, module: SegmentationModule, network: Network, view: View, asked: Asked) -> None:
     """All pictures once all are drawn, in place of those of an earlier call."""
+    for line in alone(module):
+        say(line)
     if args.image is not None:
         say(f"image {view.title}: {view.size[0]} x {view.size[1]}, classes {', '.join(map(shown, module.class_names))}")
     name, (height, width) = type(module).__name__, network.size

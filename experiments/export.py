@@ -31,6 +31,7 @@ from experiments.exporting.metadata import metadata
 from experiments.exporting.quantised import check_data, cost, images_of, quantise
 from experiments.runs.beside import run_beside, run_folder
 from experiments.runs.run import Run
+from experiments.runs.scored import alone
 from experiments.shell.catalogue import ARCHITECTURES, DATAMODULES, key_of, listed, load, lookup
 from experiments.shell.class_flags import Choice, ClassParser, first_word, settings_of
 from experiments.shell.command import command
@@ -142,6 +143,8 @@ def run_export(checkpoint: Path, stored: Run | None, data: Run | None, args: arg
     if args.int8 and data is not None:
         datamodule = data.datamodule(**data.data)
         check_data(module, datamodule, None if args.dynamic else size)
+    for line in alone(module):
+        say(line)
     torch.set_num_threads(args.threads)
     network = prepared(module)
     sizes = "any" if args.dynamic else f"{size[0]} x {size[1]}"

@@ -36,6 +36,7 @@ from experiments.prediction.segmenter import Segmenter
 from experiments.prediction.sources import Item, items, left_out
 from experiments.prediction.stats import Done
 from experiments.prediction.volumes import AXES
+from experiments.runs.scored import alone
 from experiments.shell.command import command
 from experiments.shell.ending import DONE as FINE
 from experiments.shell.ending import IN_PART, USAGE
@@ -229,8 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = of_segmenter(args, paths)
         segmenter = Segmenter.from_checkpoint(*paths, **options, say=say)
         boxes = None if args.boxes is None else boxes_of(args.boxes, found, segmenter)
-        if boxes is None and any(module.given(module.hparams) for module in segmenter.modules):
-            say("no --boxes: the whole image is the one box of every class, which the network was not trained on")
+        for line in alone(*segmenter.modules) if boxes is None else ():
+            say(line)
         settings = settings_of(args, paths)
         if args.score is not None:
             scored = Scored(args.score, found, args.out, segmenter.class_names, args.groups)

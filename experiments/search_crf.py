@@ -47,6 +47,7 @@ from experiments.crfs.search import (
 )
 from experiments.runs.beside import run_beside
 from experiments.runs.run import Run
+from experiments.runs.scored import alone
 from experiments.runs.scoring import workers
 from experiments.shell.catalogue import DATAMODULES, listed, load, lookup
 from experiments.shell.class_flags import Choice, ClassParser, first_word, settings_of
@@ -160,6 +161,8 @@ def run_search(checkpoint: Path, run: Run, args: argparse.Namespace, console: Co
             "experiments.split"
         )
     datamodule.verify()
+    for line in alone(module):
+        say(line)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = datamodule.dataset(args.split)
     positions = spread(len(dataset), args.images)

@@ -7,6 +7,7 @@ import numpy as np
 
 from datamodules.base import SegmentationDataModule
 from datamodules.checks.problems import shown
+from lightning_modules.base import SegmentationModule
 from lightning_modules.components.scores.reductions import at_chance, constant_class, scores
 from lightning_modules.recipe import MEDIAN_FREQUENCY
 
@@ -32,6 +33,13 @@ def scored_entry(datamodule: SegmentationDataModule) -> dict[str, str]:
 def scored_split(result: Mapping[str, Any]) -> str:
     """The split that the final scores of a result.json are of."""
     return "val" if result.get("scored") == "val" else "test"
+
+
+def alone(*modules: SegmentationModule) -> list[str]:
+    """A line on what these networks answer to an image alone; none where they were trained to."""
+    if not any(module.given(module.hparams) for module in modules):
+        return []
+    return ["no boxes: the whole image is the one box of every class, which the network was not trained on"]
 
 
 def told(result: Mapping[str, Any], class_weights: Any = None) -> str:

@@ -117,9 +117,13 @@ def test_boxes_are_a_part_of_the_hash(root: Path) -> None:
         ("train_1,2,three,20,15,road", "line 6, top: expected a number of pixels, got 'three'"),
         ("train_1,nan,3,20,15,road", "line 6, left: expected a number of pixels, got 'nan'"),
         ("train_1,-1,3,20,15,road", "line 6, left: expected at least 0, got -1: cut the box off at the image"),
-        ("train_1,20,3,20,15,road", "line 6, right: the box is empty: expected more than 20, got 20"),
+        (
+            "train_1,20,3,20,15,road",
+            "line 6, right: the box is empty: expected more than 20, got 20: give the place of that side, no length",
+        ),
         ("train_1,2,16,20,15,road", "line 6, bottom: the box is empty: expected more than 16, got 15"),
         ("train_1,2,3,20,15", "line 6: expected image,left,top,right,bottom,category, got 5 values"),
+        ("val_0.png, 2.0,3,20,15,0", "line 6: the same box as in line 3: leave one of them out"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(root: Path, row: str, message: str) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,20 @@ def test_an_image_is_predicted_within_its_boxes(
     code, _, error = ended(capsys, *words, "--out", tmp_path / "out")
     assert code == 2 and "predictions with another --boxes" in error
     code, told, _ = ended(capsys, *words, "--out", tmp_path / "other")
-    assert code == 0 and "no --boxes: the whole image is the one box of every class" in told
+    assert code == 0 and "no boxes: the whole image is the one box of every class" in told
+
+
+@pytest.mark.parametrize("verb", ["search_crf", "explain", "export"])
+def test_what_has_no_boxes_says_that_the_whole_image_is_one(
+    verb: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = import_module(f"experiments.{verb}")
+    costly = {"search_crf": "default_grid", "explain": "svg", "export": "prepared"}[verb]  # what comes after the line
+    monkeypatch.setattr(module, costly, lambda *_: sys.exit(0))
+    fast = {"explain": ["--no-fields", "--size", "32", "32"], "export": ["--format", "pt2"]}.get(verb, [])
+    with pytest.raises(SystemExit):
+        module.main([str(run / "checkpoints/last.ckpt"), "--out", str(tmp_path / "out"), *fast])
+    assert "no boxes: the whole image is the one box of every class" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
