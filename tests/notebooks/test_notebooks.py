@@ -90,6 +90,16 @@ def test_an_exercise_is_solved_by_its_answer_and_by_no_other(
     assert len(wrong) >= 2
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, NameError, RecursionError, StopIteration, OSError])
+def test_an_answer_that_fails_is_told_in_a_line(error: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(*_: Any) -> None:
+        raise error("no\nmore")
+
+    import_module("exercises").check("unet.c", answer)
+    said = capsys.readouterr().out
+    assert said.startswith("Not yet") and f"({error.__name__}: no)" in said and said.count("\n") == 1
+
+
 def test_every_exercise_is_asked_and_answered() -> None:
     def of(folder: Path) -> set[tuple[str, str]]:
         return {
