@@ -32,6 +32,7 @@ else:
 
 
 PREDICTION = "{:05}.png"  # in predictions.zip, by the position in the test split
+VANISHED = 1000  # times that a folder may be removed between its making and its lock
 
 
 def slug(name: str) -> str:
@@ -215,13 +216,17 @@ def _own(folder: Path, patience: float) -> tuple[IO[str], Claim]:
 
 def _lock(folder: Path) -> IO[str]:
     """The lock of a folder, held until it is closed."""
+    vanished = 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Not through a link, which would have this empty the file it leads to.
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             file = os.fdopen(os.open(folder / ".lock", flags, 0o644), "a+", encoding="utf-8")
-        except FileNotFoundError:  # the process before this one has just removed it
+        except FileNotFoundError as error:  # the process before this one has just removed it
+            vanished += 1
+            if vanished > VANISHED:  # or no folder can be made there: in /proc, or in one that has been deleted
+                raise of_writing(error, folder) from error
             continue
         except OSError as error:
             raise of_writing(error, folder) from error

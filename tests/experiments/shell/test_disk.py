@@ -108,6 +108,18 @@ def test_a_lock_that_is_all_there_is_goes_with_the_folders_made_for_it(tmp_path:
     assert (tmp_path / "new" / "run" / ".lock").read_text() == ""
 
 
+def test_a_folder_that_nobody_can_make_is_refused(tmp_path: Path) -> None:
+    """As in a working directory that has been deleted, where it was tried for ever."""
+    code = (
+        f"import os; from pathlib import Path; from experiments.shell.files import locked; os.chdir({str(tmp_path)!r})"
+    )
+    code += f"\nos.rmdir({str(tmp_path)!r})\nwith locked(Path('run')): pass"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode and "cannot write run (No such file or directory)" in done.stderr
+
+
 def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes would work in the folder: one with the lock that is gone, one with the next."""
     take, calls = files._take, []
