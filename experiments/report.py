@@ -7,10 +7,10 @@
     python -m experiments.report --list outputs
 
 Writes table.md, table.csv, table.tex, cells.csv, figures/*.png, report.html, reproduce.sh, environment.json and, of
-code that was not committed, code-*.patch; for a paper figures/print/*.pdf, as wide as a column and as a page, and
-tables/*.tex, *.md and *.html: of one experiment into its folder, of several into --out, with figures and tables in
-<experiment>/ there. Folders of the same grid with other seeds are joined into one experiment. Others stand below one
-another, under a table of all of them.
+code that was not committed, code-*.patch. For a paper it writes figures/print/*.pdf, as wide as a column and as a page,
+and tables/*.tex, *.md and *.html. All of one experiment goes into its folder, of several into --out, with figures and
+tables in <experiment>/ there. Folders of the same grid with other seeds are joined into one experiment. Others stand
+below one another, under a table of all of them.
 
 --only compares some of the variants with the baseline, and writes into a folder of its own. --record also writes
 <experiment>.md, the form in which a finished experiment is committed. What a person wrote into it is kept. --list shows

@@ -134,8 +134,8 @@ def _free(
 def _search(candidates: Sequence[Sequence[Place]]) -> list[Place] | None:
     """One of each, of which no two are in each other's way.
 
-    A local search: each begins at its best place, then the one that is most in the way moves to where it is least, and
-    what stays in each other's way weighs more from step to step (Morris 1993, "The breakout method").
+    A local search: each begins at its best place, then the one that is most in the way moves to where it is least. What
+    stays in each other's way weighs more from step to step (Morris 1993, "The breakout method").
     """
     if not all(candidates):
         return None
