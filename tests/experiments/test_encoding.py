@@ -41,6 +41,7 @@ COMMANDS = [
     for path in sorted((ROOT / "experiments").rglob("*.py"))
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     and path.stem != "process"  # which nobody types, and which answers in ASCII
+    and "templates" not in path.parts  # of other programs, tested where they are written
 ]
 
 

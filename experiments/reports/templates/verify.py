@@ -5,6 +5,7 @@ them follow the mIoU of every training, its mean and standard deviation, and eac
 """
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,8 @@ def difference(family: Family[Any], variant: str, baseline: str) -> str:
 
 
 def main() -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a console that has no letter for ±
     differing = 0
     for experiment in json.loads((HERE / "first_table.json").read_text(encoding="utf-8")):
         print(experiment["title"])

@@ -41,11 +41,17 @@ def unpacked(path: Path, folder: Path) -> Path:
     return inner
 
 
-def verified(folder: Path) -> subprocess.CompletedProcess[str]:
+def verified(folder: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     """In an interpreter that knows nothing of this checkout: -I leaves out its folder and its environment."""
     hide = "import runpy, sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]"
+    hide += f"; sys.stdout.reconfigure(encoding={encoding!r})"
     code = f"{hide}; runpy.run_path({str(folder / 'verify.py')!r}, run_name='__main__')"
-    return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, encoding="utf-8", check=False)
+
+
+def test_a_console_without_letters_for_it_is_no_obstacle(zipped: Path, tmp_path: Path) -> None:
+    done = verified(unpacked(zipped, tmp_path), "ascii")
+    assert done.returncode == 0 and " ? " in done.stdout, done.stderr
 
 
 def test_the_zip_alone_recomputes_the_first_table(zipped: Path, tmp_path: Path) -> None:
