@@ -29,9 +29,8 @@ from lightning_modules.recipe import MEDIAN_FREQUENCY, Recipe
 from lightning_modules.settings import composed
 
 Refinement = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) probabilities, (N, in_channels, H, W) images in [0, 1]
-Batch = dict[
-    str, Tensor
-]  # "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long; perhaps "boxes"
+# "image": (N, in_channels, H, W) float in [0, 1]; "mask": (N, H, W) long; "index": (N,) long; perhaps "boxes"
+Batch = dict[str, Tensor]
 
 
 class SegmentationModule(LightningModule):

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_modules.papers import PAPERS
 
-V1, V2 = "https://arxiv.org/abs/1412.7062", "https://arxiv.org/abs/1606.00915"
+V2 = "https://arxiv.org/abs/1606.00915"
 ADAMW = "https://arxiv.org/abs/1711.05101"
 FREQUENCIES = "https://arxiv.org/abs/1411.4734"
 PIXELSHUFFLE = "https://arxiv.org/abs/1609.05158"

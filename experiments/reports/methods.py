@@ -15,7 +15,7 @@ from experiments.reports.tex import escape as escape_latex
 from experiments.shell.citation import bibtex, key_of
 from lightning_modules.components.scores.table import PERCENT
 
-HOTHORN, STEIN, SEGLAB = "10.1002/bimj.200810425", "10.1214/aoms/1177731088", "seglab"
+HOTHORN, STEIN = "10.1002/bimj.200810425", "10.1214/aoms/1177731088"
 CITED = re.compile(r"\[@([^\]]+)\]")
 
 LOSSES = {

@@ -132,13 +132,10 @@ def test_transposed_convolution_swaps_the_forward_and_the_backward_pass_of_a_con
     torch.testing.assert_close(of_small, down)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(("kernel", "stride"), [(k, s) for k in range(1, 7) for s in (1, 2, 3) if s <= k])
 def test_the_overlap_of_a_plane_is_the_product_of_two_lines_and_even_where_the_stride_divides_the_kernel(
     kernel: int, stride: int
 ) -> None:
-    if kernel < stride:
-        pytest.skip("holes, no overlap")
     line = F.conv_transpose1d(torch.ones(1, 1, 9), torch.ones(1, 1, kernel), stride=stride)[0, 0]
     plane = F.conv_transpose2d(torch.ones(1, 1, 9, 9), torch.ones(1, 1, kernel, kernel), stride=stride)[0, 0]
     assert torch.equal(plane, torch.outer(line, line))
