@@ -38,6 +38,7 @@ from experiments.shell.command import command, console
 from experiments.shell.ending import of_writing
 from experiments.shell.files import slug
 from experiments.shell.flags import Parser, refuse
+from lightning_modules.components.scores.table import ASKED
 
 MOST_LETTERS = 100  # of the name of a folder
 
@@ -92,6 +93,13 @@ def main() -> None:
     )
     parser.add_argument(
         "--predictions", action="store_true", help="with --archive: the predicted labels of every test image, too"
+    )
+    parser.add_argument(
+        *("--scores",),
+        nargs="+",
+        choices=tuple(ASKED),
+        metavar="SCORE",
+        help=f"further columns of the tables of all scores and seeds (default: none): {', '.join(ASKED)}",
     )
     _add_print(parser)
     args = parser.parse_args()
@@ -178,7 +186,7 @@ def _printed(args: argparse.Namespace) -> Printed:
             find_tex()
         except FileNotFoundError as error:
             refuse(str(error))
-    return Printed(args.figures, args.format, args.columns or (), args.transpose)
+    return Printed(args.figures, args.format, args.columns or (), args.transpose, args.scores or ())
 
 
 def _points(text: str) -> float:

@@ -266,4 +266,4 @@ check("segmentation.c", iou_of)
 # **Next:** [why the score map is so coarse](02_coarse_score_maps.ipynb).
 #
 # **Read on:** [Long, Shelhamer, Darrell 2015](https://arxiv.org/abs/1411.4038), Sec. 3.1 and Fig. 2, on classifiers as convolutions. How SegLab counts
-# pixels: [`confusion_matrix`](../lightning_modules/components/scores/confusion.py#L45).
+# pixels: [`confusion_matrix`](../lightning_modules/components/scores/confusion.py#L47).

@@ -122,6 +122,7 @@ def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> 
             f"{path}: names must differ, got {twice!r} twice: delete {folder} and run the experiment again"
         )
     groups = [schema.printable(group) for group in arrays.texts("groups")] if "groups" in arrays else None
+    stored = {name: _read(arrays, name) for name in PER_IMAGE if name in arrays and name != "confusion"}
     try:
         counts, image_miou, confusion = sum_up(arrays.blocks("confusion"), len(names), len(class_names))
     except OverflowError as error:
@@ -138,7 +139,7 @@ def read_cell(folder: Path, variant: str, seed: int, class_names: list[str]) -> 
         counts=counts,
         image_miou=image_miou,
         confusion=confusion,
-        arrays={name: _read(arrays, name) for name in PER_IMAGE if name in arrays and name != "confusion"},
+        arrays={"image_iou": _image_iou(counts), **stored},  # which earlier versions did not store
         groups=groups,
     )
 
@@ -166,6 +167,12 @@ def sum_up(
         image_miou[rows] = scores(counts)["miou"]
         confusion += counts.sum(axis=0)
     return Counts(right, true, predicted), image_miou, confusion
+
+
+def _image_iou(counts: Counts) -> NDArray[np.float64]:
+    """As `confusion.image_iou`, (n, C)."""
+    right, true, predicted = (array.astype(np.float64) for array in (counts.right, counts.true, counts.predicted))
+    return np.divide(right, true + predicted - right, out=np.full_like(right, math.nan), where=true > 0)
 
 
 def _read(arrays: Npz, name: str) -> NDArray[Any]:

@@ -22,7 +22,7 @@ from experiments.prediction.sources import Item
 from experiments.runs.callbacks import save_npz
 from experiments.shell.files import write_atomic
 from lightning_modules.components.scores.reductions import scores
-from lightning_modules.components.scores.table import PER_IMAGE, SCORES, Predicted, errors
+from lightning_modules.components.scores.table import ASKED, PER_IMAGE, SCORES, SIZES, Predicted, errors
 
 # Of the logits at the network's scale, which are no longer there when labels have the size of the image.
 LEFT_OUT = {"checkerboard"}
@@ -123,7 +123,7 @@ class Scored:
             entry = PER_IMAGE[name]
             reduced |= entry.reduce(array.sum(0) if entry.summed else array[labelled], confusion)
         rows = []
-        for name, number in (SCORES | errors()).items():
+        for name, number in (SCORES | errors() | SIZES | ASKED).items():
             if name in reduced:
                 rows.append((number.title, "", reduced[name] * number.unit.factor, number.unit.sign))
         for key, title in OF_CLASS.items():

@@ -18,7 +18,7 @@ from experiments.reports.tables import Table
 from experiments.reports.typeset import HEAD
 from experiments.reports.typeset import to_latex as typeset
 from experiments.shell.files import slug
-from lightning_modules.components.scores.table import PERCENT, SCORES, errors
+from lightning_modules.components.scores.table import ASKED, PERCENT, SCORES, SIZES, Number, errors
 
 
 def to_csv(sections: Sequence[Section]) -> str:
@@ -31,9 +31,13 @@ def to_csv(sections: Sequence[Section]) -> str:
     return file.getvalue()
 
 
+def _in_order() -> dict[str, Number]:
+    return SCORES | errors() | SIZES | ASKED
+
+
 def _lines(experiment: Experiment) -> Iterable[dict[str, Any]]:
     plan = experiment.plan
-    units = {score: printed.unit for score, printed in (SCORES | errors()).items()}
+    units = {score: printed.unit for score, printed in _in_order().items()}
     units |= {f"iou/{name}": PERCENT for name in plan["class_names"]}
     for name, variant in plan["variants"].items():
         line: dict[str, Any] = {"experiment": defused(plan["experiment"]), "data": defused(plan["data"])}

@@ -13,7 +13,7 @@ from experiments.reports.citations import citations_of
 from experiments.reports.formats import escape_markdown
 from experiments.reports.tex import escape as escape_latex
 from experiments.shell.citation import bibtex, key_of
-from lightning_modules.components.scores.table import PERCENT
+from lightning_modules.components.scores.table import PER_IMAGE, PERCENT
 
 HOTHORN, STEIN = "10.1002/bimj.200810425", "10.1214/aoms/1177731088"
 CITED = re.compile(r"\[@([^\]]+)\]")
@@ -51,9 +51,10 @@ def methods(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def cited(experiments: Sequence[Experiment]) -> list[str]:
-    """DOIs and addresses of what the paragraphs cite, each once, in the order of the text."""
+    """DOIs and addresses of what the paragraphs cite, each once, in the order of the text; then of the other scores."""
     text = "\n".join(text for experiment in experiments for _, text in methods(experiment))
-    return list(dict.fromkeys(CITED.findall(text)))
+    scores = [PER_IMAGE[name].cited for experiment in experiments for name in PER_IMAGE if _stored(experiment, name)]
+    return list(dict.fromkeys([*CITED.findall(text), *filter(None, scores)]))
 
 
 def to_bibtex(experiments: Sequence[Experiment]) -> str:
@@ -216,8 +217,25 @@ def _scores(experiment: Experiment) -> list[str]:
             "images are added up, and the IoU of the classes is averaged. It is of the weights after the last step; "
             "no checkpoint was chosen by its score.",
             experiment.plan,
-        )
+        ),
+        *_beside(experiment),
     ]
+
+
+def _beside(experiment: Experiment) -> list[str]:
+    """The other scores of outlines, of those that are stored."""
+    told = {
+        "boundary_f1": "boundary F1, the agreement of outlines within 0.75 % of the image diagonal",
+        "boundary_iou": "boundary IoU, the mIoU of the pixels within 2 % of the diagonal of an outline",
+        "surface": "the normalised surface distance (NSD), the share of the outlines within a distance of one another",
+    }
+    parts = [f"{words} [@{PER_IMAGE[name].cited}]" for name, words in told.items() if _stored(experiment, name)]
+    return [f"Outlines are scored by {_listed(parts)}."] if parts else []
+
+
+def _stored(experiment: Experiment, name: str) -> bool:
+    """Whether all cells have this array of the scores."""
+    return all(name in cell.arrays for cell in experiment.finished())
 
 
 def _statistics(experiment: Experiment) -> list[str]:

@@ -48,12 +48,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Printed:
-    """What is asked for print: figures by name (None: all) in formats, and the columns of the main table."""
+    """What is asked for: figures by name (None: all) in formats, columns of the main table, and further scores."""
 
     figures: Collection[str] | None = None
     formats: Sequence[str] = ("pdf",)
     columns: Sequence[str] = ()
     transpose: bool = False
+    scores: Sequence[str] = ()
 
 
 PRINTED = Printed()
@@ -97,7 +98,7 @@ def collect(
             f"Not drawn: {name}; {why}" for name, why in missing_figures(experiment).items()
         ]
         figures = write_figures(experiment, place, chosen=printed.figures, formats=printed.formats)
-        tables = make_tables(experiment)
+        tables = make_tables(experiment, printed.scores)
         write_tables(experiment, tables, place, printed.columns, transpose=printed.transpose)
         sections.append(Section(experiment, answer(experiment), tables, notes, warnings(experiment), figures))
     summary = make_summary([section.experiment for section in sections], pooled=pooled) if several else None

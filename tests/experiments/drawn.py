@@ -67,7 +67,13 @@ def write_cell(folder: Path, confusion: np.ndarray, *, earlier: bool = False, se
         calibration[:, 0] = [0.5, 0.01, 0.5]  # too few to be drawn
         segments = np.zeros((images, classes, 4), dtype=np.int64)
         segments[:, 0] = [10, 2, 8, 2]
-        arrays |= {"trimap": bands, "calibration": calibration, "segments": segments}
+        coverage = np.zeros((images, 240, 2), dtype=np.int64)
+        coverage[:, 40], coverage[:, 90] = [100, 40], [300, 10 + seed]
+        sizes = np.zeros((images, classes, 3, 2))
+        sizes[:, 0] = [[4, 1], [2, 1.5], [0, 0]]
+        arrays |= {"trimap": bands, "calibration": calibration, "segments": segments, "coverage": coverage}
+        arrays |= {"sizes": sizes, "boundary_iou": np.full((images, classes, 2), [6 + seed, 10])}
+        arrays |= {"surface": np.full((images, 5, classes), 0.75), "image_iou": np.full((images, classes), 0.625)}
         samples["kinds"] = np.array(["fixed worst", "best"])
     for index in range(2):
         mask = rng.integers(0, 2, SIDES).astype(np.uint8)

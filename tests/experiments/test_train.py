@@ -25,6 +25,7 @@ from experiments.train import main, parse_run
 from lightning_modules.components.scores.confusion import confusion_matrix
 from lightning_modules.components.scores.reductions import scores
 from lightning_modules.components.scores.segments import segments
+from lightning_modules.components.scores.table import PER_IMAGE
 from lightning_modules.components.scores.trimap import trimap
 from lightning_modules.unet import UNetModule
 
@@ -196,8 +197,7 @@ def test_a_run_leaves_what_reports_need(tmp_path: Path) -> None:
     assert per_image["trimap"].dtype == np.int64
     assert per_image["segments"].shape == (7, 3, 4)
     assert per_image["calibration"].shape == (7, 15, 3)
-    scored = {"confusion", "trimap", "boundary_f1", "checkerboard", "calibration", "segments"}
-    assert set(per_image) == {"names", "groups", *scored}
+    assert set(per_image) == {"names", "groups", *PER_IMAGE}
     samples = np.load(out / "samples.npz")
     mious = dict(zip(per_image["names"].tolist(), scores(per_image["confusion"])["miou"], strict=True))
     kinds = dict(zip(samples["names"].tolist(), samples["kinds"].tolist(), strict=True))

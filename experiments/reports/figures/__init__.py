@@ -51,6 +51,7 @@ FIGURES: dict[str, tuple[Callable[[Experiment, Form], Drawn], Callable[[Experime
     "confusion": (errors.confusion, errors.refuse_confusion),
     "errors": (errors.errors, _always),
     "calibration": (errors.calibration, errors.refuse_calibration),
+    "coverage": (curves.coverage, curves.refuse_coverage),
     "extremes": (pictures.extremes, pictures.refuse_extremes),
     "samples": (pictures.samples, _always),
     "logits": (pictures.logits, pictures.refuse_logits),

@@ -1,4 +1,4 @@
-"""Scores along an axis: the epochs of training, and the distance from a true boundary."""
+"""Scores along an axis: epochs of training, distance from a true boundary, and the share of pixels that is kept."""
 
 import math
 from typing import Any
@@ -7,11 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from experiments.evidence.experiment import Experiment
 from experiments.reports.figures.forms import WIDE, Form
 from experiments.reports.figures.looks import Drawn, legend_height, log_scale, looks, short, variant_legend
 from lightning_modules.components.scores.reductions import WIDTH as TRIMAP_WIDTH
+from lightning_modules.components.scores.reductions import risk_at
 from lightning_modules.components.scores.table import PERCENT
 
 
@@ -92,6 +94,60 @@ def refuse_trimap(experiment: Experiment) -> str:
     """Why there is no trimap; empty where there is one."""
     lacking = any(cell.trimap is None for cell in experiment.finished())
     return "not all cells stored a trimap (of many classes, or of an earlier version)" if lacking else ""
+
+
+def coverage(experiment: Experiment, form: Form = WIDE) -> Drawn:
+    """The share of wrong pixels among the surest ones, and the difference to the baseline."""
+    look, plan = looks(experiment.plan), experiment.plan
+    figure, left, right = _two(form, 4.6, legend_height(plan, look, form))
+    baseline, drawn = plan["baseline"], set[str]()
+    shares = np.arange(5, 101, 5)
+    for name in look:
+        of_seeds = _risks(experiment, name, shares)
+        for axis, other in ((left, None), (right, baseline)):
+            if other == name:
+                axis.axhline(0, color=look[name].colour, linewidth=1.0)
+                continue
+            shown = list(of_seeds.values())
+            if other is not None:
+                of_baseline = _risks(experiment, baseline, shares)
+                shown = [risks - of_baseline[seed] for seed, risks in of_seeds.items() if seed in of_baseline]
+            if not shown:
+                continue
+            drawn.add(name)
+            mean = np.mean(shown, axis=0)
+            axis.plot(shares, mean, **_line(form, len(shares)), **look[name].style)
+            if len(shown) > 1:
+                std = np.std(shown, axis=0, ddof=1)
+                axis.fill_between(shares, mean - std, mean + std, color=look[name].colour, alpha=0.13, linewidth=0)
+    for axis in (left, right):
+        if axis is right or not form.narrow:
+            axis.set_xlabel("surest pixels that are kept (%)")
+    left.set_ylabel("wrong of them (%)")
+    named = "baseline\n(points)" if form.printed else f"{short(baseline)}\n(percentage points)"
+    right.set_ylabel(f"difference to {named}")
+    variant_legend(figure, plan, drawn, form)
+    return figure, (
+        "A curve that rises late: the network knows where it errs, and a person who looks at its least sure pixels "
+        "finds most errors. Risk over coverage (Geifman & El-Yaniv, 2017): of the pixels whose label has the largest "
+        "probability, the share that is wrong; at 100 % it is that of all. Line: mean over seeds; band: ± one sample "
+        "standard deviation, of the risk on the left and of the differences paired by seed on the right."
+    )
+
+
+def _risks(experiment: Experiment, name: str, shares: NDArray[np.integer]) -> dict[int, NDArray[np.float64]]:
+    """Risk in percent at these coverages in percent, by seed."""
+    counts = {seed: cell.arrays["coverage"] for seed, cell in experiment.cells[name].items()}
+    return {
+        seed: PERCENT[1] * np.array([risk_at(of_seed, share / 100) for share in shares])
+        for seed, of_seed in counts.items()
+    }
+
+
+def refuse_coverage(experiment: Experiment) -> str:
+    """Why there is no curve of risk over coverage; empty where there is one."""
+    lacking = any("coverage" not in cell.arrays for cell in experiment.finished())
+    return "not all cells stored how sure they are of their errors (of an earlier version)" if lacking else ""
 
 
 def _two(form: Form, height: float, below: float) -> tuple[Figure, Axes, Axes]:

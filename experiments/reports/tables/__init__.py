@@ -1,6 +1,6 @@
 """The tables of a report, as text, and the notes that say what each number is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from experiments.reports.tables.scores import (
     cost_table,
     score_table,
     seed_table,
+    size_table,
     speed_table,
     trimap_table,
 )
@@ -33,13 +34,17 @@ __all__ = ["Table", "make_notes", "make_summary", "make_tables"]
 TABLES = (
     *(answer_table, factorial_table, comparison_table, evidence_table, spread_table, networks_table),
     *(score_table, cost_table, fairness_table, tuning_table),
-    *(error_table, confusion_table, trimap_table, speed_table, class_table, seed_table),
+    *(error_table, confusion_table, size_table, trimap_table, speed_table, class_table, seed_table),
 )
 
 
-def make_tables(experiment: Experiment) -> list[Table]:
-    """The tables of every form of the report, in their order; those without rows are not shown."""
-    return [_as_scored(make(experiment), experiment.plan) for make in TABLES]
+def make_tables(experiment: Experiment, asked: Sequence[str] = ()) -> list[Table]:
+    """The tables of every form of the report, in their order; those without rows are not shown.
+
+    `asked` are further scores, by their names in `ASKED`.
+    """
+    made = [make(experiment, asked) if make in (score_table, seed_table) else make(experiment) for make in TABLES]
+    return [_as_scored(table, experiment.plan) for table in made]
 
 
 def _as_scored(table: Table, plan: Mapping[str, Any]) -> Table:

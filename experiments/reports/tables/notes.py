@@ -44,7 +44,9 @@ def make_notes(experiment: Experiment) -> list[str]:
     notes = [scores, difference, _judged(experiment), LEFT_OUT, *_seeds_for(experiment)]
     notes += [f"No effects of the factors: {experiment.no_effects}."] if experiment.no_effects else []
     notes += [SCORES["miou"].meaning, *_absent_classes(experiment)]
-    notes += [SCORES["boundary_f1"].meaning, SCORES["checkerboard"].meaning, cost]
+    stored = {score for score in SCORES if any(experiment.estimate(name, score).n for name in plan["variants"])}
+    notes += [number.meaning for score, number in SCORES.items() if score in stored - {"miou"} and number.meaning]
+    notes += [cost]
     notes += [again, *plan.get("notes", [])]
     return [as_scored(note, plan) for note in notes] + [plan[key] for key in ("scale_note", "data_note") if plan[key]]
 

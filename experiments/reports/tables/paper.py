@@ -8,14 +8,14 @@ from experiments.evidence.scored import as_scored
 from experiments.reports.tables.evidence import reasons
 from experiments.reports.tables.scores import decimals
 from experiments.reports.tables.text import Table, millions, number, p_value, seeds_done, starred
-from lightning_modules.components.scores.table import PERCENT, SCORES
+from lightning_modules.components.scores.table import PERCENT, numbers
 
 Cell = Callable[[Experiment, str, int], str]  # of a variant, with decimals of what is in percent
 
 
 def _score(score: str) -> Cell:
     def cell(experiment: Experiment, name: str, digits: int) -> str:
-        unit = SCORES[score].unit
+        unit = numbers()[score].unit
         shown = digits if unit == PERCENT else decimals(experiment)[score]
         return _mean_std(experiment.estimate(name, score).times(unit.factor), shown)
 
@@ -56,7 +56,7 @@ def _of_plan(key: str, digits: int) -> Cell:
 COLUMNS: dict[str, tuple[str, Cell]] = {
     "variant": ("variant", lambda experiment, name, digits: name),
     "seeds": ("seeds", lambda experiment, name, digits: seeds_done(experiment, name)),
-    **{score: (f"{printed.title} ({printed.unit.sign})", _score(score)) for score, printed in SCORES.items()},
+    **{score: (f"{printed.title} ({printed.unit.sign})", _score(score)) for score, printed in numbers().items()},
     "difference": ("difference (points)", _difference),
     "p": ("p, all together", _adjusted),
     "parameters": ("parameters (M)", lambda e, name, digits: number(millions(e.plan["variants"][name]), 2)),

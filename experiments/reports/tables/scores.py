@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments.evidence.experiment import Experiment, OneFactorStep, one_factor_steps
 from experiments.evidence.family import Row, judge_scores
@@ -17,7 +17,8 @@ from experiments.reports.tables.text import (
     seeds_listed,
     signed,
 )
-from lightning_modules.components.scores.table import PERCENT, PPM, SCORES
+from lightning_modules.components.scores.reductions import LARGER
+from lightning_modules.components.scores.table import ASKED, PERCENT, PPM, SCORES, SIZES, Number
 
 CLASSES_WITH_STD = 6  # with more, a page has room for the means only
 TRIMAPS = (1, 3, 5, 10, 20)  # pixels
@@ -25,13 +26,15 @@ LOWER_IS_BETTER = ("checkerboard",)
 _NO_LOGARITHM = "a score of 0 has no logarithm"
 
 
-def score_table(experiment: Experiment) -> Table:
+def score_table(experiment: Experiment, asked: Sequence[str] = ()) -> Table:
+    """`asked` are further scores, by their names in `ASKED`."""
     plan, rows, digits = experiment.plan, [], decimals(experiment)
-    columns = ["variant", "seeds", *titles()]
-    means: dict[str, list[float]] = {score: [] for score in SCORES}
+    columns, shown_scores = ["variant", "seeds", *titles(asked)], _with(asked)
+    means: dict[str, list[float]] = {score: [] for score in shown_scores}
     for name in plan["variants"]:
         estimates = {
-            score: experiment.estimate(name, score).times(printed.unit.factor) for score, printed in SCORES.items()
+            score: experiment.estimate(name, score).times(printed.unit.factor)
+            for score, printed in shown_scores.items()
         }
         shown = [mean_std(estimate, digits[score]) for score, estimate in estimates.items()]
         rows.append([name, seeds_done(experiment, name), *shown])
@@ -44,12 +47,14 @@ def score_table(experiment: Experiment) -> Table:
         if len(set(numbers)) > 1:
             best += [(row, column) for row, value in enumerate(of_score) if value == top]
     notes = ["Bold: the best mean of a column, whether or not it differs from the others."]
+    notes += [ASKED[score].meaning for score in asked] + _not_stored(experiment, shown_scores)
     title = f"All test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
     caption = (
         f"Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test split of "
         f"{plan['data']}{without_test(plan)}; mIoU from the confusion matrices summed over images, a class absent from "
-        "truth and prediction left out. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of "
-        "the spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
+        "truth and prediction left out. Boundary F1 within 0.75 %, boundary IoU within 2 % of the image diagonal; NSD: "
+        "normalised surface distance. Checkerboard energy: share of the "
+        "spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
     )
     return Table("scores", title, columns, rows, best=best, notes=notes, short="All scores", caption=caption)
 
@@ -190,28 +195,67 @@ def class_table(experiment: Experiment) -> Table:
     return Table("classes", title, ["variant", *names], rows, short="Classes", caption=caption)
 
 
-def seed_table(experiment: Experiment) -> Table:
-    digits, rows = decimals(experiment), []
+def seed_table(experiment: Experiment, asked: Sequence[str] = ()) -> Table:
+    """`asked` as for `score_table`."""
+    digits, rows, shown = decimals(experiment), [], _with(asked)
     for name, cells in experiment.cells.items():
         for seed in experiment.plan["seeds"]:
-            row = [name, str(seed), *["-"] * (len(SCORES) + 2)]
+            row = [name, str(seed), *["-"] * (len(shown) + 2)]
             if seed in cells:
                 result, scores = cells[seed].result, cells[seed].scores
-                row[2:-2] = [number(printed.unit.factor * scores[s], digits[s]) for s, printed in SCORES.items()]
+                row[2:-2] = [number(printed.unit.factor * scores[s], digits[s]) for s, printed in shown.items()]
                 row[-2:] = [str(result["epochs"]), number(result["seconds"], 0)]
             rows.append(row)
-    columns = ["variant", "seed", *titles(), "epochs", "seconds"]
+    columns = ["variant", "seed", *titles(asked), "epochs", "seconds"]
     return Table("seeds", "Every seed", columns, rows, short="Every seed")
 
 
-def titles() -> list[str]:
-    return [f"{printed.title} ({printed.unit.sign})" for printed in SCORES.values()]
+def size_table(experiment: Experiment) -> Table:
+    """Empty where no cell stored it."""
+    stored = [cell for cell in experiment.finished() if "sizes" in cell.arrays]
+    rows = []
+    for name in experiment.plan["variants"] if stored else ():
+        estimates = [experiment.estimate(name, score).times(PERCENT[1]) for score in SIZES]
+        rows.append([name, seeds_done(experiment, name), *(mean_std(estimate, 2) for estimate in estimates)])
+    counts = [f"{count:,}" for count in stored[0].arrays["sizes"].sum(axis=0)[:, 0].astype(int)] if stored else []
+    medium, large = (f"{100 * share:.2g} %" for share in LARGER)
+    bounds = [f"below {medium} of the image", f"{medium} to {large}", f"{large} and more"]
+    columns = [f"{size.title}, {bound} (%)" for size, bound in zip(SIZES.values(), bounds, strict=True)]
+    note = (
+        "A segment is a connected component of one class in the truth. Its IoU, the adjusted one of Chan et al. "
+        "(2021), is with the predicted segments that touch it, less what of them lies in other true segments of the "
+        f"class. Mean over segments: there are {', '.join(counts)}. Sizes are those of COCO, 32 and 96 pixels squared "
+        "at 640 x 480, as shares of the image."
+    )
+    title = "IoU by size of segments: mean over the segments of all classes, ± standard deviation over seeds"
+    caption = (
+        "IoU of the true segments by their share of the image, in percent, mean over segments ± standard deviation "
+        f"over the seeds {seeds_listed(experiment)}."
+    )
+    columns = ["variant", "seeds", *columns]
+    return Table("sizes", title, columns, rows, notes=[note], short="IoU by size", caption=caption)
+
+
+def titles(asked: Sequence[str] = ()) -> list[str]:
+    return [f"{printed.title} ({printed.unit.sign})" for printed in _with(asked).values()]
+
+
+def _with(asked: Sequence[str]) -> dict[str, Number]:
+    return SCORES | {score: ASKED[score] for score in asked}
+
+
+def _not_stored(experiment: Experiment, shown: Mapping[str, Number]) -> list[str]:
+    names = experiment.plan["variants"]
+    absent = [
+        number.title for score, number in shown.items() if not any(experiment.estimate(n, score).n for n in names)
+    ]
+    return [f"Not stored by these cells, which an earlier version trained: {', '.join(absent)}."] if absent else []
 
 
 def decimals(experiment: Experiment) -> dict[str, int]:
     """Decimals of each score: two for percent, otherwise what leaves three digits to the largest value."""
     by_score = {}
-    for score, printed in SCORES.items():
+    for score, printed in (SCORES | ASKED).items():
         largest = max(printed.unit.factor * abs(cell.scores[score]) for cell in experiment.finished())
         scaled = printed.unit != PERCENT and largest > 0  # NaN is not
         by_score[score] = min(2, max(0, 2 - math.floor(math.log10(largest)))) if scaled else 2

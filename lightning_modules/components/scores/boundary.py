@@ -27,24 +27,11 @@ def boundary_f1(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: i
     truth, ignored = true_classes(labels, masks, num_classes, ignore_index)
     n = len(labels)
     maps = torch.stack([labels, truth])  # (2, N, H, W): prediction, truth
-    edges = _edges(maps, ~ignored)
-
-    # The boundaries of 31 classes at a time are the bits of one integer map, so one dilation does for all of them.
-    side, image, row, column = edges.nonzero(as_tuple=True)
-    classes = maps[side, image, row, column]
-    met = torch.zeros_like(classes)
-    for first in range(0, num_classes, 31):
-        shift = classes - first
-        here = (shift >= 0) & (shift < 31)
-        bits = torch.zeros(maps.shape, dtype=torch.int32, device=maps.device)
-        bits[side, image, row, column] = torch.where(here, 1 << shift.clamp(0, 30), 0).int()
-        other = _dilate(bits)[1 - side, image, row, column]
-        met += torch.where(here, (other >> shift.clamp(0, 30)) & 1, 0)
-
-    group = (side * n + image) * num_classes + classes
+    edges = borders(maps, ~ignored)
+    height, width = masks.shape[-2:]
+    radius2 = 9 * (height**2 + width**2) // 160_000  # 0.0075^2 = 9 / 160,000: whole numbers, so that ties are exact
+    drawn, hits = matched(maps, edges, num_classes, radius2)
     size, shape = 2 * n * num_classes, (2, n, num_classes)
-    drawn = torch.bincount(group, minlength=size).view(shape)
-    hits = torch.bincount(group[met.bool()], minlength=size).view(shape)
     offset = torch.arange(2 * n, device=maps.device).view(2, n, 1, 1) * num_classes
     pixels = (maps + offset).masked_fill_(ignored, size)
     held = torch.bincount(pixels.flatten(), minlength=size + 1)[:size].view(shape) > 0
@@ -57,7 +44,30 @@ def boundary_f1(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: i
     return f1
 
 
-def _edges(maps: Tensor, valid: Tensor) -> Tensor:
+def matched(maps: Tensor, edges: Tensor, num_classes: int, radius2: int) -> tuple[Tensor, Tensor]:
+    """Of the edge pixels of each map and class: how many there are, and how many have one of the other map near.
+
+    `maps` (2, N, H, W) are classes of two maps of each image, `edges` (2, N, H, W) says which pixels are edges. Near is
+    of the same class, and at most the root of `radius2` pixels away. Both counts are (2, N, C) int64.
+    """
+    side, image, row, column = edges.nonzero(as_tuple=True)
+    classes, n = maps[side, image, row, column], maps.shape[1]
+    met = torch.zeros_like(classes)
+    # The edges of 31 classes at a time are the bits of one integer map, so one dilation does for all of them.
+    for first in range(0, num_classes, 31):
+        shift = classes - first
+        here = (shift >= 0) & (shift < 31)
+        bits = torch.zeros(maps.shape, dtype=torch.int32, device=maps.device)
+        bits[side, image, row, column] = torch.where(here, 1 << shift.clamp(0, 30), 0).int()
+        other = _dilate(bits, radius2)[1 - side, image, row, column]
+        met += torch.where(here, (other >> shift.clamp(0, 30)) & 1, 0)
+    group = (side * n + image) * num_classes + classes
+    size, shape = 2 * n * num_classes, (2, n, num_classes)
+    drawn = torch.bincount(group, minlength=size).view(shape)
+    return drawn, torch.bincount(group[met.bool()], minlength=size).view(shape)
+
+
+def borders(maps: Tensor, valid: Tensor) -> Tensor:
     """Where a valid pixel of maps (2, N, H, W) has a valid 4-neighbour of another class: bool of the same shape."""
     edges = torch.zeros_like(maps, dtype=torch.bool)
     for dim in (-2, -1):
@@ -69,13 +79,12 @@ def _edges(maps: Tensor, valid: Tensor) -> Tensor:
     return edges
 
 
-def _dilate(bits: Tensor) -> Tensor:
-    """Spreads the set bits of (..., H, W) integers over a disc of 0.75 % of the diagonal."""
+def _dilate(bits: Tensor, radius2: int) -> Tensor:
+    """Spreads the set bits of (..., H, W) integers over a disc whose squared radius is `radius2`."""
     height, width = bits.shape[-2:]
-    radius2 = 9 * (height**2 + width**2) // 160_000  # 0.0075^2 = 9 / 160,000: whole numbers, so that ties are exact
     out, spread, reach = torch.zeros_like(bits), bits.clone(), 0
     for down in range(min(math.isqrt(radius2), height - 1), -1, -1):  # the disc widens towards its middle row
-        while reach < math.isqrt(radius2 - down**2):
+        while reach < min(math.isqrt(radius2 - down**2), width - 1):
             reach += 1
             spread[..., reach:] |= bits[..., :-reach]
             spread[..., :-reach] |= bits[..., reach:]

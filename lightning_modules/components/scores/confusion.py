@@ -6,6 +6,8 @@ Labels and masks are (N, H, W) integers, logits (N, C, H, W). Pixels whose mask 
 import torch
 from torch import Tensor
 
+from lightning_modules.components.float64 import for_float64
+
 
 def predict_labels(logits: Tensor) -> Tensor:
     """Logits (N, C, H, W) -> labels (N, H, W) int64: the class of the largest logit, the first one of a tie.
@@ -55,3 +57,13 @@ def confusion_matrix(labels: Tensor, masks: Tensor, num_classes: int, ignore_ind
     pairs = (truth * num_classes + labels).masked_fill_(ignored, cells)
     counts = [torch.bincount(image.flatten(), minlength=cells + 1)[:cells] for image in pairs]
     return torch.stack(counts).view(-1, num_classes, num_classes)
+
+
+def image_iou(labels: Tensor, masks: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """IoU of each class in each image alone: (N, C) float64, NaN for a class that the truth of the image lacks.
+
+    Raises ValueError as `confusion_matrix`.
+    """
+    counts = for_float64(confusion_matrix(labels, masks, num_classes, ignore_index)).double()
+    right, true, predicted = counts.diagonal(dim1=1, dim2=2), counts.sum(2), counts.sum(1)
+    return (right / (true + predicted - right)).masked_fill(true == 0, torch.nan)

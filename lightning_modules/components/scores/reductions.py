@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 BINS = 15  # of confidence, as in the tables of Guo et al. 2017
 WIDTH = 20  # of the widest trimap, in pixels
 CHANCE = 0.02  # of class accuracy above that of guessing, within which nothing has been learnt
+TOLERANCES = (1, 2, 3, 4, 5)  # pixels that an outline may be off
+LARGER = (32**2 / (640 * 480), 96**2 / (640 * 480))  # shares of the image from which on a segment is medium, and large
+ODDS, FINEST = 240, 8  # bins of the odds of a label, four to a power of two, from 2^-FINEST on
 TRUE, MISSED, PREDICTED, HALLUCINATED = range(4)  # what is counted of segments
 
 
@@ -119,3 +122,63 @@ def grid_share(logits: NDArray[np.floating], period: int = 2) -> float:
 def share(part: float, whole: float) -> float:
     """NaN of nothing."""
     return float(part / whole) if whole else math.nan
+
+
+def mean_iou(counts: NDArray[np.integer]) -> float:
+    """The mean over classes of intersection over union, of counts (C, 2); a class without either is left out."""
+    return float(_mean_of_present(_ratio(*np.moveaxis(counts.astype(np.float64), -1, 0))))
+
+
+def surface_means(shares: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(T,) of normalised surface distances (n, T, C): the mean over the classes of an image, then over images."""
+    return np.array([boundary_mean(of_tolerance) for of_tolerance in np.moveaxis(shares, 1, 0)])
+
+
+def image_means(iou: NDArray[np.floating]) -> tuple[float, float]:
+    """Of the IoU (n, C) of each image and class, NaN where there is none: mean over classes, then images; and reverse.
+
+    mIoU^I and mIoU^C of Wang et al. 2023 (arXiv:2310.19252).
+    """
+    return boundary_mean(iou), boundary_mean(iou.T)
+
+
+def size_means(sums: NDArray[np.floating]) -> list[float]:
+    """The mean IoU of the segments of each size, of sums (C, sizes, 2); NaN without one."""
+    return [share(total, count) for count, total in sums.sum(axis=0)]
+
+
+def risk_curve(counts: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coverage and risk of counts (ODDS, 2), in [0, 1]: of the surest pixels, which share is wrong.
+
+    Geifman & El-Yaniv 2017 (arXiv:1705.08500). A point for each bin that holds pixels, from the surest one on.
+    """
+    held = counts[::-1][counts[::-1, 0] > 0].astype(np.float64)
+    pixels, wrong = held.cumsum(axis=0).T
+    return pixels / max(pixels[-1:].sum(), 1), wrong / pixels
+
+
+def risk_at(counts: NDArray[np.integer], covered: float) -> float:
+    """The share of wrong pixels among the surest `covered` share; NaN without a pixel.
+
+    Within a bin, errors are taken as spread evenly.
+    """
+    coverage, risk = risk_curve(counts)
+    if not len(coverage):
+        return math.nan
+    return float(np.interp(covered, [0.0, *coverage], [0.0, *(coverage * risk)]) / covered)
+
+
+def risk_area(counts: NDArray[np.integer]) -> float:
+    """The area under the risk-coverage curve, the mean risk over all coverages; NaN without a pixel.
+
+    Exact for errors that are spread evenly within each bin: the share of errors is then linear in coverage.
+    """
+    coverage, risk = risk_curve(counts)
+    if not len(coverage):
+        return math.nan
+    begin, errors = np.array([0.0, *coverage[:-1]]), coverage * risk
+    slope = np.diff(errors, prepend=0.0) / (coverage - begin)
+    rest = errors - slope * coverage  # of the line through a bin, where it meets 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bent = np.where(begin > 0, rest * np.log(coverage / begin), 0.0)
+    return float((bent + slope * (coverage - begin)).sum())

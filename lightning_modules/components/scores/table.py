@@ -6,6 +6,7 @@ needs numpy alone, so that a report does: what computes an array imports torch w
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,21 +15,31 @@ from numpy.typing import NDArray
 from lightning_modules.components.scores.reductions import (
     BINS,
     HALLUCINATED,
+    LARGER,
     MISSED,
+    ODDS,
     PREDICTED,
+    TOLERANCES,
     TRUE,
     WIDTH,
     boundary_mean,
     calibration_error,
+    image_means,
+    mean_iou,
     mean_of_scored,
+    risk_area,
+    risk_at,
     scores,
     share,
+    size_means,
+    surface_means,
     trimap_curve,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+SUREST = 0.9  # of the pixels: those that a network is surest of
 BOUNDARY = 3  # pixels: as far from a true boundary an error is counted as one at it
 MOST_TRIMAP_CLASSES = 40  # of an image with more, the matrices of all bands would fill 256 kB and more
 
@@ -88,46 +99,30 @@ class PerImage:
     mean: Callable[["Tensor"], "Tensor"] | None = None
     detailed: bool = True
     most_classes: int | None = None
+    cited: str = ""  # the DOI or address of its paper
 
     def applies(self, num_classes: int, *, detailed: bool) -> bool:
         """Whether it is computed of images of this many classes."""
         return (detailed or not self.detailed) and (self.most_classes is None or num_classes <= self.most_classes)
 
 
-def _confusion(batch: Predicted) -> "Tensor":
-    from lightning_modules.components.scores.confusion import confusion_matrix
+def _of_labels(module: str, function: str) -> Callable[[Predicted], "Tensor"]:
+    """A function of labels, masks, number of classes and ignored index, of a module beside this one."""
 
-    return confusion_matrix(batch.labels, batch.masks, batch.num_classes, batch.ignore_index)
+    def compute(batch: Predicted) -> "Tensor":
+        return _beside(module, function)(batch.labels, batch.masks, batch.num_classes, batch.ignore_index)
 
-
-def _boundary_f1(batch: Predicted) -> "Tensor":
-    from lightning_modules.components.scores.boundary import boundary_f1
-
-    return boundary_f1(batch.labels, batch.masks, batch.num_classes, batch.ignore_index)
+    return compute
 
 
-def _checkerboard(batch: Predicted) -> "Tensor":
-    from lightning_modules.components.scores.checkerboard import checkerboard_energy
-
-    return checkerboard_energy(batch.logits)
-
-
-def _trimap(batch: Predicted) -> "Tensor":
-    from lightning_modules.components.scores.trimap import trimap
-
-    return trimap(batch.labels, batch.masks, batch.num_classes, batch.ignore_index)
+def _of_logits(module: str, function: str) -> Callable[[Predicted], "Tensor"]:
+    """A function of logits, masks and ignored index."""
+    return lambda batch: _beside(module, function)(batch.logits, batch.masks, batch.ignore_index)
 
 
-def _segments(batch: Predicted) -> "Tensor":
-    from lightning_modules.components.scores.segments import segments
-
-    return segments(batch.labels, batch.masks, batch.num_classes, batch.ignore_index)
-
-
-def _calibration(batch: Predicted) -> "Tensor":
-    from lightning_modules.components.scores.calibration import calibration
-
-    return calibration(batch.logits, batch.masks, batch.ignore_index)
+def _beside(module: str, function: str) -> Callable[..., "Tensor"]:
+    found: Callable[..., Tensor] = getattr(import_module(f"lightning_modules.components.scores.{module}"), function)
+    return found
 
 
 def _wrong(confusion: NDArray[np.int64]) -> int:
@@ -158,12 +153,19 @@ def _of_calibration(counts: NDArray[Any], confusion: NDArray[np.int64]) -> dict[
     return {"ece": float(error), "overconfidence": float(overconfidence)}
 
 
+def _of_coverage(counts: NDArray[Any], confusion: NDArray[np.int64]) -> dict[str, float]:
+    return {"aurc": risk_area(counts), "surest": risk_at(counts, SUREST)}
+
+
+_SIZES = {f"iou_{size}": size for size in ("small", "medium", "large")}
+_NSD = {f"nsd_{tolerance}": tolerance for tolerance in TOLERANCES}
+
 # In the order of the columns of a report.
 PER_IMAGE: dict[str, PerImage] = {
     "confusion": PerImage(  # rows are the truth
         shape=("C", "C"),
         kinds="iu",
-        compute=_confusion,
+        compute=_of_labels("confusion", "confusion_matrix"),
         reduce=_of_confusion,
         numbers={
             "miou": Number(
@@ -173,19 +175,46 @@ PER_IMAGE: dict[str, PerImage] = {
                 "nowhere.",
             ),
             "pixel_acc": Number("pixel accuracy"),
+            "fwiou": Number(
+                "frequency-weighted IoU",
+                "Frequency-weighted IoU: as mIoU, but a class weighs as many true pixels as it has.",
+            ),
             "wrong": Number(
                 "wrong pixels",
                 "Wrong pixels: the share of the labelled pixels of all test images that got another class than the "
                 "true one.",
             ),
         },
-        others=("macc", "fwiou"),
+        others=("macc",),
         detailed=False,
+    ),
+    "image_iou": PerImage(  # NaN for a class absent from the truth
+        shape=("C",),
+        kinds="f",
+        compute=_of_labels("confusion", "image_iou"),
+        reduce=lambda iou, confusion: dict(zip(("image_miou", "class_miou"), image_means(iou), strict=True)),
+        numbers={
+            "image_miou": Number(
+                "mIoU per image",
+                "mIoU per image: the IoU of the classes of each image, averaged over those in its truth, then over the "
+                "images, so that small objects and small images count as much as large ones (mIoU^I of Wang et al. "
+                "2023).",
+            ),
+            "class_miou": Number(
+                "mIoU per class and image",
+                "mIoU per class and image: the same IoU averaged over the images that hold a class, then over the "
+                "classes, so that rare ones count as much as frequent ones (mIoU^C of Wang et al. 2023).",
+            ),
+        },
+        high=1 + 1e-6,
+        nan=True,
+        summed=False,
+        cited="https://arxiv.org/abs/2310.19252",
     ),
     "boundary_f1": PerImage(  # NaN for a class absent from the truth
         shape=("C",),
         kinds="f",
-        compute=_boundary_f1,
+        compute=_of_labels("boundary", "boundary_f1"),
         reduce=lambda f1, confusion: {"boundary_f1": boundary_mean(f1)},
         numbers={
             "boundary_f1": Number(
@@ -199,11 +228,45 @@ PER_IMAGE: dict[str, PerImage] = {
         summed=False,
         mean=lambda f1: f1.nanmean(1),
         detailed=False,
+        cited="10.5244/C.27.32",
+    ),
+    "boundary_iou": PerImage(  # intersection and union
+        shape=("C", 2),
+        kinds="iu",
+        compute=_of_labels("boundary_iou", "boundary_iou"),
+        reduce=lambda counts, confusion: {"boundary_iou": mean_iou(counts)},
+        numbers={
+            "boundary_iou": Number(
+                "boundary IoU",
+                "Boundary IoU (Cheng et al. 2021): mIoU of the pixels within 2 % of the image diagonal of the outline "
+                "of their class; the border of the image is part of the outline.",
+            )
+        },
+        cited="https://arxiv.org/abs/2103.16562",
+    ),
+    "surface": PerImage(  # NaN for a class that neither side holds
+        shape=(len(TOLERANCES), "C"),
+        kinds="f",
+        compute=_of_labels("surface", "surface_distance"),
+        reduce=lambda shares, confusion: dict(zip(_NSD, map(float, surface_means(shares)), strict=True)),
+        numbers={
+            name: Number(
+                f"NSD at {tolerance} px",
+                f"NSD at {tolerance} px: normalised surface distance (Nikolov et al. 2021), the share of the true and "
+                f"predicted outlines within {tolerance} pixel{'s' if tolerance > 1 else ''} of one another; mean over "
+                "the classes of an image, then over images; 0 for a class that only one side has.",
+            )
+            for name, tolerance in _NSD.items()
+        },
+        high=1 + 1e-6,
+        nan=True,
+        summed=False,
+        cited="10.2196/26151",
     ),
     "checkerboard": PerImage(  # NaN for an image too small for it
         shape=(),
         kinds="f",
-        compute=_checkerboard,
+        compute=lambda batch: _beside("checkerboard", "checkerboard_energy")(batch.logits),
         reduce=lambda energies, confusion: {"checkerboard": mean_of_scored(energies)},
         numbers={
             "checkerboard": Number(
@@ -223,7 +286,7 @@ PER_IMAGE: dict[str, PerImage] = {
     "trimap": PerImage(
         shape=(WIDTH, "C", "C"),
         kinds="iu",
-        compute=_trimap,
+        compute=_of_labels("trimap", "trimap"),
         reduce=_of_trimap,
         numbers={
             "boundary_errors": Number(
@@ -234,11 +297,12 @@ PER_IMAGE: dict[str, PerImage] = {
         },
         others=tuple(f"trimap/{width}" for width in range(1, WIDTH + 1)),
         most_classes=MOST_TRIMAP_CLASSES,
+        cited="10.1007/s11263-008-0202-0",
     ),
     "segments": PerImage(
         shape=("C", 4),
         kinds="iu",
-        compute=_segments,
+        compute=_of_labels("segments", "segments"),
         reduce=_of_segments,
         numbers={
             "missed": Number(
@@ -253,11 +317,20 @@ PER_IMAGE: dict[str, PerImage] = {
                 "kinds are the segments with an IoU of 0 of Rottmann et al. (2020).",
             ),
         },
+        cited="https://arxiv.org/abs/1811.00648",
+    ),
+    "sizes": PerImage(  # the number of segments, and the sum of their IoU
+        shape=("C", len(LARGER) + 1, 2),
+        kinds="f",
+        compute=_of_labels("segments", "iou_by_size"),
+        reduce=lambda sums, confusion: dict(zip(_SIZES, size_means(sums), strict=True)),
+        numbers={name: Number(f"IoU of {size} segments") for name, size in _SIZES.items()},
+        cited="https://arxiv.org/abs/2104.14812",
     ),
     "calibration": PerImage(
         shape=(BINS, 3),
         kinds="f",
-        compute=_calibration,
+        compute=_of_logits("calibration", "calibration"),
         reduce=_of_calibration,
         numbers={
             "ece": Number(
@@ -272,6 +345,26 @@ PER_IMAGE: dict[str, PerImage] = {
                 "than it is right.",
             ),
         },
+        cited="https://arxiv.org/abs/1706.04599",
+    ),
+    "coverage": PerImage(
+        shape=(ODDS, 2),
+        kinds="iu",
+        compute=_of_logits("calibration", "coverage"),
+        reduce=_of_coverage,
+        numbers={
+            "surest": Number(
+                f"wrong of the surest {100 * SUREST:.0f} %",
+                f"Wrong of the surest {100 * SUREST:.0f} %: the share of wrong pixels that is left if those whose "
+                "label the network is least sure of are given to a person.",
+            ),
+            "aurc": Number(
+                "risk over coverage",
+                "Risk over coverage: the area under the risk-coverage curve (Geifman & El-Yaniv 2017), the share of "
+                "wrong pixels among the surest, averaged over all shares of pixels that are kept.",
+            ),
+        },
+        cited="https://arxiv.org/abs/1705.08500",
     ),
 }
 
@@ -281,10 +374,15 @@ def numbers() -> dict[str, Number]:
     return {name: number for entry in PER_IMAGE.values() for name, number in entry.numbers.items()}
 
 
-# Columns of the table of scores, in their order; all others are of the table of errors.
-SCORES = {name: numbers()[name] for name in ("miou", "boundary_f1", "checkerboard", "pixel_acc")}
+# Columns of the table of scores, and what a report adds to them by flag; those of the table of sizes. All others are of
+# the table of errors.
+SCORES = {
+    name: numbers()[name] for name in ("miou", "boundary_f1", "boundary_iou", "nsd_2", "checkerboard", "pixel_acc")
+}
+ASKED = {name: numbers()[name] for name in ("fwiou", "image_miou", "class_miou", *_NSD) if name not in SCORES}
+SIZES = {name: numbers()[name] for name in _SIZES}
 
 
 def errors() -> dict[str, Number]:
     """How and where the predictions err: the numbers of the table of errors."""
-    return {name: number for name, number in numbers().items() if name not in SCORES}
+    return {name: number for name, number in numbers().items() if name not in SCORES | ASKED | SIZES}

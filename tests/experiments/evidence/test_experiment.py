@@ -17,7 +17,7 @@ from experiments.runs.run import Run
 from experiments.runs.training import train
 from experiments.shell.files import write_json
 from lightning_modules.components.scores.reductions import scores
-from lightning_modules.components.scores.table import BOUNDARY, errors
+from lightning_modules.components.scores.table import BOUNDARY, PER_IMAGE, errors
 from lightning_modules.unet import UNetModule
 
 LENGTH = 12
@@ -120,9 +120,11 @@ def test_pictures_are_fixed_ones_then_the_worst_then_the_best_with_every_predict
 
 
 def test_cells_of_earlier_versions_say_what_they_have_not_stored(folder: Path) -> None:
+    image_miou = load_experiment(folder).cells["nearest"][0].scores["image_miou"]
     for level in LEVELS:
         cell = folder / level / "seed0"
-        for name, without in (("per_image", ("calibration", "segments", "trimap", "groups")), ("samples", ("kinds",))):
+        lacking = ("groups", *(name for name, score in PER_IMAGE.items() if score.detailed))
+        for name, without in (("per_image", lacking), ("samples", ("kinds",))):
             with np.load(cell / f"{name}.npz") as stored:
                 arrays = {key: stored[key] for key in stored if key not in without}
             (cell / f"{name}.npz").unlink()
@@ -134,6 +136,7 @@ def test_cells_of_earlier_versions_say_what_they_have_not_stored(folder: Path) -
     assert cell.calibration is None and cell.segments is None and cell.prediction("test0003") is None
     assert not math.isnan(cell.scores["wrong"])
     assert all(math.isnan(cell.scores[name]) for name in errors() if name != "wrong")
+    assert math.isnan(cell.scores["boundary_iou"]) and cell.scores["image_miou"] == pytest.approx(image_miou)
     assert {kind for picture in experiment.pictures for kind in picture.kinds} == {"fixed"}
     for picture in experiment.pictures:
         stored_by = [v for v in LEVELS if picture.name in experiment.cells[v][0].samples()["names"]]

@@ -46,7 +46,7 @@ def test_what_earlier_cells_did_not_store_is_left_out_with_a_reason(tmp_path: Pa
             write_cell(tmp_path / name / f"seed{seed}", confusions(right[seed]), earlier=True, seed=seed)
     experiment = load_experiment(tmp_path)
     missing = missing_figures(experiment)
-    assert set(missing) == {"trimap", "calibration", "extremes"}
+    assert set(missing) == {"trimap", "calibration", "coverage", "extremes"}
     assert all("not stored" in reason or "not all cells stored" in reason for reason in missing.values())
     captions = {name: draw(experiment, name)[1] for name in FIGURES if name not in missing}
     assert "Segments are not stored" in captions["errors"]

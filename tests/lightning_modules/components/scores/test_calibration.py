@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.components.scores.calibration import calibration
-from lightning_modules.components.scores.reductions import BINS, calibration_error
+from lightning_modules.components.scores.calibration import calibration, coverage
+from lightning_modules.components.scores.reductions import BINS, calibration_error, risk_area, risk_at, risk_curve
 from lightning_modules.unet import UNetModule
 
 
@@ -60,3 +60,50 @@ def test_a_module_stores_it_for_test_images_and_not_for_validation_images() -> N
         scored = module.test_step(batch, 0)
         np.testing.assert_array_equal(scored["calibration"], calibration(module(batch["image"]), batch["mask"], 255))
         assert not {"calibration", "segments", "trimap", "logits"} & set(module.validation_step(batch, 0))
+
+
+def test_risk_and_coverage_of_five_pixels_by_hand() -> None:
+    # From the surest: right, wrong, right, right; one is ignored. Their odds lie in bins of their own.
+    logits = logits_of([0.99, 0.05, 0.8, 0.6, 0.999])
+    counts = coverage(logits, torch.tensor([[[0, 0, 0, 0, 255]]]), 255)[0].numpy()
+    assert counts.sum(0).tolist() == [4, 1] and (counts[:, 0] <= 1).all()
+    covered, risk = risk_curve(counts)
+    assert covered.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert risk.tolist() == pytest.approx([0, 1 / 2, 1 / 3, 1 / 4])
+    assert [risk_at(counts, share) for share in (0.25, 0.375, 0.5, 1.0)] == pytest.approx([0, 1 / 3, 1 / 2, 1 / 4])
+
+
+def test_the_area_is_the_mean_risk_over_all_coverages() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(2, 3, 120, 90, generator=generator)
+    masks = torch.where(torch.rand(2, 120, 90, generator=generator) < 0.7, logits.argmax(1), 1)
+    masks[:, :5] = 255
+    counts = coverage(logits, masks, 255).sum(0).numpy()
+    confidence, labels = (x[masks != 255].numpy() for x in logits.double().softmax(1).max(1))
+    wrong = (labels != masks[masks != 255].numpy())[np.argsort(-confidence, kind="stable")]
+    risks = wrong.cumsum() / np.arange(1, len(wrong) + 1)
+    assert counts.sum(0).tolist() == [len(wrong), wrong.sum()]
+    assert risk_area(counts) == pytest.approx(risks.mean(), rel=0.01)
+    for share in (0.5, 0.9):
+        assert risk_at(counts, share) == pytest.approx(risks[int(share * len(risks)) - 1], rel=0.01)
+    assert risk_at(counts, 1.0) == pytest.approx(wrong.mean())
+    # Within one bin the errors count as spread evenly, so that the area is the risk itself.
+    assert risk_area(np.array([[0, 0], [10, 3]])) == pytest.approx(0.3)
+    fine = np.concatenate([np.full((70, 2), [100, 20]), np.full((30, 2), [100, 0])])
+    drawn = np.array([fine[::-1, 1].cumsum()[k] / (100 * (k + 1)) for k in range(100)])
+    assert risk_area(fine) == pytest.approx(drawn.mean(), abs=0.002)
+
+
+def test_odds_that_a_float32_of_probabilities_cannot_tell_apart() -> None:
+    logits = torch.tensor([[20.0, 24.0, 38.0], [0.0, 0.0, 0.0]]).view(1, 2, 1, 3)
+    counts = coverage(logits.half(), torch.zeros(1, 1, 3, dtype=torch.long), 255)[0, :, 0].tolist()
+    assert logits.softmax(1)[0, 0, 0].tolist()[1:] == [1.0, 1.0]
+    places = [math.floor(4 * (8 + x / math.log(2))) for x in (20, 24)]  # of odds e^20 and e^24
+    assert [counts[place] for place in (*places, -1)] == [1, 1, 1]  # e^38 is beyond the last bin
+
+
+def test_coverage_of_logits_without_bounds_and_of_nothing() -> None:
+    certain = torch.tensor([math.inf, -math.inf]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+    assert coverage(certain, torch.zeros(1, 2, 2, dtype=torch.long), 255).sum() == 4
+    empty = coverage(certain, torch.full((1, 2, 2), 255), 255)[0].numpy()
+    assert not empty.any() and math.isnan(risk_area(empty)) and math.isnan(risk_at(empty, 0.9))

@@ -10,9 +10,12 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from lightning_modules.components.scores.boundary import boundary_f1
-from lightning_modules.components.scores.confusion import confusion_matrix, predict_labels
+from lightning_modules.components.scores.boundary_iou import boundary_iou
+from lightning_modules.components.scores.confusion import confusion_matrix, image_iou, predict_labels
 from lightning_modules.components.scores.metrics import ConfusionMatrix
-from lightning_modules.components.scores.reductions import scores
+from lightning_modules.components.scores.reductions import image_means, scores
+from lightning_modules.components.scores.segments import iou_by_size
+from lightning_modules.components.scores.surface import surface_distance
 
 Score = Callable[[Tensor, Tensor, int, int], Tensor]
 
@@ -133,15 +136,15 @@ def test_exact_at_8x21x512x512() -> None:
         assert confusion[:, index].sum() == (masks == index).sum()
 
 
-def test_ignored_pixels_change_no_score() -> None:
+@pytest.mark.parametrize("score", [confusion_matrix, boundary_f1, boundary_iou, surface_distance, image_iou])
+def test_ignored_pixels_change_no_score(score: Score) -> None:
     labels, masks = random_maps((2, 60, 80), 4)
     other = torch.where(masks == 255, torch.randint(4, masks.shape), labels)
     assert not torch.equal(labels, other)
-    assert torch.equal(confusion_matrix(labels, masks, 4, 255), confusion_matrix(other, masks, 4, 255))
-    assert torch.equal(boundary_f1(labels, masks, 4, 255), boundary_f1(other, masks, 4, 255))
+    assert torch.equal(score(labels, masks, 4, 255), score(other, masks, 4, 255))
 
 
-@pytest.mark.parametrize("score", [confusion_matrix, boundary_f1])
+@pytest.mark.parametrize("score", [confusion_matrix, boundary_f1, boundary_iou, surface_distance, iou_by_size])
 @pytest.mark.parametrize("bad", [4, 7, 254, -1])
 def test_a_label_outside_the_classes_is_named(score: Score, bad: int) -> None:
     labels, masks = random_maps((2, 5, 6), 4)
@@ -154,3 +157,13 @@ def test_a_label_outside_the_classes_is_named(score: Score, bad: int) -> None:
 def test_maps_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"labels \(1, 4, 4\) and masks \(1, 4, 5\)"):
         confusion_matrix(torch.zeros(1, 4, 4, dtype=torch.int64), torch.zeros(1, 4, 5, dtype=torch.int64), 2, 255)
+
+
+def test_the_iou_of_an_image_is_of_the_classes_in_its_truth() -> None:
+    truth = torch.tensor([[[0, 0, 0, 1]], [[2, 2, 255, 255]], [[255] * 4]])
+    given = torch.tensor([[[0, 0, 2, 1]], [[2, 1, 0, 0]], [[0] * 4]])
+    found = image_iou(given, truth, 3, 255).numpy()
+    np.testing.assert_allclose(found, [[2 / 3, 1, np.nan], [np.nan, np.nan, 1 / 2], [np.nan] * 3])
+    of_images, of_classes = image_means(found)
+    assert of_images == pytest.approx(((2 / 3 + 1) / 2 + 1 / 2) / 2)
+    assert of_classes == pytest.approx((2 / 3 + 1 + 1 / 2) / 3)

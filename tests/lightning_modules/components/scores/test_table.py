@@ -10,7 +10,16 @@ import torch
 
 from lightning_modules.components.scores.confusion import predict_labels
 from lightning_modules.components.scores.metrics import Scores
-from lightning_modules.components.scores.table import MOST_TRIMAP_CLASSES, PER_IMAGE, SCORES, Predicted, errors, numbers
+from lightning_modules.components.scores.table import (
+    ASKED,
+    MOST_TRIMAP_CLASSES,
+    PER_IMAGE,
+    SCORES,
+    SIZES,
+    Predicted,
+    errors,
+    numbers,
+)
 
 ROOT = Path(__file__).parents[4]
 CLASSES, SIDES = 3, (24, 30)
@@ -41,7 +50,9 @@ def test_an_entry_computes_the_array_and_the_numbers_that_it_describes(name: str
 def test_a_number_has_one_name_and_stands_in_one_table() -> None:
     names = [name for score in PER_IMAGE.values() for name in (*score.numbers, *score.others)]
     assert len(names) == len(set(names))
-    assert numbers().keys() == SCORES.keys() | errors().keys() and not SCORES.keys() & errors().keys()
+    tables = [*SCORES, *ASKED, *SIZES, *errors()]
+    assert sorted(tables) == sorted(numbers())
+    assert all(number.meaning for number in ASKED.values())
     assert all(number.meaning for number in errors().values())
 
 
