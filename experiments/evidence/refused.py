@@ -23,7 +23,7 @@ def check_energy(entry: dict[str, Any]) -> dict[str, Any]:
     if not fine or not all(type(one) in (int, float) and 0 <= one <= 1e15 for one in numbers):
         raise PydanticCustomError("energy", "must have joules of at least 0, and what is counted, of the same parts")
     # A report prints these, and a bracket would begin a citation.
-    if not all(re.fullmatch("[a-z]+", part) for part in joules) or not re.fullmatch(BY, str(entry.get("by"))):
+    if not all(re.fullmatch("[a-z]+", part) for part in joules or ()) or not re.fullmatch(BY, str(entry.get("by"))):
         raise PydanticCustomError("energy", "must have parts in small letters, and by a package with its version")
     return entry
 
