@@ -16,6 +16,7 @@ import torch
 from datamodules.base import Loading
 from experiments.runs.checkpoints import LAST, PREVIOUS, SAVE_EVERY, SAVE_EVERY_HELP
 from experiments.runs.chosen import Chosen, as_stored, by_data
+from experiments.runs.energy import ENERGY_HELP, check_installed
 from experiments.runs.run import Run
 from experiments.runs.scored import told
 from experiments.runs.trainer_flags import WHERE, add_trainer, unlike_default
@@ -75,6 +76,7 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     parser.add_argument(
         "--store", help="URL where the run is kept, such as s3://BUCKET/NAME: another machine goes on from there"
     )
+    parser.add_argument("--energy", action="store_true", help=ENERGY_HELP)
     add_logging(parser, jsonargparse.typing.PositiveInt)
     listed_above = "one of those listed above"
     parser.add_class(
@@ -99,6 +101,8 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
     )
     try:
         logging = Logging.of(args, agent=True)
+        if args.energy:
+            check_installed()
     except ValueError as error:
         refuse(str(error))
     trial = agent_settings(os.environ) if logging.logger == "wandb" else {}  # each of a sweep has a folder of its own
@@ -111,6 +115,7 @@ def parse_run(argv: list[str]) -> tuple[Run, argparse.Namespace]:
         logging=logging,
         save_every=args.save_every,
         store=args.store,
+        energy=args.energy,
         where=unlike_default(where),
         by_data=args.settings == "data" or (args.settings is None and datamodule.cpu_scale is None),
         given=_given(parser.parse_args(rest, defaults=False)),
@@ -174,6 +179,7 @@ def main(argv: list[str] | None = None) -> None:
             tracker=tracker(args.logging),
             save_every=args.save_every,
             store=store,
+            energy=args.energy,
             **args.where,
         )
     except Interrupted:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from experiments.evidence.arrays import Array, DamagedError, Npz, unreadable
-from experiments.evidence.refused import got, refuse, said
+from experiments.evidence.refused import check_energy, got, refuse, said
 from experiments.shell.difference import MOST_PATCH
 from experiments.shell.files import read_json
 from lightning_modules.components.scores.table import PER_IMAGE
@@ -29,6 +29,7 @@ MOST_CLASSES = 255  # labels are bytes, and one of them is for ignored pixels
 MOST_IMAGES = 200_000  # of a test split
 MOST_PIXELS = 2**28  # of an image
 MOST_SAMPLES = 100  # images in samples.npz, of which this version stores up to 18
+MEASURED = ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb")  # of a variant
 LARGEST = 3.5e38  # of a number in metrics.csv: that of float32
 
 
@@ -245,6 +246,7 @@ class Result(_Stored):
     params: Count | None = None
     accumulated: Count | None = None  # parts of a step, where memory ran out
     norm_batch: Count | None = None  # images that a batch norm then saw at a time
+    energy: Annotated[dict[str, Any], AfterValidator(check_energy)] | None = None
     test: dict[str, float | None] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -312,9 +314,6 @@ def read(path: Path, model: type[_Stored]) -> dict[str, Any]:
         for name, variant in content["variants"].items():
             content["variants"][name] = {key: None for key in MEASURED if key not in variant} | variant
     return content
-
-
-MEASURED = ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb")
 
 
 def read_patch(path: Path, sha256: str) -> bytes:

@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--save-every", type=float, help="minutes between checkpoints within an epoch")
     parser.add_argument("--command", help="the command that asked for this cell, for environment.json")
+    parser.add_argument("--energy", action="store_true", help="measure the energy of the training")
     parser.add_argument("--no-test", action="store_true", help="end with the validation: a trial")
     parser.add_argument("--parent", type=int, help="process to end with")
     parser.add_argument("--store", help="the URL where the folder is kept")
@@ -72,6 +73,7 @@ def main() -> None:
             test=not args.no_test,
             patience=args.patience,
             store=store,
+            energy=args.energy,
         )
 
 

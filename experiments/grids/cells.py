@@ -109,6 +109,7 @@ def run_cells(
     command: str,
     seconds: Callable[[PlannedCell], float],
     store: Store | None = None,
+    energy: bool = False,
 ) -> list[PlannedCell]:
     """Runs what is not done yet, each cell once those that it needs are done, and of one seed the longest first.
 
@@ -128,7 +129,7 @@ def run_cells(
     failed: list[PlannedCell] = []
     done = {id(cell): seconds(cell) for cell in cells if cell not in waiting}
     again: list[PlannedCell] = []  # those that were lost once, and go on
-    flags = ["--command", command, *logging.flags(), "--save-every", str(save_every)]
+    flags = ["--command", command, *logging.flags(), "--save-every", str(save_every), *["--energy"] * energy]
     started, before = launcher.now(), sum(done.values())
     total = sum(map(seconds, cells))
 

@@ -22,6 +22,7 @@ from experiments.grids.plan import Plan, check_tuned_plan, make_plan, read_plan,
 from experiments.grids.plan_table import show_without_data
 from experiments.grids.until import stage_two
 from experiments.runs.checkpoints import SAVE_EVERY, SAVE_EVERY_HELP, Signals
+from experiments.runs.energy import ENERGY_HELP, check_installed, why_none
 from experiments.runs.run import identified
 from experiments.shell.command import command
 from experiments.shell.difference import tell_difference
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser, seeds: int = 5) -> None:
     parser.add_argument(
         "--save-every", type=jsonargparse.typing.PositiveFloat, default=SAVE_EVERY, help=SAVE_EVERY_HELP
     )
+    parser.add_argument("--energy", action="store_true", help=ENERGY_HELP)
     parser.add_argument(
         "--dry-run", action="store_true", help="measure a few steps, print the plan and stop; the run keeps the times"
     )
@@ -136,13 +138,15 @@ class _Grid:
         if self.args.dry_run:
             return []
         self.keep(plan)
-        failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args))
+        failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args), self.args.energy)
         if plan.decided["statistics"]["until"] is not None:
             longer = stage_two(plan, self.args.max_cells, self.say)
             is_longer, plan = len(longer.seeds) > len(plan.seeds), longer
             if is_longer:
                 self.keep(plan)
-                failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args))
+                failed = self.cells(plan.cells, plan.seconds, Logging.of(self.args), self.args.energy)
+        if self.args.energy:
+            self.tell_energy(plan.cells)
         if len(failed) < len(plan.cells):
             plan.finish(lambda line: self.console.print(line, style="dim"))
             self.keep(plan)
@@ -153,6 +157,12 @@ class _Grid:
         write_json(self.out / "plan.json", plan.content())
         if self.store:
             self.store.send(self.out / "plan.json")
+
+    def tell_energy(self, cells: Sequence[PlannedCell]) -> None:
+        """Of trainings without energy how many there are, and why, by the log of the first."""
+        trained = {cell.folder: cell.result for cell in cells if cell.result and not cell.planned.step}
+        if without := [folder for folder, result in trained.items() if "energy" not in result]:
+            self.say(f"{len(without)} of {len(trained)} trainings have no energy: {why_none(without[0])}")
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False)
@@ -221,7 +231,11 @@ class _Grid:
         return tuned, costs if same else None, []
 
     def cells(
-        self, cells: Sequence[PlannedCell], seconds: Callable[[PlannedCell], float], logging: Logging
+        self,
+        cells: Sequence[PlannedCell],
+        seconds: Callable[[PlannedCell], float],
+        logging: Logging,
+        energy: bool = False,
     ) -> list[PlannedCell]:
         args = self.args
         return run_cells(
@@ -231,6 +245,7 @@ class _Grid:
             store=self.store,
             logging=logging,
             save_every=args.save_every,
+            energy=energy,
             command=command_line(),
             seconds=seconds,
         )
@@ -246,6 +261,8 @@ def run_command(
         goes_on = "" if args.dry_run else f"interrupted; the same command continues: {command_line()}\n{report}"
         with command(goes_on) as console, Signals():
             logging = Logging.of(args)
+            if args.energy:
+                check_installed()
             failed = work(console, launcher_of(args, out()))
     except SystemExit as stop:
         return int(stop.code or 0)

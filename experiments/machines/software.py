@@ -24,6 +24,7 @@ EXTRAS = {
     "bands": "16-bit and many-band images",
     "browser": "tests of the page of a report in a browser",
     "cluster": "grids on many machines",
+    "energy": "--energy, the energy of a training",
     "export": "networks as ONNX",
     "gcs": "runs and images in gs://",
     "geo": "GeoTIFF, for experiments.predict",

@@ -12,6 +12,7 @@ PIXELSHUFFLE = "https://arxiv.org/abs/1609.05158"
 CHECKERBOARD = "10.23915/distill.00003"
 DENSE_CRF, CONV_CRF = "https://arxiv.org/abs/1210.5644", "https://arxiv.org/abs/1805.04777"
 SMP, TORCH = "https://github.com/qubvel-org/segmentation_models.pytorch", "https://arxiv.org/abs/1912.01703"
+CODECARBON = "10.5281/zenodo.4658424"
 LIGHTNING = "https://github.com/Lightning-AI/pytorch-lightning"
 
 DATA = {

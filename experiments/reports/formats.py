@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from experiments.evidence.energy import Energies
 from experiments.evidence.estimate import Estimate, estimate
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.failed import failed_line
@@ -39,6 +40,7 @@ def _lines(experiment: Experiment) -> Iterable[dict[str, Any]]:
     plan = experiment.plan
     units = {score: printed.unit for score, printed in _in_order().items()}
     units |= {f"iou/{name}": PERCENT for name in plan["class_names"]}
+    energies = Energies(experiment)
     for name, variant in plan["variants"].items():
         line: dict[str, Any] = {"experiment": defused(plan["experiment"]), "data": defused(plan["data"])}
         line |= {} if scored(plan) == "test" else {"scored": scored(plan)}
@@ -54,6 +56,7 @@ def _lines(experiment: Experiment) -> Iterable[dict[str, Any]]:
             if score == "miou":
                 line |= _evidence(experiment, name, f"{column}_difference", factor)
         line |= {key: variant[key] for key in ("parameters", "gmac", "step_seconds", "step_ratio", "peak_memory_mb")}
+        line |= _parts("energy_wh", estimate(energies.of(name))) if energies.watt_hours else {}
         yield line
 
 

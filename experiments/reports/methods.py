@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.evidence.deviations import code_of, processor_of, unequal
+from experiments.evidence.energy import Energies, digits
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.scored import as_scored, scored
-from experiments.reports.citations import citations_of
+from experiments.reports.citations import CODECARBON, citations_of
 from experiments.reports.formats import escape_markdown
 from experiments.reports.tex import escape as escape_latex
 from experiments.shell.citation import bibtex, key_of
@@ -289,6 +290,7 @@ def _computation(experiment: Experiment) -> list[str]:
     if len(seconds) == len(cells):
         hours = sum(seconds) / 3600
         sentences.append(f"The {len(cells)} trainings took {hours:.1f} hours in all." if hours >= 0.1 else "")
+    sentences.append(_energy(experiment))
     versions = _distinct(
         ", ".join(f"{name} {version}" for name, version in e.get("versions", {}).items()) for e in environments
     )
@@ -299,6 +301,18 @@ def _computation(experiment: Experiment) -> list[str]:
     codes = _distinct(code_of(e) for e in environments)
     sentences.append(f"The code is SegLab at commit {_listed(codes)}." if codes else "")
     return [*sentences, *experiment.deviations]
+
+
+def _energy(experiment: Experiment) -> str:
+    energies = Energies(experiment)
+    if not (values := [*energies.watt_hours.values()]):
+        return ""
+    some = "The" if energies.measured == energies.trainings else f"{energies.measured} of the"
+    return (
+        f"{some} {energies.trainings} trainings used {sum(values):,.{digits([sum(values)])}f} Wh, by the counters of "
+        f"{_listed(energies.words)}, which count all that ran there, read with {_listed(energies.software)} "
+        f"[@{CODECARBON}]."
+    )
 
 
 # ---- words

@@ -32,6 +32,7 @@ from experiments.runs.checkpoints import (
     checkpoint_to_resume,
 )
 from experiments.runs.devices import check_first, cluster, placed, synchronise_batch_norm
+from experiments.runs.energy import Energy, check_installed, entry
 from experiments.runs.loops import make_resumable
 from experiments.runs.run import Run, changes, check_kept
 from experiments.runs.scored import scored_entry, scored_split, what_was_scored
@@ -105,6 +106,7 @@ def train(
     test: bool = True,
     patience: float = 0.0,
     store: Store | None = None,
+    energy: bool = False,
     **where: Any,
 ) -> dict[str, Any]:
     """Trains `run` into the folder `out` on the hardware `where` and scores the test split with the last weights.
@@ -116,6 +118,7 @@ def train(
     is written after every epoch, and within one every `save_every` minutes. SIGTERM, SIGHUP and SIGINT save and raise
     `Interrupted`. Without `test` the run is a trial, which ends with the validation and never reads the test split.
     A folder that is in use is waited for `patience` seconds. What is in the `store` is begun with, and kept there.
+    With `energy` the result has what the counters of the machine say, see `experiments.runs.energy`.
 
     Where the memory of the device runs out, it goes on with smaller micro-batches, see `memory`.
 
@@ -129,6 +132,8 @@ def train(
     _check_strategy({**run.trainer, **where}.get("strategy", "auto"))
     if not save_every > 0:
         raise ValueError(f"--save-every must be more than 0 minutes, got {save_every}")
+    if energy:
+        check_installed()
     with Signals() as signals:
         run.check_parents()
         module, datamodule = _begun(run)
@@ -152,7 +157,8 @@ def train(
                 averaging = [] if average == "none" else [Averaging(average, decay)]
                 saving = [*averaging, SafePoints(out, run.hash, signals, save_every, saved), *tracked.callbacks]
                 how = {**where, "strategy": strategy_of(named, module.hparams, precision)}
-                trainer = _trainer(run, out, [*callbacks, *saving], tracked.loggers, how)
+                measuring = [Energy()] if energy else []
+                trainer = _trainer(run, out, [*callbacks, *measuring, *saving], tracked.loggers, how)
                 _check_strategy(trainer.strategy)  # what "auto" has become
                 check_first(trainer)
                 memory.divide(trainer, datamodule, most)
@@ -202,6 +208,7 @@ def train(
                     "steps": trainer.global_step,
                     "params": sum(p.numel() for p in module.parameters()),
                     **divided,
+                    **entry(trainer),
                 }
                 if trainer.is_global_zero:
                     if test and (out / "checkpoints" / LAST).exists():

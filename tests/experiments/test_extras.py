@@ -72,6 +72,8 @@ def test_an_import_exits_prints_and_needs_nothing_and_a_command_that_needs_an_ex
         ("wandb", ["dashboard", str(tmp_path)]),
         ("tensorboard", ["train", "--data", "shapes", "--logger", "tensorboard", "--out", out]),
         ("tensorboard", ["ablate_upsampling", "--data", "shapes", "--logger", "tensorboard", "--out", out]),
+        ("energy", ["train", "--data", "shapes", "--energy", "--out", out]),
+        ("energy", ["ablate_upsampling", "--data", "shapes", "--energy", "--out", out]),
         ("pretrained", ["train", "--data", "shapes", "--model", "deeplabv3", *encoder, "--out", out]),
         ("pretrained", ["ablate_encoder", "--data", "shapes", "--dry-run", "--out", out]),
         (

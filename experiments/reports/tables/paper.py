@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from experiments.evidence.energy import Energies
+from experiments.evidence.energy import digits as of_energy
 from experiments.evidence.estimate import Estimate
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.scored import as_scored
@@ -53,6 +55,11 @@ def _of_plan(key: str, digits: int) -> Cell:
     return lambda experiment, name, _: number(experiment.plan["variants"][name][key], digits)
 
 
+def _energy(experiment: Experiment, name: str, digits: int) -> str:
+    energies = Energies(experiment)
+    return number(energies.mean(name), of_energy([*energies.watt_hours.values()]))
+
+
 COLUMNS: dict[str, tuple[str, Cell]] = {
     "variant": ("variant", lambda experiment, name, digits: name),
     "seeds": ("seeds", lambda experiment, name, digits: seeds_done(experiment, name)),
@@ -64,6 +71,7 @@ COLUMNS: dict[str, tuple[str, Cell]] = {
     "step": ("step (ms)", _milliseconds("step_seconds")),
     "image": ("image (ms)", _milliseconds("image_seconds")),
     "memory": ("peak memory (MB)", _of_plan("peak_memory_mb", 0)),
+    "energy": ("energy (Wh)", _energy),
 }
 USUAL = ("variant", "miou", "difference", "gmac")
 
@@ -89,6 +97,7 @@ def paper_table(
         told.append(f"and difference of mIoU to {plan['baseline']}")
     caption = as_scored(f"Test scores on {plan['data']}: {' '.join(told)}.", plan)
     notes = [test_note(experiment)] if {"difference", "p"} & {*keys} else []
+    notes += Energies(experiment).notes() if "energy" in keys else []
     return Table("answer", caption.removesuffix("."), titles, rows, notes=notes, short="Answer", caption=caption)
 
 

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from experiments.evidence.energy import Energies, digits
 from experiments.evidence.experiment import Experiment, OneFactorStep, one_factor_steps
 from experiments.evidence.family import Row, judge_scores
 from experiments.evidence.scored import without_test
@@ -60,20 +61,24 @@ def score_table(experiment: Experiment, asked: Sequence[str] = ()) -> Table:
 
 
 def cost_table(experiment: Experiment) -> Table:
-    rows = []
+    """With a column of energy where some training has measured it."""
+    rows, energies = [], Energies(experiment)
+    shown = digits([*energies.watt_hours.values()])
     for name, variant in experiment.plan["variants"].items():
         seconds = variant["step_seconds"]
         row = [name, number(millions(variant), 3), number(variant["gmac"], 3)]
         row += [number(None if seconds is None else 1000 * seconds, 1), number(variant["step_ratio"], 2)]
-        rows.append([*row, number(variant["peak_memory_mb"], 0)])
+        row.append(number(variant["peak_memory_mb"], 0))
+        rows.append([*row, number(energies.mean(name), shown)] if energies.watt_hours else row)
     columns = ["variant", "parameters (M)", "GMAC", "step (ms)", "ratio", "peak memory (MB)"]
+    columns += ["energy (Wh)"] if energies.watt_hours else []
     device = experiment.plan["device"]
     caption = (
         f"Cost of the variants. GMAC: of the forward pass of one test image. Step time and peak memory on {device}; "
         "ratio to the baseline."
     )
     title = f"Cost, measured on {device}"
-    return Table("cost", title, columns, rows, short="Cost", caption=caption)
+    return Table("cost", title, columns, rows, notes=energies.notes(), short="Cost", caption=caption)
 
 
 def comparison_table(experiment: Experiment) -> Table:
