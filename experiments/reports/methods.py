@@ -66,8 +66,8 @@ def to_markdown(experiments: Sequence[Experiment]) -> str:
 
 
 def to_latex(experiments: Sequence[Experiment]) -> str:
-    head = "% Written by python -m experiments.report. Needs \\bibliography{references} and a style; no package.\n\n"
-    return head + _written(
+    needs = "Needs \\bibliography{references}, a style and \\usepackage{url}."
+    return f"% Written by python -m experiments.report. {needs}\n\n" + _written(
         experiments,
         "\\subsection{{{}}}",
         "\\paragraph{{{}.}} {}",

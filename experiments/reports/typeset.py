@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from experiments.reports.tables.text import Table
 from experiments.reports.tex import escape
 
-COLUMN, PAGE = 3.35 * 72.27, 6.8 * 72.27  # points of TeX, and a little room on a page
+COLUMN, PAGE = 3.3 * 72.27, 6.8 * 72.27  # points of TeX, and a little room
 # Points of an em where a class has 10-point letters: small ones of Computer Modern are wider for their size.
 SIZES = {"small": 9.25, "footnotesize": 8.5, "scriptsize": 7.97}
 THIN, WIDE = {"f": 0.31, "i": 0.28, "j": 0.31, "l": 0.28, "r": 0.39, "s": 0.39, "t": 0.39}, {"m": 0.83, "w": 0.72}
@@ -38,6 +38,11 @@ def to_latex(table: Table, label: str) -> str:
         f"\\label{{tab:{label}}}\n\\smallskip\n\\{layout.size}\\setlength{{\\tabcolsep}}{{{GAP:g}pt}}\n"
         f"{tabulars}{footnote if notes else ''}\n\\end{{table{layout.star}}}"
     )
+
+
+def label_of(experiment: str) -> str:
+    """What the labels of its tables and figures begin with."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", experiment)
 
 
 def lay_out(table: Table) -> Layout:

@@ -8,7 +8,9 @@ from experiments.evidence.experiment import Experiment, OneFactorStep, one_facto
 from experiments.evidence.family import Row, judge_scores
 from experiments.evidence.scored import without_test
 from experiments.reports.tables.text import (
+    GMAC,
     Table,
+    as_sentence,
     interval,
     mean_std,
     millions,
@@ -51,7 +53,9 @@ def score_table(experiment: Experiment) -> Table:
         "truth and prediction left out. Boundary F1 within 0.75 % of the image diagonal. Checkerboard energy: share of "
         "the spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
     )
-    return Table("scores", title, columns, rows, best=best, notes=notes, short="All scores", caption=caption)
+    briefs = [printed.brief for score, printed in SCORES.items() if printed.brief and score != "miou"]
+    foot = [*notes, as_sentence(briefs)]
+    return Table("scores", title, columns, rows, best=best, notes=notes, short="All scores", caption=caption, foot=foot)
 
 
 def cost_table(experiment: Experiment) -> Table:
@@ -68,7 +72,13 @@ def cost_table(experiment: Experiment) -> Table:
         "ratio to the baseline."
     )
     title = f"Cost, measured on {device}"
-    return Table("cost", title, columns, rows, short="Cost", caption=caption)
+    foot = [
+        (
+            f"{GMAC}; step: median time of a training step, ratio: to the baseline's, and peak memory: of training, on "
+            f"{device}."
+        )
+    ]
+    return Table("cost", title, columns, rows, short="Cost", caption=caption, foot=foot)
 
 
 def comparison_table(experiment: Experiment) -> Table:
@@ -105,7 +115,15 @@ def comparison_table(experiment: Experiment) -> Table:
     )
     columns = ["change", "at", f"{SCORES['miou'].title} (points)", f"{SCORES['boundary_f1'].title} (points)"]
     columns.append(f"{SCORES['checkerboard'].title} (factor)")
-    return Table("factors", title, columns, rows, texts=2, notes=notes, short=short, caption=caption)
+    foot = [
+        (
+            "Intervals are for other seeds on these images, not corrected for the number of rows; a factor of 1 is no "
+            "change."
+        ),
+        as_sentence([SCORES[score].brief for score in shown if score != "miou"]),
+        *notes[1:],
+    ]
+    return Table("factors", title, columns, rows, texts=2, notes=notes, short=short, caption=caption, foot=foot)
 
 
 def _judge_steps(experiment: Experiment, steps: Sequence[OneFactorStep], score: str) -> dict[tuple[str, str], Row]:
@@ -186,7 +204,8 @@ def class_table(experiment: Experiment) -> Table:
             [variant, *(mean_std(estimate, 2) if with_std else number(estimate.mean, 2) for estimate in estimates)]
         )
     title = f"IoU by class in percent, mean {'± standard deviation ' if with_std else ''}over seeds"
-    caption = f"IoU by class in percent, mean over the seeds {seeds_listed(experiment)}."
+    over = f"over the seeds {seeds_listed(experiment)}"
+    caption = f"IoU by class in percent, mean {'± standard deviation ' if with_std else ''}{over}."
     return Table("classes", title, ["variant", *names], rows, short="Classes", caption=caption)
 
 

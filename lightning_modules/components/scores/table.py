@@ -4,6 +4,7 @@ A score is one entry of `PER_IMAGE`. The test split stores its array, a report r
 needs numpy alone, so that a report does: what computes an array imports torch when it is called.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,6 +49,12 @@ class Number:
     title: str
     meaning: str = ""
     unit: Unit = PERCENT
+
+    @property
+    def brief(self) -> str:
+        """The first clause of its meaning, as a footnote has room for: "boundary F1: agreement of ..."."""
+        said = re.split(r"(?<!al)\.(?= |$)|; ", self.meaning.partition(": ")[2])[0]
+        return f"{self.title}: {said}" if said else ""
 
 
 class Predicted(NamedTuple):
