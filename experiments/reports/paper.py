@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.reports.figures.captions import caption
 from experiments.reports.figures.forms import COLUMN, PAGE, Form
-from experiments.reports.methods import methods
+from experiments.reports.methods import methods, shortened
 from experiments.reports.page import Section
 from experiments.reports.tables import Table
 from experiments.reports.tex import escape
@@ -16,7 +16,9 @@ from experiments.reports.typeset import label_of
 MOST_ROWS = 44  # of a table that a page holds with its caption
 MOST_INCHES = 8.2  # of a figure, likewise
 TALL = 4.6  # inches: a figure that is taller in its form for a column stands across both columns instead
-USUAL = ("seeds", "pareto", "trimap", "samples")  # figures of a paper for which none were chosen
+USUAL = ("seeds", "samples")  # figures of a paper of three pages, where none were chosen
+
+ELSEWHERE = re.compile(r'; the others are listed below| The table "Spread" has each\.')  # what a paper has not
 
 HEAD = r"""% Written by python -m experiments.report. A PDF of it, in this folder (xelatex and lualatex do as well):
 %   pdflatex paper && bibtex paper && pdflatex paper && pdflatex paper
@@ -57,13 +59,8 @@ PARTS = (
         {"seeds": "shows every seed and the interval of each difference", "scores": "shows every score"},
     ),
     Part("Effects", {"factorial": "says what each factor does, and whether two of them add up"}, {}),
-    Part("Evidence", {"evidence": "has every difference that is judged, with its p"}, {}),
     Part("All scores", {"scores": "has the other scores"}, {"curves": "shows how the training went"}),
-    Part(
-        "Cost",
-        {"cost": "says what each variant costs", "speed": "gives the time of a prediction"},
-        {"pareto": "sets score against cost"},
-    ),
+    Part("Cost", {}, {"pareto": "sets score against cost"}),
     Part(
         "Where the predictions err",
         {},
@@ -96,7 +93,13 @@ def to_latex(
         [*_results(section, place, place.relative_to(out), chosen)]
         for section, place in zip(sections, places, strict=True)
     ]
-    body = [HEAD, "\\begin{document}", _title(sections), _abstract(sections)]
+    body = [
+        HEAD,
+        "\\begin{document}",
+        _title(sections),
+        "\\suppressfloats[t] % none above the abstract",
+        _abstract(sections),
+    ]
     if not summary and results[0]:  # in time for the top of a page: a float across both columns comes on the next
         text, floats = results[0][0]
         body, results[0][0] = body + floats, (text, [])
@@ -111,7 +114,18 @@ def to_latex(
         body += [line for text, floats in paragraphs for line in (text, *floats)]
     if cited:
         body += ["{\\small\n\\bibliographystyle{plain}\n\\bibliography{references}\n}"]
-    return "\n\n".join([*body, "\\end{document}"]) + "\n"
+    body.append("\\end{document}")
+    taken = "\n".join(body)
+    others = [line for place in places for line in _files(place, place.relative_to(out)) if line not in taken]
+    body += ["% What else there is:\n" + "\n".join(f"% {line}" for line in others)] * bool(others)
+    return "\n\n".join(body) + "\n"
+
+
+def _files(place: Path, beside: Path) -> Iterator[str]:
+    """What takes each table and figure that was written."""
+    for kind, folder, ending in (("input", "tables", "tex"), ("includegraphics", "figures/print", "pdf")):
+        for file in sorted((place / folder).glob(f"*.{ending}")):
+            yield f"\\{kind}{{{(beside / folder / file.name).as_posix()}}}"
 
 
 def _title(sections: Sequence[Section]) -> str:
@@ -129,7 +143,7 @@ def _abstract(sections: Sequence[Section]) -> str:
     for section in sections:
         holds = section.answer[-1:] if len(section.answer) > 1 else ()
         said = " ".join(text for _, text in methods(section.experiment))
-        warned = [warning for warning in section.warnings if warning not in said]
+        warned = [ELSEWHERE.sub("", warning) for warning in section.warnings if shortened(warning) not in said]
         lines.append(escape(" ".join([section.headline, *holds, *warned])))
     return "\n\n".join(["\\begin{abstract}\\noindent", *lines, "\\end{abstract}"])
 
@@ -146,7 +160,7 @@ def _results(
         for key, shows in part.tables.items():
             if (place / "tables" / f"{key}.tex").is_file() and rows.get(key, 0) <= MOST_ROWS:
                 said.append(f"Table~\\ref{{tab:{label}-{key}}} {shows}")
-                floats.append(f"\\input{{{(beside / 'tables' / key).as_posix()}.tex}}")
+                floats.append(f"\\input{{{(beside / 'tables' / f'{key}.tex').as_posix()}}}")
         for name, shows in part.figures.items():
             form = _form(place, name) if name in wanted else None
             if form is not None:

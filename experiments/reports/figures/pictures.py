@@ -27,7 +27,7 @@ from lightning_modules.components.scores.reductions import grid_share
 from lightning_modules.components.scores.table import PPM
 
 SAMPLES, EXTREMES = 3, 2  # images at most, of the extremes of each kind
-LONGEST = {False: 15.0, True: 8.2}  # inches, in print a page: fewer images where these would make a longer figure
+LONGEST = {False: 15.0, True: 4.0}  # inches, in print half a page: fewer images where these would make a longer figure
 ACROSS = 3  # tiles side by side in a column
 LOGITS = ("initial_logits", "logits")  # before and after the training
 CROP = 48  # pixels: fine enough to see single pixels in print

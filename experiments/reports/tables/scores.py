@@ -73,10 +73,8 @@ def cost_table(experiment: Experiment) -> Table:
     )
     title = f"Cost, measured on {device}"
     foot = [
-        (
-            f"{GMAC}; step: median time of a training step, ratio: to the baseline's, and peak memory: of training, on "
-            f"{device}."
-        )
+        f"M: millions; {GMAC}; step: median time of a training step, ratio: to the baseline's, and peak memory: of "
+        f"training, on {device}."
     ]
     return Table("cost", title, columns, rows, short="Cost", caption=caption, foot=foot)
 

@@ -54,7 +54,7 @@ class Number:
     def brief(self) -> str:
         """The first clause of its meaning, as a footnote has room for: "boundary F1: agreement of ..."."""
         said = re.split(r"(?<!al)\.(?= |$)|; ", self.meaning.partition(": ")[2])[0]
-        return f"{self.title}: {said}" if said else ""
+        return f"{self.title}: {said}{', in millionths (ppm)' * (self.unit.sign == 'ppm')}" if said else ""
 
 
 class Predicted(NamedTuple):
