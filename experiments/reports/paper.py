@@ -36,7 +36,7 @@ HEAD = r"""% Written by python -m experiments.report. A PDF of it, in this folde
 \renewcommand{\bottomfraction}{0.6}
 \renewcommand{\textfraction}{0.08}
 \renewcommand{\floatpagefraction}{0.7}
-\renewcommand{\dblfloatpagefraction}{0.7}
+\renewcommand{\dblfloatpagefraction}{0.9}
 \setcounter{topnumber}{3}
 \setcounter{totalnumber}{4}
 \setcounter{dbltopnumber}{3}

@@ -62,7 +62,10 @@ def write_table(table: Table, folder: Path, label: str) -> None:
 def in_print(table: Table) -> Table:
     """With a caption of one sentence, and below it the few that a paper has room for."""
     caption = re.split(r"(?<=[.?!]) (?=[A-Z])", table.caption or f"{table.title}.")[0]
-    return replace(table, caption=caption, notes=[*filter(None, table.notes if table.foot is None else table.foot)])
+    heads = table.heads or [row[0] for row in table.rows]
+    rows = [[head, *row[1:]] for head, row in zip(heads, table.rows, strict=True)]
+    notes = [*filter(None, table.notes if table.foot is None else table.foot)]
+    return replace(table, caption=caption, rows=rows, notes=notes)
 
 
 def to_markdown(table: Table) -> str:

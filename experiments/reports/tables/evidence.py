@@ -12,6 +12,7 @@ from experiments.reports.tables.text import Table, excluded, interval, number, p
 from lightning_modules.components.scores.table import PERCENT
 
 EXCLUDED = "Excluded, where there is no star: differences of this size or more."
+TIMES = "\N{MULTIPLICATION SIGN}"
 SPREAD_P = 0.05  # of the test of equal spreads, below which a note says what it means
 
 
@@ -83,15 +84,26 @@ def factorial_table(experiment: Experiment) -> Table:
             experiment, ((title_of(experiment, tuple(e.levels.items())), e.row) for e in experiment.effects)
         ),
     ]
-    foot = [
-        "One change: averaged over the levels of the other factors; two: what both add to the sum of each alone.",
-        *notes[1:],
-        EXCLUDED,
-    ]
+    levels: Mapping[str, str] = experiment.levels()[experiment.plan["baseline"]]
+    heads = [_brief(experiment, effect.levels) for effect in experiment.effects]
+    meaning = (
+        f"Each level against the baseline's ({', '.join(levels.values())}), averaged over the other factors; {TIMES}: "
+        "what two changes add to the sum of both."
+    )
+    foot = [meaning, *notes[1:], EXCLUDED]
     title = "Effects of the crossed factors on the mIoU, in points"
     columns = ["effect", "mIoU (points)", "excluded (points)"]
     short, caption = "Effects of factors", f"{title}, with simultaneous 95 % intervals."
-    return Table("factorial", title, columns, rows, notes=notes, short=short, caption=caption, foot=foot)
+    return Table("factorial", title, columns, rows, notes=notes, short=short, caption=caption, foot=foot, heads=heads)
+
+
+def _brief(experiment: Experiment, changed: Mapping[str, str]) -> str:
+    """An effect by its levels, with its factor where it is one alone, or where two factors have such a level."""
+    every = [level for levels in experiment.plan["factors"].values() for level in {*map(str, levels)}]
+    pair = len(changed) > 1
+    return f" {TIMES} ".join(
+        level if pair and every.count(level) == 1 else f"{factor}: {level}" for factor, level in changed.items()
+    )
 
 
 def evidence_table(experiment: Experiment) -> Table:

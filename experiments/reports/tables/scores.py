@@ -72,11 +72,11 @@ def cost_table(experiment: Experiment) -> Table:
         "ratio to the baseline."
     )
     title = f"Cost, measured on {device}"
-    foot = [
+    meaning = (
         f"M: millions; {GMAC}; step: median time of a training step, ratio: to the baseline's, and peak memory: of "
         f"training, on {device}."
-    ]
-    return Table("cost", title, columns, rows, short="Cost", caption=caption, foot=foot)
+    )
+    return Table("cost", title, columns, rows, short="Cost", caption=caption, foot=[meaning])
 
 
 def comparison_table(experiment: Experiment) -> Table:

@@ -16,7 +16,7 @@ class Table:
 
     `best` holds the places, row and column, of the best value of a column; `notes` are printed below. What a report
     does with a table is said here and nowhere else: `short`, `caption` and, where the notes are too many words for a
-    paper, `foot`.
+    paper, `foot` and `heads`.
     """
 
     key: str
@@ -29,6 +29,7 @@ class Table:
     short: str = ""  # its title in the table of contents
     caption: str = ""  # in print; a table without one is not for print
     foot: Sequence[str] | None = None  # below it in a paper, a sentence each; None: the notes
+    heads: Sequence[str] = ()  # of its rows in a paper, where those of the report are too long
 
 
 GMAC = "GMAC: billions of multiply-accumulates in the forward pass of one test image"
