@@ -113,7 +113,7 @@ def to_latex(
         body += [f"\\subsection{{{escape(section.experiment.plan['experiment'])}}}"] * bool(summary)
         body += [line for text, floats in paragraphs for line in (text, *floats)]
     if cited:
-        body += ["{\\small\n\\bibliographystyle{plain}\n\\bibliography{references}\n}"]
+        body += ["{\\footnotesize\n\\bibliographystyle{plain}\n\\bibliography{references}\n}"]
     body.append("\\end{document}")
     taken = "\n".join(body)
     others = [line for place in places for line in _files(place, place.relative_to(out)) if line not in taken]
@@ -144,7 +144,8 @@ def _abstract(sections: Sequence[Section]) -> str:
         holds = section.answer[-1:] if len(section.answer) > 1 else ()
         said = " ".join(text for _, text in methods(section.experiment))
         warned = [ELSEWHERE.sub("", warning) for warning in section.warnings if shortened(warning) not in said]
-        lines.append(escape(" ".join([section.headline, *holds, *warned])))
+        brackets = ["In brackets: 95 % intervals."] * ("[" in section.headline)
+        lines.append(escape(" ".join([section.headline, *brackets, *holds, *warned])))
     return "\n\n".join(["\\begin{abstract}\\noindent", *lines, "\\end{abstract}"])
 
 

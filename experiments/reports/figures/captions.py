@@ -127,8 +127,8 @@ def _extremes(experiment: Experiment, form: Form) -> str:
 
 def _samples(experiment: Experiment, form: Form) -> str:
     return (
-        "Test images, not chosen by any score, their truth and the prediction of every variant; numbers "
-        f"are the mIoU of the one image in percent. {one_seed(experiment)}"
+        "Test images, below their names, not chosen by any score, with the truth and the prediction of every variant; "
+        f"numbers are the mIoU of the one image in percent. {one_seed(experiment)}"
     )
 
 
