@@ -60,14 +60,18 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("together")
     folders = [write_crossed(place / data, PLAIN, data) for data in ("brain", "shapes")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "FIGURES", {"pareto": FIGURES["pareto"]})  # without that of the answer
+        patch.setattr(figures, "FIGURES", {"samples": FIGURES["samples"]})  # without that of the answer
         write(collect(folders, place / "both"))
     return place / "both"
 
 
 def check_text(folder: Path) -> str:
     """That every file which the paper takes is there, every reference has its label, and braces are balanced."""
-    text = (folder / "paper.tex").read_text(encoding="utf-8")
+    whole = (folder / "paper.tex").read_text(encoding="utf-8")
+    left_out = re.findall(r"^% \\\w+\{([^}]+)\}", whole, re.MULTILINE)
+    assert left_out and all((folder / name).is_file() for name in left_out)
+    text = re.sub(r"^%.*\n", "", whole, flags=re.MULTILINE)
+    assert not any(f"{{{name}}}" in text for name in left_out)
     taken = re.findall(r"\\input\{([^}]+)\}|\\includegraphics\{([^}]+)\}", text)
     every = text + "".join((folder / (table or figure)).read_text("utf-8") for table, figure in taken if table)
     assert taken and all((folder / (table or figure)).is_file() for table, figure in taken)
@@ -127,7 +131,7 @@ def test_several_experiments_are_sections_under_one_table(together: Path, tmp_pa
     text = check_text(together)
     assert "\\input{tables/summary.tex}" in text and text.count("\\subsection") == 2
     for name in ("of_brain", "of_shapes"):
-        assert f"\\input{{{name}/tables/answer.tex}}" in text and f"{{{name}/figures/print/pareto-" in text
+        assert f"\\input{{{name}/tables/answer.tex}}" in text and f"{{{name}/figures/print/samples-" in text
     compile_paper(together, "pdflatex", tmp_path / "x")
 
 
