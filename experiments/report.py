@@ -8,9 +8,10 @@
 
 Writes table.md, table.csv, table.tex, cells.csv, figures/*.png, report.html, methods.md, methods.tex, references.bib,
 reproduce.sh, environment.json and, of code that was not committed, code-*.patch. For a paper there are
-figures/print/*.pdf, as wide as a column and as a page, and tables/*.tex, *.md and *.html. They lie in the folder of one
-experiment, of several in --out, with figures and tables in <experiment>/ there. Folders of the same grid with other
-seeds are joined into one experiment. Others stand below one another, under a table of all of them.
+paper.tex, a whole one of two columns, figures/print/*.pdf, as wide as a column and as a page, and tables/*.tex, *.md
+and *.html. They lie in the folder of one experiment, of several in --out, with figures and tables in <experiment>/
+there. Folders of the same grid with other seeds are joined into one experiment. Others stand below one another, under a
+table of all of them.
 
 --only compares some of the variants with the baseline, and writes into a folder of its own. --record also writes
 <experiment>.md, the form in which a finished experiment is committed. What a person wrote into it is kept. --list shows

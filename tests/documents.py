@@ -36,10 +36,12 @@ DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 PLACEHOLDERS = {"MINUTES": "5", "N": "2", "MODEL": "unet", "--model NAME": "unet", "--data NAME": "shapes"}
 FOREIGN = {
     "bash",
+    "bibtex",
     "cd",
     "source",
     "jupyter",
     "jupytext",
+    "pdflatex",
     "wandb",
     "ray",
     "tmux",

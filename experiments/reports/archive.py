@@ -36,6 +36,7 @@ README = """# {title}
 | `report.html` | everything on one page that needs no network |
 | `table.md`, `table.csv`, `table.tex` | the tables; `figures/`: the figures |
 | `methods.md`, `references.bib` | how it was done, and whom it cites |
+| `paper.tex` | all of it as a paper: `pdflatex paper`, `bibtex paper`, and `pdflatex paper` twice |
 | `cells.csv` | the pixels of each variant, seed, image and class, from which every IoU follows |
 | `runs/` | of each training its settings, scores, curves and machine{predictions} |
 | `reproduce.sh`, `environment.json`{patches} | to train it again: commit, versions, commands |

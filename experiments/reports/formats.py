@@ -16,7 +16,7 @@ from experiments.evidence.scored import scored
 from experiments.reports.commands import uncommitted
 from experiments.reports.page import Section
 from experiments.reports.tables import Table
-from experiments.reports.typeset import HEAD
+from experiments.reports.typeset import HEAD, label_of
 from experiments.reports.typeset import to_latex as typeset
 from experiments.shell.files import slug
 from lightning_modules.components.scores.table import ASKED, PERCENT, SCORES, SIZES, Number, errors
@@ -157,7 +157,7 @@ def to_latex(sections: Sequence[Section], summary: Table | None = None) -> str:
     if summary:
         parts.append(typeset(replace(summary, caption=f"{summary.title}."), "summary"))
     for section in sections:
-        name = re.sub(r"[^A-Za-z0-9]+", "-", section.experiment.plan["experiment"])
+        name = label_of(section.experiment.plan["experiment"])
         parts += [
             typeset(replace(table, caption=_caption(table, section)), f"{name}-{table.key}")
             for table in section.tables

@@ -17,6 +17,7 @@ from experiments.shell.citation import bibtex, key_of
 from lightning_modules.components.scores.table import PER_IMAGE, PERCENT
 
 HOTHORN, STEIN = "10.1002/bimj.200810425", "10.1214/aoms/1177731088"
+HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28}\b")  # of a commit, which its first digits name
 CITED = re.compile(r"\[@([^\]]+)\]")
 
 LOSSES = {
@@ -68,8 +69,8 @@ def to_markdown(experiments: Sequence[Experiment]) -> str:
 
 
 def to_latex(experiments: Sequence[Experiment]) -> str:
-    head = "% Written by python -m experiments.report. Needs \\bibliography{references} and a style; no package.\n\n"
-    return head + _written(
+    needs = "Needs \\bibliography{references}, a style and \\usepackage{url}."
+    return f"% Written by python -m experiments.report. {needs}\n\n" + _written(
         experiments,
         "\\subsection{{{}}}",
         "\\paragraph{{{}.}} {}",
@@ -216,7 +217,7 @@ def _scores(experiment: Experiment) -> list[str]:
         as_scored(
             "The score is the mean intersection over union (mIoU) on the test images: the confusion matrices of all "
             "images are added up, and the IoU of the classes is averaged. It is of the weights after the last step; "
-            "no checkpoint was chosen by its score.",
+            "no checkpoint was chosen by its score. Differences of scores are in percentage points.",
             experiment.plan,
         ),
         *_beside(experiment),
@@ -300,7 +301,7 @@ def _computation(experiment: Experiment) -> list[str]:
         sentences.append(f"Software{software}: {f'Python {python[0]}, ' if len(python) == 1 else ''}{versions[0]}.")
     codes = _distinct(code_of(e) for e in environments)
     sentences.append(f"The code is SegLab at commit {_listed(codes)}." if codes else "")
-    return [*sentences, *experiment.deviations]
+    return [shortened(sentence) for sentence in (*sentences, *experiment.deviations)]
 
 
 def _energy(experiment: Experiment) -> str:
@@ -316,6 +317,11 @@ def _energy(experiment: Experiment) -> str:
 
 
 # ---- words
+
+
+def shortened(text: str) -> str:
+    """With the first digits of each commit."""
+    return HASH.sub(r"\1", text)
 
 
 def _class(plan: Mapping[str, Any]) -> str:

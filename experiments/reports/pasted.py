@@ -11,7 +11,7 @@ from experiments.reports.formats import escape_markdown, rows_to_markdown
 from experiments.reports.tables import Table
 from experiments.reports.tables.evidence import star_note
 from experiments.reports.tables.paper import paper_table, test_note
-from experiments.reports.typeset import HEAD, lay_out, to_latex
+from experiments.reports.typeset import HEAD, label_of, lay_out, to_latex
 from experiments.shell.files import write_atomic
 from experiments.shell.places import below
 
@@ -35,9 +35,11 @@ def write_tables(
     # One decimal where that alone fits into a column: standard deviations are of tenths of a point at least.
     fitting = (t for t in main if not lay_out(t).star and not any(_at_zero(cell) for row in t.rows for cell in row))
     first = next(fitting, main[0])
-    name = re.sub(r"[^A-Za-z0-9]+", "-", experiment.plan["experiment"])
+    name = label_of(experiment.plan["experiment"])
     tables = list(tables)
-    shown = [first, *(_for_paper(t, experiment) for t in tables if t.key != first.key and t.caption and t.rows)]
+    star, test = star_note(experiment), test_note(experiment)
+    others = [in_print(table) for table in tables if table.key != first.key and table.caption and table.rows]
+    shown = [first, *(replace(t, notes=[test if note == star else note for note in t.notes]) for t in others)]
     for key in {table.key for table in tables} - {table.key for table in shown}:
         for kind in KINDS:
             below(folder, "tables", f"{key}.{kind}").unlink(missing_ok=True)
@@ -57,11 +59,13 @@ def write_table(table: Table, folder: Path, label: str) -> None:
         write_atomic(below(folder, "tables", f"{table.key}.{kind}"), text)
 
 
-def _for_paper(table: Table, experiment: Experiment) -> Table:
-    """With a caption of one sentence, and the test by its name."""
-    caption = re.split(r"(?<=[.?!]) (?=[A-Z])", table.caption)[0]
-    star = star_note(experiment)
-    return replace(table, caption=caption, notes=[test_note(experiment) if n == star else n for n in table.notes])
+def in_print(table: Table) -> Table:
+    """With a caption of one sentence, and below it the few that a paper has room for."""
+    caption = re.split(r"(?<=[.?!]) (?=[A-Z])", table.caption or f"{table.title}.")[0]
+    heads = table.heads or [row[0] for row in table.rows]
+    rows = [[head, *row[1:]] for head, row in zip(heads, table.rows, strict=True)]
+    notes = [*filter(None, table.notes if table.foot is None else table.foot)]
+    return replace(table, caption=caption, rows=rows, notes=notes)
 
 
 def to_markdown(table: Table) -> str:

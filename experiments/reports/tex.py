@@ -56,7 +56,8 @@ for case, letters in (("SMALL", GREEK), ("CAPITAL", CAPITALS)):
 # Accents by their combining signs, as LaTeX writes them.
 ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": "."}
 ACCENTS |= {"\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c", "\u0323": "d", "\u0331": "b"}
-OPEN, CLOSE, APART = "\ue000", "\ue001", "\ue002"  # private signs, that no text has at this point
+LONG = 25  # letters, from which on a word may be parted behind any of its signs
+OPEN, CLOSE, APART, PART = "\ue000", "\ue001", "\ue002", "\ue003"  # private signs, that no text has at this point
 
 
 def escape(text: str) -> str:
@@ -70,12 +71,19 @@ def escape(text: str) -> str:
     text = re.sub(r"(?<![\w.})\]-])-(?=\d)", "\N{MINUS SIGN}", text)  # not the hyphen of a name
     text = re.sub(r'(?<![^\s(\[{/=+-])"', OPEN, text).replace('"', CLOSE)
     text = re.sub(r"(?<![^\s(\[{/])'(?=\w)", "\N{LEFT SINGLE QUOTATION MARK}", text)
+    text = re.sub(rf"\S{{{LONG},}}", _parted, text)
     text = re.sub(r"(?<=([-'`,<>]))(?=\1)|(?<=[!?])(?=`)", APART, text)  # which TeX would join to another sign
     return "".join(_sign(character) for character in text)
 
 
+def _parted(word: re.Match[str]) -> str:
+    """A long word with the places where a line may end: behind signs, and in what no language hyphenates."""
+    parts = re.sub(r"(?<=[^\W_][+_/=:.,;)])(?=\w)", PART, word[0])
+    return re.sub(rf"(?=\w*\d)\w{{{LONG},}}", lambda run: PART.join(re.findall(".{1,8}", run[0])), parts)
+
+
 def _sign(character: str) -> str:
-    private = {OPEN: "``", CLOSE: "''", APART: "{}"}
+    private = {OPEN: "``", CLOSE: "''", APART: "{}", PART: "\\allowbreak{}"}
     if (found := private.get(character) or SPECIAL.get(character)) is not None:
         return found
     if character.isascii():

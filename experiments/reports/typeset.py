@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from experiments.reports.tables.text import Table
 from experiments.reports.tex import escape
 
-COLUMN, PAGE = 3.35 * 72.27, 6.8 * 72.27  # points of TeX, and a little room on a page
+COLUMN, PAGE = 3.35 * 72.27, 6.8 * 72.27  # points of TeX, and a little room
 # Points of an em where a class has 10-point letters: small ones of Computer Modern are wider for their size.
 SIZES = {"small": 9.25, "footnotesize": 8.5, "scriptsize": 7.97}
 THIN, WIDE = {"f": 0.31, "i": 0.28, "j": 0.31, "l": 0.28, "r": 0.39, "s": 0.39, "t": 0.39}, {"m": 0.83, "w": 0.72}
-SIGNS = {"\N{PLUS-MINUS SIGN}": 0.78, "+": 0.78, "*": 0.4, "(": 0.39, ")": 0.39, "%": 0.83, "/": 0.5, "-": 0.34}
-EM = THIN | WIDE | SIGNS | dict.fromkeys(" .,;:[]|'", 0.29)
+BROAD = dict.fromkeys("bdhnpqu", 0.56) | dict.fromkeys("kvxy", 0.53) | dict.fromkeys("cez", 0.45)
+SIGNS = {"\N{PLUS-MINUS SIGN}": 0.78, "+": 0.78, "*": 0.48, "(": 0.39, ")": 0.39, "%": 0.83, "/": 0.5, "-": 0.34}
+EM = THIN | WIDE | BROAD | SIGNS | dict.fromkeys(" .,;:[]|'", 0.29)
 HEAD = "% Written by python -m experiments.report. Needs \\usepackage{booktabs}.\n"
-GAP = 3.0  # points to either side of a column
+GAP = 2.7  # points to either side of a column, which a little more is reckoned for
+RECKONED = 3.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ def to_latex(table: Table, label: str) -> str:
     )
 
 
+def label_of(experiment: str) -> str:
+    """What the labels of its tables and figures begin with."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", experiment)
+
+
 def lay_out(table: Table) -> Layout:
     """One column where that holds it, else the page; columns that do not fit on it go into blocks."""
     widths, every = _widths(table), range(len(table.columns))
@@ -56,7 +63,7 @@ def lay_out(table: Table) -> Layout:
 
 
 def _room(widths: Sequence[float], columns: Iterable[int], size: str) -> float:
-    return sum(SIZES[size] * widths[column] + 2 * GAP for column in columns) - 2 * GAP
+    return sum(SIZES[size] * widths[column] + 2 * RECKONED for column in columns) - 2 * RECKONED
 
 
 def _widths(table: Table) -> list[float]:

@@ -16,13 +16,13 @@ from experiments.evidence.join import join
 from experiments.evidence.scored import WARNING, as_scored, scored
 from experiments.evidence.spread import diverged
 from experiments.evidence.subset import choose, with_margin
-from experiments.reports import formats, methods
+from experiments.reports import formats, methods, paper
 from experiments.reports.answer import answer
 from experiments.reports.cells import MOST_ROWS, count_rows, write_cells
 from experiments.reports.commands import patches, read_code, show_command
-from experiments.reports.figures import missing_figures, write_figures
+from experiments.reports.figures import missing_figures, too_tall, write_figures
 from experiments.reports.page import SHOWN_WARNINGS, Section, render
-from experiments.reports.pasted import write_table, write_tables
+from experiments.reports.pasted import in_print, write_table, write_tables
 from experiments.reports.reproduce import report_environment, reproduce_script
 from experiments.reports.tables import Table, make_notes, make_summary, make_tables
 from experiments.reports.tables.evidence import SPREAD_P
@@ -40,10 +40,12 @@ class Report:
 
     out: Path
     sections: Sequence[Section]
+    places: Sequence[Path]  # of tables and figures of each
     summary: Table | None  # of several experiments
     script: str  # reproduce.sh
     patches: dict[str, bytes]  # which it applies, by the SHA-256
     environment: dict[str, Any]
+    figures: Collection[str] | None  # that were asked for, by name
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,21 @@ def collect(
     )
     kept, environment = patches(experiments), report_environment(experiments)
     script = reproduce_script(experiments, folders_of, read_code(environment["report"]))
-    sections = []
+    sections, places = list[Section](), list[Path]()
     shown = choose(experiments, only) if only else experiments
     for experiment in map(_without_places, shown if margin is None else [with_margin(one, margin) for one in shown]):
         place = below(out, folders_of[experiment.plan["experiment"]], "figures").parent if several else out
-        notes = make_notes(experiment) + [
-            f"Not drawn: {name}; {why}" for name, why in missing_figures(experiment).items()
-        ]
         figures = write_figures(experiment, place, chosen=printed.figures, formats=printed.formats)
+        asked = figures if printed.figures is None else {*printed.figures} & {*figures}
+        notes = make_notes(experiment)
+        notes += [f"Not drawn: {name}; {why}" for name, why in missing_figures(experiment).items()]
+        notes += too_tall(place, asked, printed.formats[0])
         tables = make_tables(experiment, printed.scores)
+        places.append(place)
         write_tables(experiment, tables, place, printed.columns, transpose=printed.transpose)
         sections.append(Section(experiment, answer(experiment), tables, notes, warnings(experiment), figures))
     summary = make_summary([section.experiment for section in sections], pooled=pooled) if several else None
-    return Report(out, sections, summary, script, kept, environment)
+    return Report(out, sections, places, summary, script, kept, environment, printed.figures)
 
 
 def write(report: Report, *, cells: bool = False) -> Path:
@@ -114,7 +118,7 @@ def write(report: Report, *, cells: bool = False) -> Path:
     write_atomic(report.out / "table.md", formats.to_markdown(report.sections, report.summary))
     write_atomic(report.out / "table.csv", formats.to_csv(report.sections))
     if report.summary:
-        write_table(report.summary, report.out, "summary")
+        write_table(in_print(report.summary), report.out, "summary")
     write_atomic(report.out / "table.tex", formats.to_latex(report.sections, report.summary))
     experiments = [section.experiment for section in report.sections]
     rows, file = count_rows(experiments), report.out / "cells.csv"
@@ -128,6 +132,10 @@ def write(report: Report, *, cells: bool = False) -> Path:
     write_json(report.out / "environment.json", report.environment)
     write_atomic(page, render(report.sections, report.summary))
     _write_methods(report)
+    write_atomic(
+        report.out / "paper.tex",
+        paper.to_latex(report.sections, report.places, report.out, report.summary, report.figures),
+    )
     _print(report, page)
     if not file.exists():
         console().print(Text(f"not written: cells.csv, of {rows:,} rows; --cells writes it"), soft_wrap=True)
@@ -138,6 +146,8 @@ def _write_methods(report: Report) -> None:
     """methods.md, methods.tex and references.bib, for which CITATION.cff is needed; a checkout has it."""
     if not PLACE.is_file():
         console().print(Text("not written: methods.md, methods.tex and references.bib, as there is no CITATION.cff"))
+        for name in ("methods.md", "methods.tex", "references.bib"):  # of an earlier report
+            (report.out / name).unlink(missing_ok=True)
         return
     experiments = [section.experiment for section in report.sections]
     forms = {"methods.md": methods.to_markdown, "methods.tex": methods.to_latex, "references.bib": methods.to_bibtex}

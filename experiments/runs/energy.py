@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,8 +65,7 @@ class Gpu:
     """
 
     def __init__(self, uuid: str) -> None:
-        from codecarbon.core import gpu_nvidia
-
+        gpu_nvidia: Any = import_module("codecarbon.core.gpu_nvidia")  # whose pynvml is not said to be its own
         if gpu_nvidia.pynvml is None:
             raise RuntimeError("NVML, the library of the driver, cannot be loaded")
         try:
@@ -144,7 +144,8 @@ class Meter:
             words = f"{len(made)} {PARTS[part]}{'s' * (len(made) > 1)}" if part == "cpu" else "all DRAM"
             self.counted[part] = f"{words}, whatever else ran"
             if part == "cpu":
-                read = [(place, float(one.file.last_energy)) for place, one in enumerate(made)]
+                energies: list[Any] = [one.file.last_energy for one in made]  # of none that is closed
+                read = [(place, float(energy)) for place, energy in enumerate(energies)]
                 self.mirrored = find_mirrored_counters(read, SEQUENTIAL_READ_TOLERANCE_KWH)
 
     def _gpus(self, uuids: Sequence[str]) -> None:

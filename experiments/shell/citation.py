@@ -63,6 +63,9 @@ def entry(reference: Mapping[str, Any]) -> str:
         fields |= {"eprint": url.removeprefix(ARXIV), "archiveprefix": "arXiv"}
     elif url:
         fields["url"] = url
+    if kind == "misc" and url:  # such an entry is found nowhere else, and most styles print neither eprint nor url
+        arxiv = fields.get("eprint")
+        fields["howpublished"] = f"arXiv:{arxiv}" if arxiv else f"\\url{{{url}}}"
     lines = [f"  {name:<13} = {{{value}}}," for name, value in fields.items() if value]
     return "\n".join([f"@{kind}{{{key(reference)},", *lines, "}"])
 

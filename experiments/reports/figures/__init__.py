@@ -32,6 +32,7 @@ __all__ = [
     "label_colours",
     "missing_figures",
     "save_figure",
+    "too_tall",
     "write_figures",
 ]
 
@@ -56,6 +57,7 @@ FIGURES: dict[str, tuple[Callable[[Experiment, Form], Drawn], Callable[[Experime
     "samples": (pictures.samples, _always),
     "logits": (pictures.logits, pictures.refuse_logits),
 }
+MOST_INCHES = 9.0  # of the height of a page
 FIRST, NARROW = "seeds", "seeds-narrow"  # the figure that stands with the answer, and its form for a phone
 # In print, and what is written into each so that it holds no date.
 FORMATS: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "pgf": {}}
@@ -72,7 +74,8 @@ def write_figures(
 ) -> dict[str, tuple[bytes, str]]:
     """Writes figures/<name>.png and, for print, figures/print/<name>-column and -page in each of the formats.
 
-    Returns the PNG and the caption of each that can be drawn, of `chosen` ones alone where these are named, and of that
+    A form for print that would be taller than a page is left out: `too_tall` tells which. Returns the PNG and the
+    caption of each that can be drawn, of `chosen` ones alone where these are named, and of that
     which stands with the answer, in its two forms. What an earlier report wrote and this one does not is deleted: it
     may be of other cells. Raises CannotWriteError where `figures` is a link.
     """
@@ -93,13 +96,24 @@ def write_figures(
                         png = save_figure(figure, path, {"Software": None})
                         written[pictures[form]] = (png, as_scored(caption, experiment.plan))
                         stale.discard(path)
-                    for kind in formats if form.printed and asked else ():
+                    fits = figure.get_figheight() <= MOST_INCHES
+                    for kind in formats if form.printed and asked and fits else ():
                         path = _printed(folder, name, form, kind)
                         _save_printed(figure, path, form)
                         stale.discard(path)
         for path in sorted(stale):
             path.unlink(missing_ok=True)
     return written
+
+
+def too_tall(folder: Path, names: Collection[str], kind: str) -> list[str]:
+    """A sentence for each width in which some of the figures, all of them written, have no file of this kind."""
+    sentences = []
+    for form in PRINTED:
+        if lost := [name for name in FIGURES if name in names and not _printed(folder, name, form, kind).is_file()]:
+            wide = f"as wide as a {form.name} ({form.width:g} inches)"
+            sentences.append(f"Not drawn {wide}, as it would be taller than {MOST_INCHES:g}: {', '.join(lost)}.")
+    return sentences
 
 
 def _printed(folder: Path, name: str, form: Form, kind: str) -> Path:

@@ -27,6 +27,7 @@ from experiments.reports.figures.looks import (
     limits,
     looks,
     matrix,
+    row_height,
     short,
     variant_legend,
 )
@@ -42,8 +43,7 @@ def confusion(experiment: Experiment, form: Form = WIDE) -> Drawn:
     plan, factor = experiment.plan, PERCENT[1]
     baseline = plan["baseline"]
     of_baseline, names = _normalised(experiment, baseline), plan["class_names"]
-    apart = {name: experiment.difference(name, baseline, "miou") for name in plan["variants"] if name != baseline}
-    ranked = sorted((name for name in apart if apart[name].n), key=lambda name: -abs(apart[name].mean))
+    other = most_different(experiment)
     shown = list(range(len(names)))
     cut = ""
     if len(names) > MOST_CONFUSED:
@@ -60,7 +60,7 @@ def confusion(experiment: Experiment, form: Form = WIDE) -> Drawn:
     panel = form.width if form.narrow else form.width / 2
     numbered = len(shown) <= WITH_NUMBERS and not (form.printed and len(shown) > 0.7 * panel / 0.3)
     digits = 0 if numbered else None
-    count = 2 if ranked else 1
+    count = 2 if other else 1
     labels = [short(names[k], 16 if form.narrow else 24) for k in shown]
     longest = form.length(max(map(len, labels))) if form.printed else 0.07 * max(map(len, labels))  # inches, about
     below = [label.replace(" ", "\n") for label in labels] if form.printed else labels
@@ -79,8 +79,8 @@ def confusion(experiment: Experiment, form: Form = WIDE) -> Drawn:
         f"{short(baseline)}:\nshare of the true class's pixels (%)"
     )
     caption, points = "", "points" if form.printed else "percentage points"
-    if ranked:
-        other = ranked[0]
+    if other:
+        apart = experiment.difference(other, baseline, "miou")
         change = (_normalised(experiment, other) - of_baseline)[rows]
         largest = max(float(np.nanmax(np.abs(change), initial=0)), 1e-9)
         finer = None if digits is None else 1
@@ -88,11 +88,11 @@ def confusion(experiment: Experiment, form: Form = WIDE) -> Drawn:
         figure.colorbar(drawn, ax=axes[1], location="bottom", aspect=40, fraction=0.05).set_label(
             f"{short(other)}\nminus {short(baseline, 26 if form.printed else 40)} ({points})"
         )
-        signed = f"{factor * apart[other].mean:+.2f}"
+        signed = f"{factor * apart.mean:+.2f}"
         caption = (
             f" Right: the same matrix of {other} minus it, in percentage points (blue: more, orange: fewer pixels). Of "
             f"all variants it is the one whose mean mIoU differs most from the baseline's ({signed} points, "
-            f"{apart[other].n} seed{'s' if apart[other].n > 1 else ''}). Better is blue on the diagonal and orange off "
+            f"{apart.n} seed{'s' if apart.n > 1 else ''}). Better is blue on the diagonal and orange off "
             "it."
         )
     elif not form.narrow:
@@ -119,7 +119,7 @@ def errors(experiment: Experiment, form: Form = WIDE) -> Drawn:
     panels = 1 + with_segments
     if form.printed:
         below = legend_height(plan, look, form)
-        tall = 0.6 + 0.34 * form.row * rows.count, 0.4 + (0.34 if form.narrow else 0.25) * len(pairs)
+        tall = 0.6 + row_height(form, rows) * rows.count, 0.4 + (0.34 if form.narrow else 0.25) * len(pairs)
         tall = (tall[0] * (panels if form.narrow else 1), tall[1])
     else:
         below, tall = 0.7, (0.8 + 0.34 * rows.count, 0.7 + 0.36 * len(pairs))
@@ -166,7 +166,7 @@ def errors(experiment: Experiment, form: Form = WIDE) -> Drawn:
 def calibration(experiment: Experiment, form: Form = WIDE) -> Drawn:
     """Accuracy against confidence, how often each confidence occurs, and the calibration error of every seed."""
     plan, look, rows = experiment.plan, looks(experiment.plan), lay_rows(experiment.plan)
-    row = 0.4 + 0.34 * form.row * rows.count
+    row = 0.4 + row_height(form, rows) * rows.count
     if form.narrow:
         heights, below = (2.1, 0.8, row), legend_height(plan, look, form)
         figure = Figure(figsize=(form.width, sum(heights) + 0.3 + below), layout="constrained")
@@ -219,6 +219,14 @@ def calibration(experiment: Experiment, form: Form = WIDE) -> Drawn:
         "the mean over pixels of |accuracy - confidence| of their bin: every seed (dots), the mean and a thin "
         "line from the lowest to the highest seed. Lower is better."
     )
+
+
+def most_different(experiment: Experiment) -> str:
+    """The variant whose mean mIoU differs most from that of the baseline; "" where none can be compared."""
+    baseline = experiment.plan["baseline"]
+    others = (name for name in experiment.plan["variants"] if name != baseline)
+    apart = {name: experiment.difference(name, baseline, "miou") for name in others}
+    return max((name for name in apart if apart[name].n), key=lambda name: abs(apart[name].mean), default="")
 
 
 def refuse_confusion(experiment: Experiment) -> str:

@@ -53,6 +53,8 @@ STYLE: Any = {
     "svg.hashsalt": "seglab",  # the same names in the same file
     "text.parse_math": False,  # a dollar in a class name is a dollar
 }
+MANY = 12  # rows, from where on they are drawn closer to one another
+CLOSE = 0.14  # inches, for letters of 7 points
 DPI = WIDE.dpi
 WIDTH = WIDE.width  # inches
 BASELINE = "(baseline)"  # behind its name; a star is for a difference
@@ -212,6 +214,11 @@ def lay_rows(plan: Mapping[str, Any]) -> Rows:
             rows.heights[name] = count
             count += 1
     return rows
+
+
+def row_height(form: Form, rows: Rows) -> float:
+    """Inches of a row: in print many lie as close as their letters allow."""
+    return CLOSE if form.printed and rows.count > MANY else 0.34 * form.row
 
 
 def label_rows(axis: Axes, rows: Rows, experiment: Experiment, form: Form = WIDE) -> None:

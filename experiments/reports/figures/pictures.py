@@ -27,7 +27,7 @@ from lightning_modules.components.scores.reductions import grid_share
 from lightning_modules.components.scores.table import PPM
 
 SAMPLES, EXTREMES = 3, 2  # images at most, of the extremes of each kind
-LONGEST = {False: 15.0, True: 8.2}  # inches, in print a page: fewer images where these would make a longer figure
+LONGEST = {False: 15.0, True: 4.0}  # inches, in print half a page: fewer images where these would make a longer figure
 ACROSS = 3  # tiles side by side in a column
 LOGITS = ("initial_logits", "logits")  # before and after the training
 CROP = 48  # pixels: fine enough to see single pixels in print
@@ -75,13 +75,13 @@ def samples(experiment: Experiment, form: Form = WIDE) -> Drawn:
     figure = _tiles(strips, width, *_class_legend(experiment, shown), form)
     return figure, (
         "Look at thin structures and at class borders, where the variants differ. The same test images, predicted by "
-        f"every variant. mIoU: of this one image. {_one_seed(experiment)}"
+        f"every variant. mIoU: of this one image. {one_seed(experiment)}"
     )
 
 
 def extremes(experiment: Experiment, form: Form = WIDE) -> Drawn:
     """The worst and the best test images, with the predictions of the baseline and of the best other variant."""
-    baseline, other = experiment.plan["baseline"], _best_other(experiment)
+    baseline, other = experiment.plan["baseline"], best_other(experiment)
     colours = label_colours(experiment.plan["palette"])
     names = [name for name in (baseline, other) if name and experiment.cells[name]]
     pair = len(names) == 2
@@ -109,7 +109,7 @@ def extremes(experiment: Experiment, form: Form = WIDE) -> Drawn:
     return _tiles(strips, width, labels, patches, form), (
         "What kind of image fails: these are not typical of the test images. The test images with the lowest and with "
         f"the highest mIoU of the image alone (mean over variants), predicted by the baseline, {baseline}{best}.{which}"
-        f" An image has a low mIoU also for a class of a few pixels that is missed. {_one_seed(experiment)}"
+        f" An image has a low mIoU also for a class of a few pixels that is missed. {one_seed(experiment)}"
     )
 
 
@@ -197,12 +197,12 @@ def _first_seeds(experiment: Experiment) -> dict[str, Cell]:
     return {name: cells[min(cells)] for name, cells in experiment.cells.items() if cells}
 
 
-def _one_seed(experiment: Experiment) -> str:
+def one_seed(experiment: Experiment) -> str:
     seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in _first_seeds(experiment).values()}))
     return f"One seed of each variant, the lowest that finished ({seeds})."
 
 
-def _best_other(experiment: Experiment) -> str:
+def best_other(experiment: Experiment) -> str:
     """The variant of highest mean mIoU beside the baseline; "" for none."""
     others = [name for name, cells in experiment.cells.items() if cells and name != experiment.plan["baseline"]]
     return max(others, key=lambda name: experiment.estimate(name, "miou").mean, default="")

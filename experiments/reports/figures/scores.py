@@ -17,6 +17,7 @@ from experiments.evidence.scored import as_scored
 from experiments.reports.figures.forms import TEXT, WIDE, Form
 from experiments.reports.figures.looks import (
     FALL_AND_RISE,
+    MANY,
     Drawn,
     Look,
     Rows,
@@ -29,20 +30,20 @@ from experiments.reports.figures.looks import (
     log_scale,
     looks,
     matrix,
+    row_height,
     short,
 )
 from lightning_modules.components.scores.table import PERCENT, SCORES
 
 PANELS = ("miou", "boundary_f1", "checkerboard")
 NUMBERED_SEEDS = 6  # with more, or with MANY rows, the dots of a row are too small to hold their numbers
-MANY = 12  # rows, from where on they are drawn closer to one another
 MOST_CLASSES = 40  # rows that a page holds
 
 
 def scores(experiment: Experiment, form: Form = WIDE) -> Drawn:
     """Every seed's score and the mean, a row for each variant and a panel for each score."""
     look, rows, count = looks(experiment.plan), lay_rows(experiment.plan), len(PANELS)
-    height = (0.55 if form.printed else 1.1) + 0.32 * form.row * rows.count
+    height = (0.55 if form.printed else 1.1) + row_height(form, rows) * rows.count
     figure = Figure(figsize=(form.width, height * (count if form.narrow else 1)), layout="constrained")
     axes = figure.subplots(count, 1) if form.narrow else figure.subplots(1, count, sharey=True)
     for axis, score in zip(axes, PANELS, strict=True):

@@ -54,4 +54,5 @@ def _as_scored(table: Table, plan: Mapping[str, Any]) -> Table:
         short=as_scored(table.short, plan),
         caption=as_scored(table.caption, plan),
         notes=[as_scored(note, plan) for note in table.notes],
+        foot=None if table.foot is None else [as_scored(note, plan) for note in table.foot],
     )

@@ -2,7 +2,7 @@
 
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
 from experiments.evidence.experiment import Experiment
-from experiments.reports.tables.text import Table, mean_std, number, seeds_done, seeds_listed, signed
+from experiments.reports.tables.text import Table, as_sentence, mean_std, number, seeds_done, seeds_listed, signed
 from lightning_modules.components.scores.table import BOUNDARY, PERCENT, errors
 
 
@@ -36,7 +36,11 @@ def error_table(experiment: Experiment) -> Table:
         f"{seeds_listed(experiment)}; in brackets the difference to the baseline, paired by seed."
     )
     columns = ["variant", "seeds", *titles.values()]
-    return Table("errors", title, columns, rows, notes=notes, short="Errors and calibration", caption=caption)
+    foot = [as_sentence([shown[score].brief for score in shown if score in stored])]
+    foot += ["-: not stored in these cells."] * (len(stored) < len(shown))
+    foot += ["A segment is a connected component of one class."] * bool({"missed", "hallucinated"} & stored)
+    short = "Errors and calibration"
+    return Table("errors", title, columns, rows, notes=notes, short=short, caption=caption, foot=foot)
 
 
 def confusion_table(experiment: Experiment) -> Table:
@@ -56,7 +60,8 @@ def confusion_table(experiment: Experiment) -> Table:
         f"class and were taken for the second, mean over the seeds {seeds_listed(experiment)}."
     )
     title, short = "Most frequent confusions", "Confusions"
-    return Table("confusions", title, columns, rows, texts=2, notes=[note], short=short, caption=caption)
+    foot = ["Chosen and ordered by the mean over the variants."]
+    return Table("confusions", title, columns, rows, texts=2, notes=[note], short=short, caption=caption, foot=foot)
 
 
 def _share_near(experiment: Experiment) -> float:

@@ -1,6 +1,7 @@
 """Tables of how sure the differences are: every row of the family, the spread of the arms, the networks at hand."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 from experiments.evidence.experiment import Experiment
@@ -10,6 +11,8 @@ from experiments.evidence.family import Row
 from experiments.reports.tables.text import Table, excluded, interval, number, p_value, signed, starred
 from lightning_modules.components.scores.table import PERCENT
 
+EXCLUDED = "Excluded, where there is no star: differences of this size or more."
+TIMES = "\N{MULTIPLICATION SIGN}"
 SPREAD_P = 0.05  # of the test of equal spreads, below which a note says what it means
 
 
@@ -81,10 +84,26 @@ def factorial_table(experiment: Experiment) -> Table:
             experiment, ((title_of(experiment, tuple(e.levels.items())), e.row) for e in experiment.effects)
         ),
     ]
+    levels: Mapping[str, str] = experiment.levels()[experiment.plan["baseline"]]
+    heads = [_brief(experiment, effect.levels) for effect in experiment.effects]
+    meaning = (
+        f"Each level against the baseline's ({', '.join(levels.values())}), averaged over the other factors; {TIMES}: "
+        "what two changes add to the sum of both."
+    )
+    foot = [meaning, *notes[1:], EXCLUDED]
     title = "Effects of the crossed factors on the mIoU, in points"
     columns = ["effect", "mIoU (points)", "excluded (points)"]
     short, caption = "Effects of factors", f"{title}, with simultaneous 95 % intervals."
-    return Table("factorial", title, columns, rows, notes=notes, short=short, caption=caption)
+    return Table("factorial", title, columns, rows, notes=notes, short=short, caption=caption, foot=foot, heads=heads)
+
+
+def _brief(experiment: Experiment, changed: Mapping[str, str]) -> str:
+    """An effect by its levels, with its factor where it is one alone, or where two factors have such a level."""
+    every = [level for levels in experiment.plan["factors"].values() for level in {*map(str, levels)}]
+    pair = len(changed) > 1
+    return f" {TIMES} ".join(
+        level if pair and every.count(level) == 1 else f"{factor}: {level}" for factor, level in changed.items()
+    )
 
 
 def evidence_table(experiment: Experiment) -> Table:
@@ -102,19 +121,17 @@ def evidence_table(experiment: Experiment) -> Table:
     columns = ["contrast", "seeds", "mIoU (points)", "95 %, all together", "p, all together", "95 %, by itself"]
     columns += ["p, by itself", "df", "excluded (points)", "P(above 0), new seed (%)"]
     columns += [f"within ± {margin:g}"] if margin is not None else []
-    meaning = (
-        "Excluded, where there is no star: differences of this size or more. P: the chance that a new seed's "
-        "difference is above 0 on these images."
-    )
+    meaning = f"{EXCLUDED} P: the chance that a new seed's difference is above 0 on these images."
     notes = [
         star_note(experiment),
         meaning,
         *no_interval_notes(experiment, ((title_of(experiment, key), row) for key, row in family.rows.items())),
     ]
     notes += [margin_note(experiment)] if margin is not None else []
+    foot = [notes[0], EXCLUDED, "P: the chance that a new seed's difference is above 0 on these images.", *notes[2:]]
     title, short = "Evidence: every comparison and effect that is judged", "Evidence"
     caption = "Differences in mIoU in points, with 95 % intervals that hold all together, and by themselves."
-    return Table("evidence", title, columns, rows, notes=notes, short=short, caption=caption)
+    return Table("evidence", title, columns, rows, notes=notes, short=short, caption=caption, foot=foot)
 
 
 def chance(share: float) -> str:
@@ -150,7 +167,8 @@ def spread_table(experiment: Experiment) -> Table:
     columns = ["variant", "as it is (points)", "without what each seed does to all variants alike (points)"]
     title, short = "Standard deviation over seeds in each variant", "Spread"
     caption = "Residual standard deviation over seeds of each arm, in points of mIoU."
-    return Table("spread", title, columns, rows, notes=notes, short=short, caption=caption)
+    foot = [re.split(r"(?<=\.) (?=[A-Z])", note)[0] for note in notes]
+    return Table("spread", title, columns, rows, notes=notes, short=short, caption=caption, foot=foot)
 
 
 def spread_note(p: float) -> str:
@@ -181,7 +199,8 @@ def networks_table(experiment: Experiment) -> Table:
     )
     title, short = "The trained networks alone, on other images", "Trained networks"
     caption = "Differences between the trained networks in mIoU, in points, with 95 % intervals for other images only."
-    return Table("networks", title, columns, rows, notes=[note], short=short, caption=caption)
+    foot = ["† 0 lies outside the interval: it is no star, and says nothing of networks trained from other seeds."]
+    return Table("networks", title, columns, rows, notes=[note], short=short, caption=caption, foot=foot)
 
 
 def title_of(experiment: Experiment, key: str | Levels) -> str:

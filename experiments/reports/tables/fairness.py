@@ -2,7 +2,7 @@
 
 import json
 
-from experiments.evidence.deviations import statements
+from experiments.evidence.deviations import statements, unequal
 from experiments.evidence.experiment import Experiment
 from experiments.reports.tables.text import Table, number
 
@@ -22,11 +22,12 @@ def fairness_table(experiment: Experiment) -> Table:
     columns = ["variant", f"differs from {plan['baseline']} in", "optimiser steps", "images seen"]
     columns += ["parameters, ratio", "GMAC, ratio"]
     notes = statements(plan)
+    foot = [*unequal(plan), "Ratios: to the baseline's."]
     if not budgets:
         notes.append("The plan is of an earlier version, which stored no budgets: steps and images are not known (-).")
     title, short = "What each variant was given", "Budgets"
     caption = "What the variants were given: optimiser steps, images seen, size and compute beside the baseline's."
-    return Table("fairness", title, columns, rows, texts=2, notes=notes, short=short, caption=caption)
+    return Table("fairness", title, columns, rows, texts=2, notes=notes, short=short, caption=caption, foot=foot)
 
 
 def tuning_table(experiment: Experiment) -> Table:
@@ -43,7 +44,8 @@ def tuning_table(experiment: Experiment) -> Table:
     notes = ["Validation mIoU (%) of one run a value; no test image was read. Each variant was trained with its best."]
     title, short = "What each variant was tried with", "Tuning"
     caption = "Validation mIoU (%) of each value that the variants were tried with; the best was taken."
-    return Table("tuning", title, columns, rows, best=best, notes=notes, short=short, caption=caption)
+    foot = ["Bold: the value that the variant was trained with; one run a value, and no test image was read."]
+    return Table("tuning", title, columns, rows, best=best, notes=notes, short=short, caption=caption, foot=foot)
 
 
 def _difference(experiment: Experiment, variant: str) -> str:

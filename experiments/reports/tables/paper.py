@@ -9,7 +9,7 @@ from experiments.evidence.experiment import Experiment
 from experiments.evidence.scored import as_scored
 from experiments.reports.tables.evidence import reasons
 from experiments.reports.tables.scores import decimals
-from experiments.reports.tables.text import Table, millions, number, p_value, seeds_done, starred
+from experiments.reports.tables.text import GMAC, Table, as_sentence, millions, number, p_value, seeds_done, starred
 from lightning_modules.components.scores.table import PERCENT, numbers
 
 Cell = Callable[[Experiment, str, int], str]  # of a variant, with decimals of what is in percent
@@ -73,6 +73,16 @@ COLUMNS: dict[str, tuple[str, Cell]] = {
     "memory": ("peak memory (MB)", _of_plan("peak_memory_mb", 0)),
     "energy": ("energy (Wh)", _energy),
 }
+# What the title of a column leaves open, a clause each.
+MEANINGS = {score: printed.brief for score, printed in numbers().items() if score != "miou" and printed.brief}
+MEANINGS |= {
+    "gmac": GMAC,
+    "parameters": "M: millions",
+    "p": "p: of the difference, by the same test",
+    "step": "step: median time of a training step",
+    "image": "image: median time to predict one test image",
+    "memory": "peak memory: of training",
+}
 USUAL = ("variant", "miou", "difference", "gmac")
 
 
@@ -92,11 +102,14 @@ def paper_table(
     if transpose:
         grid = [list(line) for line in zip(titles, *rows, strict=True)]
         titles, rows = grid[0], grid[1:]
-    told = [f"mean{' ± standard deviation' if _spread(experiment) else ''} over {_seeds(experiment)}"]
+    told = [f"mean{' ± standard deviation' if _spread(experiment) else ''} over {count_seeds(experiment)}"]
     if "difference" in keys:
         told.append(f"and difference of mIoU to {plan['baseline']}")
     caption = as_scored(f"Test scores on {plan['data']}: {' '.join(told)}.", plan)
     notes = [test_note(experiment)] if {"difference", "p"} & {*keys} else []
+    if meanings := [MEANINGS[key] for key in keys if key in MEANINGS]:
+        on = f", on {plan['device']}" if {"step", "image", "memory"} & {*keys} else ""
+        notes.append(as_scored(as_sentence(meanings).removesuffix(".") + f"{on}.", plan))
     notes += Energies(experiment).notes() if "energy" in keys else []
     return Table("answer", caption.removesuffix("."), titles, rows, notes=notes, short="Answer", caption=caption)
 
@@ -123,7 +136,8 @@ def _spread(experiment: Experiment) -> bool:
     return any(len(cells) > 1 for cells in experiment.cells.values())
 
 
-def _seeds(experiment: Experiment) -> str:
+def count_seeds(experiment: Experiment) -> str:
+    """How many there are of how many, in words."""
     done = sorted({len(cells) for cells in experiment.cells.values()})
     planned = len(experiment.plan["seeds"])
     if done == [planned]:

@@ -9,7 +9,9 @@ from experiments.evidence.experiment import Experiment, OneFactorStep, one_facto
 from experiments.evidence.family import Row, judge_scores
 from experiments.evidence.scored import without_test
 from experiments.reports.tables.text import (
+    GMAC,
     Table,
+    as_sentence,
     interval,
     mean_std,
     millions,
@@ -48,7 +50,8 @@ def score_table(experiment: Experiment, asked: Sequence[str] = ()) -> Table:
         if len(set(numbers)) > 1:
             best += [(row, column) for row, value in enumerate(of_score) if value == top]
     notes = ["Bold: the best mean of a column, whether or not it differs from the others."]
-    notes += [ASKED[score].meaning for score in asked] + _not_stored(experiment, shown_scores)
+    told, absent = _stored(experiment, shown_scores)
+    notes += absent
     title = f"All test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
     caption = (
         f"Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test split of "
@@ -57,7 +60,10 @@ def score_table(experiment: Experiment, asked: Sequence[str] = ()) -> Table:
         "normalised surface distance. Checkerboard energy: share of the "
         "spectral power of the logits on the upsampling grid, in millionths; lower is smoother."
     )
-    return Table("scores", title, columns, rows, best=best, notes=notes, short="All scores", caption=caption)
+    briefs = [printed.brief for score, printed in told.items() if printed.brief and score != "miou"]
+    foot = [*notes, *map(as_sentence, filter(None, (briefs[:2], briefs[2:4], briefs[4:])))]
+    notes = [notes[0], *(ASKED[score].meaning for score in asked), *notes[1:]]
+    return Table("scores", title, columns, rows, best=best, notes=notes, short="All scores", caption=caption, foot=foot)
 
 
 def cost_table(experiment: Experiment) -> Table:
@@ -78,7 +84,12 @@ def cost_table(experiment: Experiment) -> Table:
         "ratio to the baseline."
     )
     title = f"Cost, measured on {device}"
-    return Table("cost", title, columns, rows, notes=energies.notes(), short="Cost", caption=caption)
+    meaning = (
+        f"M: millions; {GMAC}; step: median time of a training step, ratio: to the baseline's, and peak memory: of "
+        f"training, on {device}."
+    )
+    notes = energies.notes()
+    return Table("cost", title, columns, rows, notes=notes, short="Cost", caption=caption, foot=[meaning, *notes])
 
 
 def comparison_table(experiment: Experiment) -> Table:
@@ -115,7 +126,15 @@ def comparison_table(experiment: Experiment) -> Table:
     )
     columns = ["change", "at", f"{SCORES['miou'].title} (points)", f"{SCORES['boundary_f1'].title} (points)"]
     columns.append(f"{SCORES['checkerboard'].title} (factor)")
-    return Table("factors", title, columns, rows, texts=2, notes=notes, short=short, caption=caption)
+    foot = [
+        (
+            "Intervals are for other seeds on these images, not corrected for the number of rows; a factor of 1 is no "
+            "change."
+        ),
+        as_sentence([SCORES[score].brief for score in shown if score != "miou"]),
+        *notes[1:],
+    ]
+    return Table("factors", title, columns, rows, texts=2, notes=notes, short=short, caption=caption, foot=foot)
 
 
 def _judge_steps(experiment: Experiment, steps: Sequence[OneFactorStep], score: str) -> dict[tuple[str, str], Row]:
@@ -196,7 +215,8 @@ def class_table(experiment: Experiment) -> Table:
             [variant, *(mean_std(estimate, 2) if with_std else number(estimate.mean, 2) for estimate in estimates)]
         )
     title = f"IoU by class in percent, mean {'± standard deviation ' if with_std else ''}over seeds"
-    caption = f"IoU by class in percent, mean over the seeds {seeds_listed(experiment)}."
+    over = f"over the seeds {seeds_listed(experiment)}"
+    caption = f"IoU by class in percent, mean {'± standard deviation ' if with_std else ''}{over}."
     return Table("classes", title, ["variant", *names], rows, short="Classes", caption=caption)
 
 
@@ -238,7 +258,18 @@ def size_table(experiment: Experiment) -> Table:
         f"over the seeds {seeds_listed(experiment)}."
     )
     columns = ["variant", "seeds", *columns]
-    return Table("sizes", title, columns, rows, notes=[note], short="IoU by size", caption=caption)
+    of_segment = "IoU of a segment, a connected component of one class: with the predicted segments that touch it"
+    short = "IoU by size"
+    return Table(
+        "sizes",
+        title,
+        columns,
+        rows,
+        notes=[note],
+        short=short,
+        caption=caption,
+        foot=[f"{of_segment} (Chan et al. 2021)."],
+    )
 
 
 def titles(asked: Sequence[str] = ()) -> list[str]:
@@ -249,12 +280,12 @@ def _with(asked: Sequence[str]) -> dict[str, Number]:
     return SCORES | {score: ASKED[score] for score in asked}
 
 
-def _not_stored(experiment: Experiment, shown: Mapping[str, Number]) -> list[str]:
+def _stored(experiment: Experiment, shown: Mapping[str, Number]) -> tuple[dict[str, Number], list[str]]:
+    """Those that some cell has, and a note on the others."""
     names = experiment.plan["variants"]
-    absent = [
-        number.title for score, number in shown.items() if not any(experiment.estimate(n, score).n for n in names)
-    ]
-    return [f"Not stored by these cells, which an earlier version trained: {', '.join(absent)}."] if absent else []
+    stored = {score: of for score, of in shown.items() if any(experiment.estimate(name, score).n for name in names)}
+    absent = ", ".join(of.title for score, of in shown.items() if score not in stored)
+    return stored, [f"Not stored by these cells, which an earlier version trained: {absent}."] * bool(absent)
 
 
 def decimals(experiment: Experiment) -> dict[str, int]:

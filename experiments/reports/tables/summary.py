@@ -7,7 +7,17 @@ from experiments.evidence.experiment import Experiment
 from experiments.evidence.pooled import MIN_DATA_SETS, error_of, pool
 from experiments.evidence.scored import WARNING, scored
 from experiments.reports.tables.evidence import star_note
-from experiments.reports.tables.text import Table, interval, mean_std, millions, number, seeds_done, signed, starred
+from experiments.reports.tables.text import (
+    GMAC,
+    Table,
+    interval,
+    mean_std,
+    millions,
+    number,
+    seeds_done,
+    signed,
+    starred,
+)
 from lightning_modules.components.scores.table import PERCENT
 
 SCORED, COST = ("mIoU (%)", "difference (points) [95 % interval]"), ("GMAC", "parameters (M)")
@@ -19,6 +29,10 @@ FORMULA = (
     "& Knapp's t, never narrower than the classic one). It speaks of data sets like these. Each interval is its own, "
     "not corrected for the number of variants. I²: the share of the variance between data sets that is not of their "
     "errors."
+)
+BRIEF_FORMULA = (
+    "Mean over data sets: random effects (DerSimonian & Laird), each interval its own, by Hartung & Knapp's t; tau: "
+    "the standard deviation between data sets, I²: the share of the variance that is between them."
 )
 
 
@@ -33,23 +47,27 @@ def make_summary(experiments: Sequence[Experiment], *, pooled: bool = False) -> 
     )
     columns, rows = _beside(experiments) if alike else _below(experiments)
     rule = "Difference: to the baseline of the same experiment, with the interval and star that it has there. "
+    star = "* 0 lies outside the interval; those of one experiment hold together with 95 %, as its own tables say."
+    starred_rows = any(row.star for one in experiments for row in one.comparisons.values())
+    foot = [rule, *([star] if starred_rows else []), f"{GMAC}."]
     if pooled:
         _refuse_pooling(experiments, alike)
         columns[2:2] = POOLED
         for row, variant in zip(rows, first["variants"], strict=True):
             row[2:2] = _pooled(experiments, variant)
         rule += FORMULA
+        foot.append(BRIEF_FORMULA)
     else:
         rule += "Nothing is pooled over data sets or experiments, and no interval is corrected for their number."
     sign = "Sign: of the difference on each, with its star (? where it is not known)."
-    notes = [rule, *([sign] if alike else [])]
+    notes, foot = [rule, *([sign] if alike else [])], [*foot, *([sign] if alike else [])]
     notes += [f"{experiment.plan['experiment']}: {star_note(experiment)}" for experiment in experiments]
     notes += [f"{one.plan['experiment']}: {WARNING}" for one in experiments if scored(one.plan) != "test"]
     title = (
         f"{'The same variants' if alike else 'The variants'} of {len(experiments)} experiments: mIoU, mean ± standard "
     )
     title += "deviation over seeds"
-    return Table("summary", title, columns, rows, texts=2 if alike else 3, notes=notes)
+    return Table("summary", title, columns, rows, texts=2 if alike else 3, notes=notes, foot=foot)
 
 
 def _refuse_pooling(experiments: Sequence[Experiment], alike: bool) -> None:

@@ -15,7 +15,8 @@ class Table:
     """Text in rows; the first `texts` columns are words, the others numbers, a significant one with a star behind it.
 
     `best` holds the places, row and column, of the best value of a column; `notes` are printed below. What a report
-    does with a table is said here and nowhere else: `short` and `caption`.
+    does with a table is said here and nowhere else: `short`, `caption` and, where the notes are too many words for a
+    paper, `foot` and `heads`.
     """
 
     key: str
@@ -27,6 +28,17 @@ class Table:
     notes: Sequence[str] = ()
     short: str = ""  # its title in the table of contents
     caption: str = ""  # in print; a table without one is not for print
+    foot: Sequence[str] | None = None  # below it in a paper, a sentence each; None: the notes
+    heads: Sequence[str] = ()  # of its rows in a paper, where those of the report are too long
+
+
+GMAC = "GMAC: billions of multiply-accumulates in the forward pass of one test image"
+
+
+def as_sentence(clauses: Sequence[str]) -> str:
+    """One sentence of clauses, such as "boundary F1: agreement of ..."."""
+    text = "; ".join(clauses)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def mean_std(estimate: Estimate, digits: int) -> str:

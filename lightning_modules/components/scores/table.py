@@ -4,6 +4,7 @@ A score is one entry of `PER_IMAGE`. The test split stores its array, a report r
 needs numpy alone, so that a report does: what computes an array imports torch when it is called.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -59,6 +60,12 @@ class Number:
     title: str
     meaning: str = ""
     unit: Unit = PERCENT
+
+    @property
+    def brief(self) -> str:
+        """The first clause of its meaning, as a footnote has room for: "boundary F1: agreement of ..."."""
+        said = re.split(r"(?<!al)\.(?= |$)|; ", self.meaning.partition(": ")[2])[0]
+        return f"{self.title}: {said}{', in millionths (ppm)' * (self.unit.sign == 'ppm')}" if said else ""
 
 
 class Predicted(NamedTuple):
@@ -197,13 +204,13 @@ PER_IMAGE: dict[str, PerImage] = {
             "image_miou": Number(
                 "mIoU per image",
                 "mIoU per image: the IoU of the classes of each image, averaged over those in its truth, then over the "
-                "images, so that small objects and small images count as much as large ones (mIoU^I of Wang et al. "
+                "images, so that small objects and small images count as much as large ones (mIoU-I of Wang et al. "
                 "2023).",
             ),
             "class_miou": Number(
                 "mIoU per class and image",
                 "mIoU per class and image: the same IoU averaged over the images that hold a class, then over the "
-                "classes, so that rare ones count as much as frequent ones (mIoU^C of Wang et al. 2023).",
+                "classes, so that rare ones count as much as frequent ones (mIoU-C of Wang et al. 2023).",
             ),
         },
         high=1 + 1e-6,
@@ -355,8 +362,8 @@ PER_IMAGE: dict[str, PerImage] = {
         numbers={
             "surest": Number(
                 f"wrong of the surest {100 * SUREST:.0f} %",
-                f"Wrong of the surest {100 * SUREST:.0f} %: the share of wrong pixels that is left if those whose "
-                "label the network is least sure of are given to a person.",
+                f"Wrong of the surest {100 * SUREST:.0f} %: the share of wrong pixels among those whose label has the "
+                "largest probability; the others can be given to a person.",
             ),
             "aurc": Number(
                 "risk over coverage",

@@ -80,7 +80,16 @@ def test_a_number_that_was_changed_is_found(zipped: Path, tmp_path: Path) -> Non
 def test_what_is_in_it(zipped: Path, tmp_path: Path) -> None:
     folder = unpacked(zipped, tmp_path)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    wanted = {"README.md", "LICENSE", "verify.py", "cells.csv", "reproduce.sh", "report.html", "methods.tex"}
+    wanted = {
+        "README.md",
+        "LICENSE",
+        "verify.py",
+        "cells.csv",
+        "reproduce.sh",
+        "report.html",
+        "methods.tex",
+        "paper.tex",
+    }
     assert wanted | {"table.csv", "table.tex", "references.bib", "environment.json"} <= files
     assert any(name.startswith("figures/") for name in files) and "runs/ablate_up_sampling/plan.json" in files
     cells = {name for name in files if re.fullmatch(r"runs/[^/]+/[^/]+/seed\d+/(run|result)\.json", name)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn import draw, write_experiment
+from drawn import CLASSES, confusions, draw, write_cell, write_experiment, write_plan
 from fontTools.ttLib import TTFont
 from matplotlib.backends.backend_mixed import MixedModeRenderer
 from matplotlib.backends.backend_pdf import RendererPdf
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from experiments.evidence.experiment import Experiment
+from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.reports import figures
 from experiments.reports.figures import FIGURES, write_figures
 from experiments.reports.figures.forms import COLUMN, PAGE, PRINTED, Form
@@ -149,6 +149,19 @@ def test_chosen_figures_alone_are_written_and_others_are_removed(experiment: Exp
         *("mine.png", "seeds.png", "seeds-narrow.png", "pareto.png", "pareto-column.svg", "pareto-page.svg")
     }
     assert b"<dc:date>" not in (folder / "print" / "pareto-page.svg").read_bytes()
+
+
+def test_what_would_be_taller_than_a_page_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"a variant {number}" for number in range(24)]
+    for name in names:
+        write_cell(tmp_path / name / "seed0", confusions(80))
+    write_plan(tmp_path, names, 1, CLASSES)
+    monkeypatch.setattr(figures, "FIGURES", {"scores": FIGURES["scores"]})
+    write_figures(load_experiment(tmp_path), tmp_path)
+    assert [path.name for path in (tmp_path / "figures" / "print").iterdir()] == ["scores-page.pdf"]
+    assert figures.too_tall(tmp_path, ["scores"], "pdf") == [
+        "Not drawn as wide as a column (3.35 inches), as it would be taller than 9: scores."
+    ]
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ENGINES)), reason="no TeX is installed")

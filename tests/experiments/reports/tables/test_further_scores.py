@@ -100,7 +100,7 @@ def test_the_flag_reaches_every_form_and_refuses_other_names(
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path), "--scores", "class_miou", "--figures", "coverage"])
     main()
     for name in ("table.md", "report.html", "tables/scores.tex"):
-        assert "mIoU per class and image" in (tmp_path / name).read_text(encoding="utf-8")
+        assert "then over the classes" in (tmp_path / name).read_text(encoding="utf-8")
     assert (tmp_path / "figures" / "print" / "coverage-column.pdf").is_file()
     head = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert {"image_miou_percent_mean", "nsd_5_percent_std", "iou_small_percent_mean", "aurc_percent_mean"} <= {*head}

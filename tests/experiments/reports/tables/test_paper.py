@@ -1,5 +1,6 @@
 """Tables for a paper: their columns, one file each, and that every TeX which is installed typesets them."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from handmade import write_experiment
 from experiments.evidence.experiment import Experiment, load_experiment
 from experiments.report import main
 from experiments.reports.formats import to_latex as all_tables
-from experiments.reports.pasted import to_html, write_tables
+from experiments.reports.pasted import in_print, to_html, write_tables
 from experiments.reports.tables import Table, make_tables
 from experiments.reports.tables.paper import COLUMNS, paper_table
 from experiments.reports.tex import escape
@@ -37,18 +38,38 @@ def test_four_columns_by_default_and_a_sentence_on_the_test(experiment: Experime
     family = experiment.family
     family = f"the family of all {experiment.family.judged} comparisons and effects, for other seeds on these images"
     test = "the two-sided max-|t| test (Hothorn et al. 2008)"
-    assert table.notes == [f"* 0 lies outside the simultaneous 95 % interval of {test} of {family} only."]
+    assert table.notes == [
+        f"* 0 lies outside the simultaneous 95 % interval of {test} of {family} only.",
+        "GMAC: billions of multiply-accumulates in the forward pass of one test image.",
+    ]
 
 
 def test_columns_are_chosen_and_transposed(experiment: Experiment) -> None:
     table = paper_table(experiment, ["parameters", "seeds"])
-    assert table.columns == ["variant", "parameters (M)", "seeds"] and table.notes == []
+    assert table.columns == ["variant", "parameters (M)", "seeds"] and table.notes == ["M: millions."]
     assert table.rows[0] == ["transposed-3+concat", "1.25", "3"]
     turned = paper_table(experiment, ["parameters", "seeds"], transpose=True)
     assert turned.columns == ["variant", *(row[0] for row in table.rows)]
     assert turned.rows == [["parameters (M)", *["1.25"] * 4], ["seeds", *["3"] * 4]]
     every = paper_table(experiment, list(COLUMNS))
     assert len(every.columns) == len(COLUMNS) and all(len(row) == len(COLUMNS) for row in every.rows)
+
+
+def test_in_print_captions_and_feet_are_short_and_say_what_the_numbers_are(experiment: Experiment) -> None:
+    others = [table for table in make_tables(experiment)[1:] if table.caption and table.rows]
+    printed = {table.key: in_print(table) for table in others}
+    for table in printed.values():
+        assert len(re.findall(r"[.?!] [A-Z]", table.caption)) == 0 and table.caption.endswith("."), table.caption
+        assert all(note.endswith(".") and len(note) < 420 for note in table.notes) and len(table.notes) <= 5, table.key
+    words = {key: " ".join([table.caption, *table.notes]) for key, table in printed.items()}
+    assert "outlines within 0.75 %" in words["scores"] and "millionths (ppm)" in words["scores"]
+    assert "GMAC: billions" in words["cost"] and "A factor of 1" not in words["factors"]
+    assert [row[0] for row in printed["factorial"].rows] == [
+        "upsample: nearest",
+        "skips: none",
+        "nearest \N{MULTIPLICATION SIGN} none",
+    ]
+    assert "against the baseline's (transposed-3, concat)" in words["factorial"]
 
 
 def test_each_table_is_a_file_and_stale_ones_go(experiment: Experiment, tmp_path: Path) -> None:
