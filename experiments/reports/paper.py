@@ -31,6 +31,7 @@ HEAD = r"""% Written by python -m experiments.report. A PDF of it, in this folde
 \DeclareTextSymbol{\textdollar}{OT1}{36}\DeclareTextCommand{\textasciigrave}{OT1}{\`{}}
 \fi
 \emergencystretch=2em
+\raggedbottom % paragraphs keep their distance
 \renewcommand{\topfraction}{0.9}
 \renewcommand{\dbltopfraction}{0.9}
 \renewcommand{\bottomfraction}{0.6}

@@ -43,8 +43,11 @@ def to_latex(table: Table, label: str) -> str:
 
 
 def label_of(experiment: str) -> str:
-    """What the labels of its tables and figures begin with."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", experiment)
+    """What the labels of its tables and figures begin with; other names have other ones."""
+    return "".join(
+        char if char.isascii() and char.isalnum() else "-" if char == "_" else f"-x{ord(char):x}-"
+        for char in experiment
+    )
 
 
 def lay_out(table: Table) -> Layout:
