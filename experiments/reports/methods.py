@@ -229,7 +229,7 @@ def _beside(experiment: Experiment) -> list[str]:
     told = {
         "boundary_f1": "boundary F1, the agreement of outlines within 0.75 % of the image diagonal",
         "boundary_iou": "boundary IoU, the mIoU of the pixels within 2 % of the diagonal of an outline",
-        "surface": "the normalised surface distance (NSD), the share of the outlines within a distance of one another",
+        "surface": "the normalised surface distance (NSD), the share of the outlines within some pixels of one another",
     }
     parts = [f"{words} [@{PER_IMAGE[name].cited}]" for name, words in told.items() if _stored(experiment, name)]
     return [f"Outlines are scored by {_listed(parts)}."] if parts else []

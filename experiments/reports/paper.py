@@ -31,7 +31,10 @@ HEAD = r"""% Written by python -m experiments.report. A PDF of it, in this folde
 \DeclareTextSymbol{\textdollar}{OT1}{36}\DeclareTextCommand{\textasciigrave}{OT1}{\`{}}
 \fi
 \emergencystretch=2em
-\raggedbottom % paragraphs keep their distance
+\raggedbottom
+\makeatletter % paragraphs with a heading lie as close as those of a paper
+\renewcommand{\paragraph}{\@startsection{paragraph}{4}{\z@}{1ex plus 0.3ex}{-1em}{\normalfont\normalsize\bfseries}}
+\makeatother
 \renewcommand{\topfraction}{0.9}
 \renewcommand{\dbltopfraction}{0.9}
 \renewcommand{\bottomfraction}{0.6}
@@ -154,10 +157,11 @@ def _abstract(sections: Sequence[Section]) -> str:
 def _results(
     section: Section, place: Path, beside: Path, chosen: Collection[str] | None
 ) -> Iterator[tuple[str, list[str]]]:
-    """Each paragraph with its floats."""
+    """Each paragraph with its floats: what is alone in its part has no heading, and those stand together."""
     label = label_of(section.experiment.plan["experiment"])
     rows = {table.key: len(table.rows) for table in section.tables}
     wanted = USUAL if chosen is None else chosen
+    alone, headed = (list[str](), list[str]()), list[tuple[str, list[str]]]()
     for part in PARTS:
         said, floats = list[str](), list[str]()
         for key, shows in part.tables.items():
@@ -169,10 +173,16 @@ def _results(
             if form is not None:
                 said.append(f"Figure~\\ref{{fig:{label}-{name}}} {shows}")
                 floats.append(_figure(section, name, form, beside, label))
-        if said:
-            more = escape(" ".join(section.answer[1:-1])) if not part.title else ""
-            head = f"\\paragraph{{{part.title}.}} " if part.title else ""
-            yield f"{head}{' '.join(filter(None, [f'{_and(said)}.', more]))}", floats
+        if said and not part.title:
+            yield " ".join(filter(None, [f"{_and(said)}.", escape(" ".join(section.answer[1:-1]))])), floats
+        elif len(said) > 1:
+            headed.append((f"\\paragraph{{{part.title}.}} {_and(said)}.", floats))
+        else:
+            alone[0].extend(f"{one}." for one in said)
+            alone[1].extend(floats)
+    if alone[0]:
+        yield " ".join(alone[0]), alone[1]
+    yield from headed
 
 
 def _form(place: Path, name: str) -> Form | None:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def entry(reference: Mapping[str, Any]) -> str:
     kind = KINDS.get(reference["type"], "misc")
     fields = {
         "title": f"{{{reference['title']}}}",  # once more, or styles make small letters of "U-Net"
-        "author": " and ".join(map(_person, reference["authors"])),
+        "author": " and ".join(_people(reference["authors"])),
         "booktitle": reference.get("conference", {}).get("name"),
         "journal": reference.get("journal"),
         "volume": reference.get("volume"),
@@ -76,6 +76,11 @@ def key(reference: Mapping[str, Any]) -> str:
     words = [_plain(word) for word in reference["title"].split()]
     word = next(word for word in words if word and word not in ASIDE)
     return f"{_plain(first.get('family-names') or first['name'])}{reference['year']}{word}"
+
+
+def _people(authors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All of up to ten, else the first six: of thirty names a list of references is mostly names."""
+    return [*map(_person, authors)] if len(authors) <= 10 else [*map(_person, authors[:6]), "others"]
 
 
 def _person(author: Mapping[str, str]) -> str:

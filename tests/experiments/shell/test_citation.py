@@ -46,6 +46,13 @@ def test_a_group_is_no_person() -> None:
     assert text.startswith("@article{braincooperativegroup2011brain,") and "{{Brain Cooperative Group}}" in text
 
 
+@pytest.mark.parametrize(("count", "named"), [(10, 10), (11, 6)])
+def test_of_many_authors_the_first_six_are_named(count: int, named: int) -> None:
+    authors = [{"family-names": f"Family{number}", "given-names": "A."} for number in range(count)]
+    text = entry({"type": "article", "title": "T", "authors": authors, "year": 2021})
+    assert text.count("Family") == named and ("and others}" in text) == (named < count)
+
+
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must hold the reference 10\.1/none"):
         bibtex("10.1/none")
