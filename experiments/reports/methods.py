@@ -127,7 +127,7 @@ def _data(experiment: Experiment) -> list[str]:
     ]
     if groups := experiment.groups:
         count = len(set(groups))
-        sentences.append(f"The images form {count} groups, whose errors go together.")
+        sentences.append(f"The images form {count} groups, and the errors within a group go together.")
     return [*sentences, plan["data_note"]]
 
 
@@ -188,7 +188,7 @@ def _training(experiment: Experiment) -> list[str]:
         [f"changed in brightness, contrast and saturation by up to {100 * a['jitter']:g} %"] if a.get("jitter") else []
     )
     seen += [f"deformed elastically with {a['elastic']:g} pixels of standard deviation"] if a.get("elastic") else []
-    sentences.append(f"It saw {_listed(seen)}." if seen else "")
+    sentences.append(f"The networks saw {_listed(seen)}." if seen else "")
     if b.get("precision", "32-true") != "32-true":
         sentences.append(f"The precision is {b['precision']}.")
     average = b.get("average", "none")
@@ -228,8 +228,8 @@ def _beside(experiment: Experiment) -> list[str]:
     """The other scores of outlines, of those that are stored."""
     told = {
         "boundary_f1": "boundary F1, the agreement of outlines within 0.75 % of the image diagonal",
-        "boundary_iou": "boundary IoU, the mIoU of the pixels within 2 % of the diagonal of an outline",
-        "surface": "the normalised surface distance (NSD), the share of the outlines within some pixels of one another",
+        "boundary_iou": "boundary IoU, the mIoU of the pixels that lie at most 2 % of it from an outline",
+        "surface": "the normalised surface distance (NSD), the share of the outlines that lie at most 2 pixels apart",
     }
     parts = [f"{words} [@{PER_IMAGE[name].cited}]" for name, words in told.items() if _stored(experiment, name)]
     return [f"Outlines are scored by {_listed(parts)}."] if parts else []
@@ -274,7 +274,7 @@ def _statistics(experiment: Experiment) -> list[str]:
         )
     if experiment.margin is not None:
         sentences.append(f"Two variants count as equivalent within {experiment.margin:g} points.")
-    return [*sentences, "They do not allow for other training images, another split or other settings."]
+    return [*sentences, "The intervals do not allow for other training images, another split or other settings."]
 
 
 def _computation(experiment: Experiment) -> list[str]:

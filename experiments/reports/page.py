@@ -43,7 +43,7 @@ BROWSED = ("samples", "extremes")  # figures that the image browser shows in ano
 PARTS = {  # of the tables behind the first: title, and their keys
     "details": ("Evidence and effects of the factors", ("factorial", "factors", "evidence", "spread", "networks")),
     "costs": ("All scores, costs and budgets", ("scores", "cost", "speed", "fairness", "tuning")),
-    "kinds": ("Errors", ("errors", "confusions", "trimap")),
+    "kinds": ("Errors", ("errors", "confusions", "sizes", "trimap")),
     "each": ("Each class and each seed", ("classes", "seeds")),
 }
 

@@ -12,6 +12,8 @@ from experiments.reports.page import Section
 from experiments.reports.tables import Table
 from experiments.reports.tex import escape
 from experiments.reports.typeset import label_of
+from experiments.shell.citation import key_of
+from lightning_modules.components.scores.table import PER_IMAGE
 
 MOST_ROWS = 44  # of a table that a page holds with its caption
 MOST_INCHES = 8.2  # of a figure, likewise
@@ -118,12 +120,25 @@ def to_latex(
         body += [f"\\subsection{{{escape(section.experiment.plan['experiment'])}}}"] * bool(summary)
         body += [line for text, floats in paragraphs for line in (text, *floats)]
     if cited:
+        named = _named(places, "\n".join(body))
+        body += [f"\\nocite{{{','.join(named)}}} % papers that the tables name"] * bool(named)
         body += ["{\\footnotesize\n\\bibliographystyle{plain}\n\\bibliography{references}\n}"]
     body.append("\\end{document}")
     taken = "\n".join(body)
     others = [line for place in places for line in _files(place, place.relative_to(out)) if line not in taken]
     body += ["% What else there is:\n" + "\n".join(f"% {line}" for line in others)] * bool(others)
     return "\n\n".join(body) + "\n"
+
+
+def _named(places: Sequence[Path], taken: str) -> list[str]:
+    """Keys of the papers of the scores whose meaning stands below a table that is taken."""
+    files = [file for place in places for file in sorted((place / "tables").glob("*.tex"))]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files if f"/{file.name}}}" in taken)
+    return [
+        key_of(score.cited)
+        for score in PER_IMAGE.values()
+        if score.cited and any(n.brief and escape(n.brief)[1:40] in text for n in score.numbers.values())
+    ]
 
 
 def _files(place: Path, beside: Path) -> Iterator[str]:

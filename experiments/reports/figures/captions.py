@@ -136,7 +136,7 @@ def _extremes(experiment: Experiment, form: Form) -> str:
 
 def _samples(experiment: Experiment, form: Form) -> str:
     return (
-        "Test images, below their names, not chosen by any score, with the truth and the prediction of every variant; "
+        "Of test images, named above, which no score chose: the truth and the prediction of every variant; "
         f"numbers are the mIoU of the one image in percent. {one_seed(experiment)}"
     )
 

@@ -119,11 +119,12 @@ def coverage(experiment: Experiment, form: Form = WIDE) -> Drawn:
             axis.plot(shares, mean, **_line(form, len(shares)), **look[name].style)
             if len(shown) > 1:
                 std = np.std(shown, axis=0, ddof=1)
-                axis.fill_between(shares, mean - std, mean + std, color=look[name].colour, alpha=0.13, linewidth=0)
+                low = mean - std if other else np.maximum(mean - std, 0)  # no risk is below 0
+                axis.fill_between(shares, low, mean + std, color=look[name].colour, alpha=0.13, linewidth=0)
     for axis in (left, right):
         if axis is right or not form.narrow:
             axis.set_xlabel("surest pixels that are kept (%)")
-    left.set_ylabel("wrong of them (%)")
+    left.set_ylabel("wrong among them (%)")
     named = "baseline\n(points)" if form.printed else f"{short(baseline)}\n(percentage points)"
     right.set_ylabel(f"difference to {named}")
     variant_legend(figure, plan, drawn, form)

@@ -19,7 +19,8 @@ def error_table(experiment: Experiment) -> Table:
         rows.append(row)
     titles = {score: f"{printed.title} ({printed.unit.sign})" for score, printed in shown.items()}
     stored = {score for score in shown if any(experiment.estimate(name, score).n for name in plan["variants"])}
-    notes = [printed.meaning for score, printed in shown.items() if score in stored]
+    untested = "None of these differences is tested: no interval and no star stands for them."
+    notes = [untested, *(printed.meaning for score, printed in shown.items() if score in stored)]
     if "boundary_errors" in stored:
         place = notes.index(shown["boundary_errors"].meaning)
         notes[place] += f"; {number(PERCENT[1] * _share_near(experiment), 1)} % of all labelled pixels lie there."
@@ -36,7 +37,9 @@ def error_table(experiment: Experiment) -> Table:
         f"{seeds_listed(experiment)}; in brackets the difference to the baseline, paired by seed."
     )
     columns = ["variant", "seeds", *titles.values()]
-    foot = [as_sentence([shown[score].brief for score in shown if score in stored])]
+    briefs = [shown[score].brief for score in shown if score in stored]
+    foot = [as_sentence(briefs[first : first + 3]) for first in range(0, len(briefs), 3)]
+    foot = [untested, *foot]
     foot += ["-: not stored in these cells."] * (len(stored) < len(shown))
     foot += ["A segment is a connected component of one class."] * bool({"missed", "hallucinated"} & stored)
     short = "Errors and calibration"

@@ -128,7 +128,7 @@ def test_note(experiment: Experiment) -> str:
     together = "simultaneous 95 % interval" if several else "95 % interval"
     scope = f"of the {test} of {of}, for other seeds {images}."
     if any(row.star for row in family.rows.values()):
-        return f"* 0 lies outside the {together} {scope}"
+        return f"In brackets the {together} {scope[:-1]}; *: 0 lies outside."
     return f"In brackets the {together} {scope[:-1]}; none leaves out 0."
 
 

@@ -246,30 +246,25 @@ def size_table(experiment: Experiment) -> Table:
     medium, large = (f"{100 * share:.2g} %" for share in LARGER)
     bounds = [f"below {medium} of the image", f"{medium} to {large}", f"{large} and more"]
     columns = [f"{size.title}, {bound} (%)" for size, bound in zip(SIZES.values(), bounds, strict=True)]
+    many = " and ".join([", ".join(counts[:-1]), *counts[-1:]])
     note = (
         "A segment is a connected component of one class in the truth. Its IoU, the adjusted one of Chan et al. "
         "(2021), is with the predicted segments that touch it, less what of them lies in other true segments of the "
-        f"class. Mean over segments: there are {', '.join(counts)}. Sizes are those of COCO, 32 and 96 pixels squared "
-        "at 640 x 480, as shares of the image."
+        f"class. Small, medium and large: {many} true segments in the test images, and each counts the same. Sizes are "
+        "those of COCO, 32 and 96 pixels squared at 640 x 480, as shares of the image."
     )
+    of_segment = "IoU of a segment, a connected component of one class: with the predicted segments that touch it"
+    foot = [
+        f"{of_segment} (Chan et al. 2021).",
+        f"There are {many} of these sizes in the test images, and each counts the same.",
+    ]
     title = "IoU by size of segments: mean over the segments of all classes, ± standard deviation over seeds"
     caption = (
         "IoU of the true segments by their share of the image, in percent, mean over segments ± standard deviation "
         f"over the seeds {seeds_listed(experiment)}."
     )
-    columns = ["variant", "seeds", *columns]
-    of_segment = "IoU of a segment, a connected component of one class: with the predicted segments that touch it"
-    short = "IoU by size"
-    return Table(
-        "sizes",
-        title,
-        columns,
-        rows,
-        notes=[note],
-        short=short,
-        caption=caption,
-        foot=[f"{of_segment} (Chan et al. 2021)."],
-    )
+    columns, short = ["variant", "seeds", *columns], "IoU by size"
+    return Table("sizes", title, columns, rows, notes=[note], short=short, caption=caption, foot=foot)
 
 
 def titles(asked: Sequence[str] = ()) -> list[str]:

@@ -38,7 +38,8 @@ GMAC = "GMAC: billions of multiply-accumulates in the forward pass of one test i
 def as_sentence(clauses: Sequence[str]) -> str:
     """One sentence of clauses, such as "boundary F1: agreement of ..."."""
     text = "; ".join(clauses)
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    first = text[:1] if text[1:2].isupper() else text[:1].upper()  # mIoU stays as it is
+    return f"{first}{text[1:]}." if text else ""
 
 
 def mean_std(estimate: Estimate, digits: int) -> str:

@@ -184,7 +184,7 @@ PER_IMAGE: dict[str, PerImage] = {
             "pixel_acc": Number("pixel accuracy"),
             "fwiou": Number(
                 "frequency-weighted IoU",
-                "Frequency-weighted IoU: as mIoU, but a class weighs as many true pixels as it has.",
+                "Frequency-weighted IoU: as mIoU, but each class is weighted by the number of its true pixels.",
             ),
             "wrong": Number(
                 "wrong pixels",
@@ -204,13 +204,13 @@ PER_IMAGE: dict[str, PerImage] = {
             "image_miou": Number(
                 "mIoU per image",
                 "mIoU per image: the IoU of the classes of each image, averaged over those in its truth, then over the "
-                "images, so that small objects and small images count as much as large ones (mIoU-I of Wang et al. "
-                "2023).",
+                "images; each image counts the same, however large its objects are (mIoU-I of Wang et al. 2023).",
             ),
             "class_miou": Number(
                 "mIoU per class and image",
-                "mIoU per class and image: the same IoU averaged over the images that hold a class, then over the "
-                "classes, so that rare ones count as much as frequent ones (mIoU-C of Wang et al. 2023).",
+                "mIoU per class and image: the IoU of a class in each image whose truth holds it, averaged over these "
+                "images, then over the classes; unlike in mIoU per image, a class of few images counts as much as "
+                "others, and where every image holds every class the two are equal (mIoU-C of Wang et al. 2023).",
             ),
         },
         high=1 + 1e-6,
@@ -245,8 +245,8 @@ PER_IMAGE: dict[str, PerImage] = {
         numbers={
             "boundary_iou": Number(
                 "boundary IoU",
-                "Boundary IoU (Cheng et al. 2021): mIoU of the pixels within 2 % of the image diagonal of the outline "
-                "of their class; the border of the image is part of the outline.",
+                "Boundary IoU: mIoU of the pixels that lie at most 2 % of the image diagonal from the outline of their "
+                "class (Cheng et al. 2021); the border of the image is part of the outline.",
             )
         },
         cited="https://arxiv.org/abs/2103.16562",
@@ -259,9 +259,10 @@ PER_IMAGE: dict[str, PerImage] = {
         numbers={
             name: Number(
                 f"NSD at {tolerance} px",
-                f"NSD at {tolerance} px: normalised surface distance (Nikolov et al. 2021), the share of the true and "
-                f"predicted outlines within {tolerance} pixel{'s' if tolerance > 1 else ''} of one another; mean over "
-                "the classes of an image, then over images; 0 for a class that only one side has.",
+                f"NSD at {tolerance} px: normalised surface distance, or surface Dice (Nikolov et al. 2021), the share "
+                f"of the pixels of true and predicted outlines that lie at most {tolerance} px from the other outline, "
+                "higher is better; mean over the classes of an image, then over images; 0 for a class that only one "
+                "side has.",
             )
             for name, tolerance in _NSD.items()
         },
@@ -362,13 +363,13 @@ PER_IMAGE: dict[str, PerImage] = {
         numbers={
             "surest": Number(
                 f"wrong of the surest {100 * SUREST:.0f} %",
-                f"Wrong of the surest {100 * SUREST:.0f} %: the share of wrong pixels among those whose label has the "
-                "largest probability; the others can be given to a person.",
+                f"Wrong of the surest {100 * SUREST:.0f} %: the share of wrong pixels among the {100 * SUREST:.0f} % "
+                "of the pixels whose label has the largest probability; the others can be given to a person.",
             ),
             "aurc": Number(
                 "risk over coverage",
-                "Risk over coverage: the area under the risk-coverage curve (Geifman & El-Yaniv 2017), the share of "
-                "wrong pixels among the surest, averaged over all shares of pixels that are kept.",
+                "Risk over coverage (AURC): the area under the risk-coverage curve, the share of wrong pixels among "
+                "the surest x % averaged over all x, lower is better (Geifman & El-Yaniv 2017).",
             ),
         },
         cited="https://arxiv.org/abs/1705.08500",

@@ -50,7 +50,7 @@ def test_every_score_can_be_a_column_of_a_paper(experiment: Experiment) -> None:
 def test_the_iou_of_segments_by_their_size(experiment: Experiment) -> None:
     sizes = table(experiment, "sizes")
     assert sizes.rows[0][2:] == ["25.00 ± 0.00", "75.00 ± 0.00", "-"]
-    assert "there are 32, 16, 0" in sizes.notes[0]
+    assert "Small, medium and large: 32, 16 and 0 true segments" in sizes.notes[0]
     assert sizes.columns[2] == "IoU of small segments, below 0.33 % of the image (%)"
 
 

@@ -39,7 +39,7 @@ def test_four_columns_by_default_and_a_sentence_on_the_test(experiment: Experime
     family = f"the family of all {experiment.family.judged} comparisons and effects, for other seeds on these images"
     test = "the two-sided max-|t| test (Hothorn et al. 2008)"
     assert table.notes == [
-        f"* 0 lies outside the simultaneous 95 % interval of {test} of {family} only.",
+        f"In brackets the simultaneous 95 % interval of {test} of {family} only; *: 0 lies outside.",
         "GMAC: billions of multiply-accumulates in the forward pass of one test image.",
     ]
 
