@@ -13,7 +13,7 @@ from experiments.reports.tables import Table
 from experiments.reports.tex import escape
 from experiments.reports.typeset import label_of
 
-MOST_ROWS = 44  # of a table that a page holds with its caption
+MOST_ROWS = 44  # of a table that a page holds with its caption and notes
 MOST_INCHES = 8.2  # of a figure, likewise
 TALL = 4.6  # inches: a figure that is taller in its form for a column stands across both columns instead
 USUAL = ("seeds", "samples")  # figures of a paper of three pages, where none were chosen
@@ -156,12 +156,11 @@ def _results(
 ) -> Iterator[tuple[str, list[str]]]:
     """Each paragraph with its floats."""
     label = label_of(section.experiment.plan["experiment"])
-    rows = {table.key: len(table.rows) for table in section.tables}
     wanted = USUAL if chosen is None else chosen
     for part in PARTS:
         said, floats = list[str](), list[str]()
         for key, shows in part.tables.items():
-            if (place / "tables" / f"{key}.tex").is_file() and rows.get(key, 0) <= MOST_ROWS:
+            if 0 < _rows(place / "tables" / f"{key}.tex") <= MOST_ROWS:
                 said.append(f"Table~\\ref{{tab:{label}-{key}}} {shows}")
                 floats.append(f"\\input{{{(beside / 'tables' / f'{key}.tex').as_posix()}}}")
         for name, shows in part.figures.items():
@@ -173,6 +172,14 @@ def _results(
             more = escape(" ".join(section.answer[1:-1])) if not part.title else ""
             head = f"\\paragraph{{{part.title}.}} " if part.title else ""
             yield f"{head}{' '.join(filter(None, [f'{_and(said)}.', more]))}", floats
+
+
+def _rows(path: Path) -> int:
+    """Of a table, those of its blocks together, and as many as the head of a further block takes; 0 without a table."""
+    if not path.is_file():
+        return 0
+    _, *blocks = path.read_text(encoding="utf-8").split("\\midrule\n")
+    return sum(block.partition("\\bottomrule")[0].count("\n") for block in blocks) + 4 * (len(blocks) - 1)
 
 
 def _form(place: Path, name: str) -> Form | None:
