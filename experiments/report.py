@@ -147,7 +147,7 @@ def main() -> None:
             path = write_record(report.sections, report.summary, args.record, answer=args.answer)
             console().print(Text(f"record: {path}"), soft_wrap=True)
         if args.archive:
-            path = write_archive(out, report.sections, predictions=args.predictions)
+            path = write_archive(out, report.sections, report.places, predictions=args.predictions)
             console().print(Text(f"archive: {path} (python verify.py in it checks its first table)"), soft_wrap=True)
     except PermissionError as error:  # what is read names itself, so this one is of writing
         raise of_writing(error, out) from error

@@ -26,7 +26,9 @@ def as_scored(text: str, plan: Mapping[str, Any]) -> str:
     if scored(plan) == "test":
         return text
     text = re.sub(r"(?<!no )\btest split\b", f"{scored(plan)} split", text)
-    return re.sub(r"\b([Tt])est (?=images?\b|scores\b|mIoU\b)", lambda match: _validation(match[1]), text)
+    return re.sub(
+        r"\b([Tt])est (?=images?\b|pixels\b|set\b|scores\b|mIoU\b)", lambda match: _validation(match[1]), text
+    )
 
 
 def _validation(first: str) -> str:

@@ -22,7 +22,8 @@ from experiments.shell.files import slug, write_whole
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("blocks", "factorial", "family", "sums")  # of experiments/evidence: what the intervals are computed by
 KEPT = ("result.json", "run.json", "environment.json", "metrics.csv", "per_image.npz")  # of each cell
-WRITTEN = ("*.md", "*.tex", "*.bib", "*.csv", "*.html", "*.sh", "*.json", "*.patch", "figures/**/*", "tables/**/*")
+WRITTEN = ("*.md", "*.tex", "*.bib", "*.csv", "*.html", "*.sh", "*.json", "*.patch")
+PRINTED = ("figures/**/*", "tables/**/*")  # of each experiment
 NOT_OURS = {"plan.json", "report.json"}  # written anew, without places
 WHEN = (1980, 1, 1, 0, 0, 0)  # of every member, so that the same report is the same file
 TEXTS = (".md", ".tex", ".bib", ".csv", ".html", ".sh", ".json", ".patch", ".py", ".svg", ".txt")
@@ -58,8 +59,10 @@ Figures and page show images of the data set, whose own terms apply. Licence of 
 """
 
 
-def write_archive(out: Path, sections: Sequence[Section], *, predictions: bool = False) -> Path:
+def write_archive(out: Path, sections: Sequence[Section], places: Sequence[Path], *, predictions: bool = False) -> Path:
     """Writes <out>/<name>.zip of a report that is written in `out`, and returns its path.
+
+    `places` holds the folder of tables and figures of each section.
 
     Raises ValueError, and leaves an earlier file as it is, where a text in it names a place, the user or the machine,
     or where cells.csv was not written.
@@ -68,7 +71,7 @@ def write_archive(out: Path, sections: Sequence[Section], *, predictions: bool =
         raise ValueError(f"{out} has no cells.csv, from which the archive's numbers are checked: add --cells")
     name = slug("-".join(section.experiment.plan["experiment"] for section in sections))[:80]
     path = out / f"{name}.zip"
-    members = dict(_members(out, sections, predictions))
+    members = dict(_members(out, sections, places, predictions))
     for member, content in members.items():
         _refuse_places(member, content)
     order = sorted(members, key=lambda member: (member != "README.md", member))
@@ -84,7 +87,9 @@ def write_archive(out: Path, sections: Sequence[Section], *, predictions: bool =
     return path
 
 
-def _members(out: Path, sections: Sequence[Section], predictions: bool) -> Iterator[tuple[str, bytes]]:
+def _members(
+    out: Path, sections: Sequence[Section], places: Sequence[Path], predictions: bool
+) -> Iterator[tuple[str, bytes]]:
     patches = sorted(out.glob("code-*.patch"))
     told = "\n\n".join(f"**{section.headline}**" for section in sections)
     yield (
@@ -106,8 +111,10 @@ def _members(out: Path, sections: Sequence[Section], predictions: bool) -> Itera
         yield f"code/experiments/evidence/{module}.py", source.read_bytes()
     if (ROOT / "LICENSE").is_file():
         yield "LICENSE", (ROOT / "LICENSE").read_bytes()
-    for pattern in WRITTEN:
-        for file in sorted(out.glob(pattern)):
+    # Beside the tables of each experiment `out` has that of all.
+    printed = [(place, pattern) for place in dict.fromkeys([out, *places]) for pattern in PRINTED]
+    for place, pattern in [*((out, pattern) for pattern in WRITTEN), *printed]:
+        for file in sorted(place.glob(pattern)):
             if file.is_file() and not file.is_symlink() and file.name not in NOT_OURS:
                 yield file.relative_to(out).as_posix(), file.read_bytes()
     for section in sections:

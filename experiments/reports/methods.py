@@ -142,7 +142,10 @@ def _networks(experiment: Experiment) -> list[str]:
     compared = f"We compare {len(variants)} variants of {_class(plan)}{architectures} that differ in {how}"
     sentences = [f"{compared}; the baseline is {plan['baseline']}."]
     sizes = []
-    for key, unit, form in (("parameters", "parameters", "{:,.0f}"), ("gmac", "GMAC for a test image", "{:.3g}")):
+    for key, unit, form in (
+        ("parameters", "parameters", "{:,.0f}"),
+        ("gmac", as_scored("GMAC for a test image", plan), "{:.3g}"),
+    ):
         values = [variant[key] for variant in variants.values()]
         if None not in values:
             sizes.append(f"{_span(values, form)} {unit}")
@@ -250,10 +253,11 @@ def _statistics(experiment: Experiment) -> list[str]:
         sentences.append(f"Planned were {len(plan['seeds'])}.")
     if not family.judged:
         return [*sentences, "No interval is given."]
-    images = (
+    images = as_scored(
         "for other seeds on these test images, not for other images"
         if family.images_only
-        else f"for other seeds and for other images of the same kind, of which the test set has {family.groups} groups"
+        else f"for other seeds and for other images of the same kind, of which the test set has {family.groups} groups",
+        plan,
     )
     if family.separate:
         sentences.append(

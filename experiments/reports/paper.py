@@ -15,7 +15,7 @@ from experiments.reports.typeset import label_of
 from experiments.shell.citation import key_of
 from lightning_modules.components.scores.table import PER_IMAGE
 
-MOST_ROWS = 44  # of a table that a page holds with its caption
+MOST_ROWS = 44  # of a table that a page holds with its caption and notes
 MOST_INCHES = 8.2  # of a figure, likewise
 TALL = 4.6  # inches: a figure that is taller in its form for a column stands across both columns instead
 USUAL = ("seeds", "samples")  # figures of a paper of three pages, where none were chosen
@@ -174,13 +174,12 @@ def _results(
 ) -> Iterator[tuple[str, list[str]]]:
     """Each paragraph with its floats: what is alone in its part has no heading, and those stand together."""
     label = label_of(section.experiment.plan["experiment"])
-    rows = {table.key: len(table.rows) for table in section.tables}
     wanted = USUAL if chosen is None else chosen
     alone, headed = (list[str](), list[str]()), list[tuple[str, list[str]]]()
     for part in PARTS:
         said, floats = list[str](), list[str]()
         for key, shows in part.tables.items():
-            if (place / "tables" / f"{key}.tex").is_file() and rows.get(key, 0) <= MOST_ROWS:
+            if 0 < _rows(place / "tables" / f"{key}.tex") <= MOST_ROWS:
                 said.append(f"Table~\\ref{{tab:{label}-{key}}} {shows}")
                 floats.append(f"\\input{{{(beside / 'tables' / f'{key}.tex').as_posix()}}}")
         for name, shows in part.figures.items():
@@ -198,6 +197,14 @@ def _results(
     if alone[0]:
         yield " ".join(alone[0]), alone[1]
     yield from headed
+
+
+def _rows(path: Path) -> int:
+    """Of a table, those of its blocks together, and as many as the head of a further block takes; 0 without a table."""
+    if not path.is_file():
+        return 0
+    _, *blocks = path.read_text(encoding="utf-8").split("\\midrule\n")
+    return sum(block.partition("\\bottomrule")[0].count("\n") for block in blocks) + 4 * (len(blocks) - 1)
 
 
 def _form(place: Path, name: str) -> Form | None:

@@ -1,6 +1,7 @@
 """What files, lines and reports say of data without a test split, and of a network that predicts one class."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,10 @@ from experiments.ablate_crf import STUDY as CRFS
 from experiments.evidence.experiment import load_experiment
 from experiments.evidence.scored import FLATTERS, WARNING, as_scored
 from experiments.grids import tuning
+from experiments.reports.figures.captions import CAPTIONS, caption
+from experiments.reports.figures.forms import COLUMN
 from experiments.reports.formats import to_csv, to_latex, to_markdown
+from experiments.reports.methods import methods
 from experiments.reports.page import render
 from experiments.reports.record import write_record
 from experiments.reports.tables import make_summary
@@ -130,6 +134,15 @@ def on_val_by_hand(tmp_path: Path) -> Path:
     plan = json.loads((tmp_path / "made/plan.json").read_text())
     (tmp_path / "made/plan.json").write_text(json.dumps(plan | {"scored": "val"}))
     return tmp_path / "made"
+
+
+def test_methods_and_captions_of_a_paper_name_no_test_images(on_val_by_hand: Path) -> None:
+    experiment = load_experiment(on_val_by_hand)
+    texts = [text for _, text in methods(experiment)]
+    texts += [caption(name, experiment, COLUMN) for name in CAPTIONS]
+    assert any("on these validation images" in text for text in texts)
+    assert any("of the validation pixels" in text for text in texts)
+    assert not [text for text in texts if re.search(r"(?i)\btest (?!split)", text)]
 
 
 def test_every_form_of_a_report_says_it(on_val_by_hand: Path, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from handmade import write_experiment
+from handmade import change_plan, write_experiment
 
 from experiments.report import main
 from experiments.reports import archive
+
+SMALL = ("--figures", "seeds")
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,22 @@ def test_what_is_in_it(zipped: Path, tmp_path: Path) -> None:
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"`([\w.]+\.\w+)`", readme):
         assert (folder / name).is_file(), name
+
+
+def test_the_paper_of_several_experiments_finds_what_it_takes(tmp_path: Path) -> None:
+    for data in ("shapes", "discs"):
+        write_experiment(tmp_path / data)
+        change_plan(tmp_path / data, experiment=f"of_{data}", data=data)
+    _main(tmp_path / "shapes", str(tmp_path / "discs"), "--out", str(tmp_path / "both"), "--archive", *SMALL)
+    (path,) = (tmp_path / "both").glob("*.zip")
+    folder = unpacked(path, tmp_path / "unpacked")
+    for file, pattern in (
+        ("paper.tex", r"\\(?:input|includegraphics)\{([^}]+)\}"),
+        ("table.md", r"!\[[^]]*\]\((.+)\)"),
+    ):
+        taken = re.findall(pattern, (folder / file).read_text(encoding="utf-8"))
+        assert any(name.startswith("of_discs/") for name in taken), file
+        assert [name for name in taken if not (folder / name).is_file()] == [], file
 
 
 def test_it_names_no_place_user_or_machine(zipped: Path, tmp_path: Path) -> None:

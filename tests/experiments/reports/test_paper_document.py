@@ -15,6 +15,7 @@ from experiments.reports.figures import FIGURES
 from experiments.reports.figures.captions import CAPTIONS, caption
 from experiments.reports.figures.forms import PRINTED
 from experiments.reports.paper import PARTS
+from experiments.reports.tables.paper import COLUMNS
 from experiments.reports.write import Printed, collect, write
 
 PLAIN = (["transposed-2", "transposed-3", "nearest", "bilinear"], ["concat", "none"])
@@ -133,6 +134,16 @@ def test_several_experiments_are_sections_under_one_table(together: Path, tmp_pa
     for name in ("of_brain", "of_shapes"):
         assert f"\\input{{{name}/tables/answer.tex}}" in text and f"{{{name}/figures/print/samples-" in text
     compile_paper(together, "pdflatex", tmp_path / "x")
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_a_table_whose_blocks_are_taller_than_a_page_is_left_out(transpose: bool, tmp_path: Path) -> None:
+    place = write_crossed(tmp_path / "x", ([f"layer {number}" for number in range(8)], ["concat", "none"]))
+    printed = Printed(figures=("seeds",), columns=[*COLUMNS], transpose=transpose)
+    write(collect([place], place, printed=printed))
+    assert "\n% \\input{tables/answer.tex}" in (place / "paper.tex").read_text(encoding="utf-8")
+    assert "tab:of-brain-answer" not in check_text(place)
+    compile_paper(place, "pdflatex", tmp_path / "compiled")
 
 
 def test_without_figures_and_methods_it_is_a_paper_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
