@@ -23,6 +23,7 @@ the first table from the zip alone.
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -39,7 +40,7 @@ from experiments.shell.command import command, console
 from experiments.shell.ending import of_writing
 from experiments.shell.files import slug
 from experiments.shell.flags import Parser, refuse
-from lightning_modules.components.scores.table import ASKED
+from lightning_modules.components.scores.table import ASKED, SCORES
 
 MOST_LETTERS = 100  # of the name of a folder
 
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument(
         *("--scores",),
         nargs="+",
-        choices=tuple(ASKED),
+        choices=(*ASKED, *SCORES),
         metavar="SCORE",
         help=f"further columns of the tables of all scores and seeds (default: none): {', '.join(ASKED)}",
     )
@@ -187,7 +188,12 @@ def _printed(args: argparse.Namespace) -> Printed:
             find_tex()
         except FileNotFoundError as error:
             refuse(str(error))
-    return Printed(args.figures, args.format, args.columns or (), args.transpose, args.scores or ())
+    return Printed(args.figures, args.format, args.columns or (), args.transpose, _asked(args.scores or ()))
+
+
+def _asked(scores: Sequence[str]) -> list[str]:
+    """Each once, without those that every report has."""
+    return [score for score in dict.fromkeys(scores) if score in ASKED]
 
 
 def _points(text: str) -> float:

@@ -119,11 +119,15 @@ class Experiment:
         }
         mean = {name: float(np.mean(list(values.values()) or [math.nan])) for name, values in mious.items()}
         order = [name for name, words in kinds.items() if "fixed" in words]
-        for kind, sign in (("worst", 1), ("best", -1)):
-            ranked = sorted((name for name, words in kinds.items() if kind in words), key=lambda n: sign * mean[n])
-            for name in ranked[PICTURES:]:
-                kinds[name].discard(kind)
-            order += [name for name in ranked[:PICTURES] if name not in order]
+        # What is worst for one variant may be best for another: the mean tells which an image is, and none is both.
+        ranked = sorted((name for name, words in kinds.items() if words & {"worst", "best"}), key=mean.__getitem__)
+        most = min(PICTURES, len(ranked) // 2)
+        for name in ranked:
+            kinds[name] -= {"worst", "best"}
+        for kind, names in (("worst", ranked[:most]), ("best", ranked[::-1][:most])):
+            for name in names:
+                kinds[name].add(kind)
+            order += [name for name in names if name not in order]
         pictures = []
         for name in order:
             image, mask = given[name]

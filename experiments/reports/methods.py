@@ -154,9 +154,9 @@ def _networks(experiment: Experiment) -> list[str]:
         arms = [arm for arm in plan["matched"].values() if arm["of"] == of]
         most = max(abs(arm["ratio"] - 1) for arm in arms)
         what = {"parameters": "parameters", "gmac": "multiply-accumulates"}.get(of, of)
+        who = "One of them was" if len(arms) == 1 else f"{len(arms)} of them were"
         sentences.append(
-            f"{len(arms)} of them were built to have as many {what} as another: the ratio is within "
-            f"{max(100 * most, 0.1):.1f} % of 1."
+            f"{who} built to have as many {what} as another: the ratio is within {max(100 * most, 0.1):.1f} % of 1."
         )
     return [*sentences, plan["scale_note"]]
 

@@ -20,7 +20,8 @@ MOST_INCHES = 8.2  # of a figure, likewise
 TALL = 4.6  # inches: a figure that is taller in its form for a column stands across both columns instead
 USUAL = ("seeds", "samples")  # figures of a paper of three pages, where none were chosen
 
-ELSEWHERE = re.compile(r'; the others are listed below| The table "Spread" has each\.')  # what a paper has not
+# What a paper has not, and what is said to who trains.
+ELSEWHERE = re.compile(r'; the others are listed below| The table "Spread" has each\.| Train longer, raise .*')
 
 HEAD = r"""% Written by python -m experiments.report. A PDF of it, in this folder (xelatex and lualatex do as well):
 %   pdflatex paper && bibtex paper && pdflatex paper && pdflatex paper
@@ -185,7 +186,8 @@ def _results(
         for name, shows in part.figures.items():
             form = _form(place, name) if name in wanted else None
             if form is not None:
-                said.append(f"Figure~\\ref{{fig:{label}-{name}}} {shows}")
+                told = shows if section.experiment.family.judged else shows.replace("the interval of ", "")
+                said.append(f"Figure~\\ref{{fig:{label}-{name}}} {told}")
                 floats.append(_figure(section, name, form, beside, label))
         if said and not part.title:
             yield " ".join(filter(None, [f"{_and(said)}.", escape(" ".join(section.answer[1:-1]))])), floats

@@ -93,7 +93,8 @@ def factorial_table(experiment: Experiment) -> Table:
     foot = [meaning, *notes[1:], EXCLUDED]
     title = "Effects of the crossed factors on the mIoU, in points"
     columns = ["effect", "mIoU (points)", "excluded (points)"]
-    short, caption = "Effects of factors", f"{title}, with simultaneous 95 % intervals."
+    judged = any(not effect.row.reason for effect in experiment.effects)
+    short, caption = "Effects of factors", f"{title}{', with simultaneous 95 % intervals' * judged}."
     return Table("factorial", title, columns, rows, notes=notes, short=short, caption=caption, foot=foot, heads=heads)
 
 

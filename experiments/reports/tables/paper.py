@@ -83,6 +83,7 @@ MEANINGS |= {
     "image": "image: median time to predict one test image",
     "memory": "peak memory: of training",
 }
+UNMEASURED = "Energy: not measured; an ablation with --energy measures it."
 USUAL = ("variant", "miou", "difference", "gmac")
 
 
@@ -107,10 +108,11 @@ def paper_table(
         told.append(f"and difference of mIoU to {plan['baseline']}")
     caption = as_scored(f"Test scores on {plan['data']}: {' '.join(told)}.", plan)
     notes = [test_note(experiment)] if {"difference", "p"} & {*keys} else []
-    if meanings := [MEANINGS[key] for key in keys if key in MEANINGS]:
+    explained = [key for key in keys if key in MEANINGS and (key != "p" or experiment.family.judged)]
+    if meanings := [MEANINGS[key] for key in explained]:
         on = f", on {plan['device']}" if {"step", "image", "memory"} & {*keys} else ""
         notes.append(as_scored(as_sentence(meanings).removesuffix(".") + f"{on}.", plan))
-    notes += Energies(experiment).notes() if "energy" in keys else []
+    notes += (Energies(experiment).notes() or [UNMEASURED]) if "energy" in keys else []
     return Table("answer", caption.removesuffix("."), titles, rows, notes=notes, short="Answer", caption=caption)
 
 

@@ -20,7 +20,7 @@ from experiments.reports.tables.text import (
     seeds_listed,
     signed,
 )
-from lightning_modules.components.scores.reductions import LARGER
+from lightning_modules.components.scores.reductions import size_ranges
 from lightning_modules.components.scores.table import ASKED, PERCENT, PPM, SCORES, SIZES, Number
 
 CLASSES_WITH_STD = 6  # with more, a page has room for the means only
@@ -243,8 +243,8 @@ def size_table(experiment: Experiment) -> Table:
         estimates = [experiment.estimate(name, score).times(PERCENT[1]) for score in SIZES]
         rows.append([name, seeds_done(experiment, name), *(mean_std(estimate, 2) for estimate in estimates)])
     counts = [f"{count:,}" for count in stored[0].arrays["sizes"].sum(axis=0)[:, 0].astype(int)] if stored else []
-    medium, large = (f"{100 * share:.2g} %" for share in LARGER)
-    bounds = [f"below {medium} of the image", f"{medium} to {large}", f"{large} and more"]
+    below, *others = size_ranges()
+    bounds = [f"{below} of the image", *others]
     columns = [f"{size.title}, {bound} (%)" for size, bound in zip(SIZES.values(), bounds, strict=True)]
     many = " and ".join([", ".join(counts[:-1]), *counts[-1:]])
     note = (

@@ -14,6 +14,12 @@ ODDS, FINEST = 240, 8  # bins of the odds of a label, four to a power of two, fr
 TRUE, MISSED, PREDICTED, HALLUCINATED = range(4)  # what is counted of segments
 
 
+def size_ranges() -> list[str]:
+    """Of small, medium and large segments the share of the image, in words: "below 0.33 %"."""
+    medium, large = (f"{100 * share:.2g} %" for share in LARGER)
+    return [f"below {medium}", f"{medium} to {large}", f"{large} and more"]
+
+
 def scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Scores in [0, 1] of confusion matrices (..., C, C), rows truth and columns prediction, as float64.
 

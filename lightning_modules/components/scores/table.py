@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from lightning_modules.components.scores.reductions import (
     BINS,
     HALLUCINATED,
-    LARGER,
     MISSED,
     ODDS,
     PREDICTED,
@@ -33,6 +32,7 @@ from lightning_modules.components.scores.reductions import (
     scores,
     share,
     size_means,
+    size_ranges,
     surface_means,
     trimap_curve,
 )
@@ -165,6 +165,7 @@ def _of_coverage(counts: NDArray[Any], confusion: NDArray[np.int64]) -> dict[str
 
 
 _SIZES = {f"iou_{size}": size for size in ("small", "medium", "large")}
+_OF_SIZE = "mean of the adjusted IoU (Chan et al. 2021) of the true ones, each {} of the image."
 _NSD = {f"nsd_{tolerance}": tolerance for tolerance in TOLERANCES}
 
 # In the order of the columns of a report.
@@ -328,11 +329,14 @@ PER_IMAGE: dict[str, PerImage] = {
         cited="https://arxiv.org/abs/1811.00648",
     ),
     "sizes": PerImage(  # the number of segments, and the sum of their IoU
-        shape=("C", len(LARGER) + 1, 2),
+        shape=("C", len(_SIZES), 2),
         kinds="f",
         compute=_of_labels("segments", "iou_by_size"),
         reduce=lambda sums, confusion: dict(zip(_SIZES, size_means(sums), strict=True)),
-        numbers={name: Number(f"IoU of {size} segments") for name, size in _SIZES.items()},
+        numbers={
+            name: Number(of := f"IoU of {size} segments", f"{of}: {_OF_SIZE.format(part)}")
+            for (name, size), part in zip(_SIZES.items(), size_ranges(), strict=True)
+        },
         cited="https://arxiv.org/abs/2104.14812",
     ),
     "calibration": PerImage(

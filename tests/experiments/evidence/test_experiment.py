@@ -115,6 +115,7 @@ def test_pictures_are_fixed_ones_then_the_worst_then_the_best_with_every_predict
     assert kinds == sorted(kinds, reverse=True)  # worst before best
     worst = [mean[p.name] for p in after if p.kinds[0] == "worst"]
     assert worst == sorted(worst)
+    assert not any({"worst", "best"} <= {*p.kinds} for p in pictures)
     lowest = sorted(experiment.cells["nearest"][0].image_miou)[:EXTREMES]
     assert min(p.mious["nearest"] for p in pictures if "worst" in p.kinds) == lowest[0]
 

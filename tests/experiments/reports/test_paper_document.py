@@ -165,3 +165,19 @@ def test_every_figure_has_a_place_and_a_short_caption(folder: Path) -> None:
         for form in PRINTED:
             told = caption(name, experiment, form)
             assert 60 < len(told) < 560 and told.endswith(".") and "  " not in told, told
+
+
+def test_two_seeds_make_a_paper_that_promises_no_interval(tmp_path: Path) -> None:
+    place = write_crossed(tmp_path / "few", PLAIN, seeds=2)
+    write(collect([place], place, printed=Printed(figures=("seeds",))))
+    paper = (place / "paper.tex").read_text(encoding="utf-8")
+    assert "shows every seed and each difference" in paper
+    assert "simultaneous" not in (place / "tables" / "factorial.tex").read_text(encoding="utf-8")
+
+
+def test_who_reads_a_paper_is_not_told_how_to_train(tmp_path: Path) -> None:
+    place = write_crossed(tmp_path / "failed", PLAIN)
+    write_cell(place / "nearest+none" / "seed0", confusions(1), seed=0)
+    write(collect([place], place, printed=Printed(figures=("seeds",))))
+    paper = (place / "paper.tex").read_text(encoding="utf-8")
+    assert "No better than chance: the accuracy" in paper and "Train longer" not in paper

@@ -97,10 +97,44 @@ def test_the_flag_reaches_every_form_and_refuses_other_names(
     with pytest.raises(SystemExit):
         main()
     assert "--scores: invalid choice: 'miuo'" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["report", str(tmp_path), "--scores", "class_miou", "--figures", "coverage"])
+    monkeypatch.setattr(
+        "sys.argv", ["report", str(tmp_path), "--scores", "class_miou", "nsd_2", "class_miou", "--figures", "coverage"]
+    )
     main()
     for name in ("table.md", "report.html", "tables/scores.tex"):
         assert "then over the classes" in (tmp_path / name).read_text(encoding="utf-8")
     assert (tmp_path / "figures" / "print" / "coverage-column.pdf").is_file()
+    assert (tmp_path / "tables" / "scores.md").read_text(encoding="utf-8").count("mIoU per class and image (%)") == 1
     head = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert {"image_miou_percent_mean", "nsd_5_percent_std", "iou_small_percent_mean", "aurc_percent_mean"} <= {*head}
+
+
+def test_the_worst_image_of_one_variant_is_not_shown_as_worst_and_as_best(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    for path in [*tmp_path.glob("*/seed*/samples.npz")][::2]:  # half of the cells rank the two images the other way
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        np.savez(path, **arrays | {"kinds": np.array(["fixed best", "worst"])})
+    kinds = [{*picture.kinds} - {"fixed"} for picture in load_experiment(tmp_path).pictures]
+    assert sorted(map(sorted, kinds)) == [["best"], ["worst"]]
+
+
+def test_a_paper_says_how_large_a_small_segment_is_and_that_nothing_was_measured(experiment: Experiment) -> None:
+    notes = " ".join(paper_table(experiment, ["miou", "iou_small", "iou_large", "energy"]).notes)
+    assert (
+        "IoU of small segments: mean of the adjusted IoU (Chan et al. 2021) of the true ones, each below 0.33 %"
+        in notes
+    )
+    assert "each 3 % and more of the image" in notes and "Energy: not measured" in notes
+
+
+def test_no_interval_is_spoken_of_where_there_is_none(tmp_path: Path) -> None:
+    few = write_experiment(tmp_path, seeds=2)
+    notes = " ".join(paper_table(few, ["miou", "difference", "p"]).notes)
+    assert "No interval" in notes and "same test" not in notes
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "One of them was built"), (2, "2 of them were built")])
+def test_one_matched_arm_is_one(experiment: Experiment, count: int, said: str) -> None:
+    experiment.plan["matched"] = {str(arm): {"of": "parameters", "ratio": 1.002} for arm in range(count)}
+    assert said in " ".join(text for _, text in methods(experiment))
