@@ -1,5 +1,7 @@
 """What a report may be asked for beside the whole: some of the variants, a margin; and what the terminal shows."""
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from handmade import rows, write_experiment
 
 from experiments.report import main
 from experiments.reports.write import write_report
+from experiments.shell.files import write_json
 
 pytestmark = pytest.mark.usefixtures("one_figure")
 
@@ -58,6 +61,36 @@ def test_what_a_subset_may_not_replace_is_refused(
     assert not list(folder.glob("only*")) and not (folder / "report.html").exists()
     call(monkeypatch, folder, "--only", "nearest+concat", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_variants_of_two_experiments_are_compared_on_one_page(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_experiment(tmp_path / "other")
+    plan = json.loads((tmp_path / "other" / "plan.json").read_text(encoding="utf-8"))
+    del plan["variants"]["nearest+none"]
+    write_json(tmp_path / "other" / "plan.json", plan | {"experiment": "other", "data": "brain"})
+    both = folder, tmp_path / "other"
+    call(monkeypatch, *both, "--only", "nearest+concat", "--out", tmp_path / "out")
+    found = rows_of(tmp_path / "out")
+    assert [(row["experiment"], row["variant"]) for row in found] == [
+        (name, variant)
+        for name in ("ablate_up_sampling", "other")
+        for variant in ("transposed-3+concat", "nearest+concat")
+    ]
+    # What one experiment alone has is compared within it, and each must have one of them.
+    call(monkeypatch, *both, "--only", "nearest+none", "nearest+concat", "--out", tmp_path / "one")
+    assert [row["variant"] for row in rows_of(tmp_path / "one")].count("nearest+none") == 1
+    for name, words in (("nearest+none", "name one of nearest+concat"), ("nowhere", "must name variants")):
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, *both, "--only", name, "--out", tmp_path / "none")
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "none" / "report.html").exists()
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "table.csv").open(newline="", encoding="utf-8") as file:
+        return [*csv.DictReader(file)]
 
 
 def test_a_margin_says_who_lies_within_it_and_that_it_came_afterwards(
