@@ -2,7 +2,16 @@
 
 from experiments.evidence.confusions import confusion_shares, frequent_confusions
 from experiments.evidence.experiment import Experiment
-from experiments.reports.tables.text import Table, as_sentence, mean_std, number, seeds_done, seeds_listed, signed
+from experiments.reports.tables.text import (
+    Table,
+    as_sentence,
+    mean_std,
+    number,
+    of_fewer,
+    seeds_done,
+    seeds_listed,
+    signed,
+)
 from lightning_modules.components.scores.table import BOUNDARY, PERCENT, errors
 
 
@@ -37,9 +46,11 @@ def error_table(experiment: Experiment) -> Table:
         f"{seeds_listed(experiment)}; in brackets the difference to the baseline, paired by seed."
     )
     columns = ["variant", "seeds", *titles.values()]
+    fewer = of_fewer(experiment, shown)
+    notes += fewer
     briefs = [shown[score].brief for score in shown if score in stored]
     foot = [as_sentence(briefs[first : first + 3]) for first in range(0, len(briefs), 3)]
-    foot = [untested, *foot]
+    foot = [untested, *foot, *fewer]
     foot += ["-: not stored in these cells."] * (len(stored) < len(shown))
     foot += ["A segment is a connected component of one class."] * bool({"missed", "hallucinated"} & stored)
     short = "Errors and calibration"

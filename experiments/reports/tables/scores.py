@@ -16,6 +16,7 @@ from experiments.reports.tables.text import (
     mean_std,
     millions,
     number,
+    of_fewer,
     seeds_done,
     seeds_listed,
     signed,
@@ -51,7 +52,7 @@ def score_table(experiment: Experiment, asked: Sequence[str] = ()) -> Table:
             best += [(row, column) for row, value in enumerate(of_score) if value == top]
     notes = ["Bold: the best mean of a column, whether or not it differs from the others."]
     told, absent = _stored(experiment, shown_scores)
-    notes += absent
+    notes += [*absent, *of_fewer(experiment, told)]
     title = f"All test scores on {plan['data']}, last epoch: mean ± standard deviation over seeds"
     caption = (
         f"Mean ± standard deviation over the seeds {seeds_listed(experiment)}, last epoch, test split of "
@@ -264,7 +265,9 @@ def size_table(experiment: Experiment) -> Table:
         f"over the seeds {seeds_listed(experiment)}."
     )
     columns, short = ["variant", "seeds", *columns], "IoU by size"
-    return Table("sizes", title, columns, rows, notes=[note], short=short, caption=caption, foot=foot)
+    fewer = of_fewer(experiment, SIZES)
+    notes, foot = [note, *fewer], [*foot, *fewer]
+    return Table("sizes", title, columns, rows, notes=notes, short=short, caption=caption, foot=foot)
 
 
 def titles(asked: Sequence[str] = ()) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.evidence.estimate import Estimate
 from experiments.evidence.experiment import Experiment
 from experiments.evidence.family import Row
+from lightning_modules.components.scores.table import Number
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ def as_sentence(clauses: Sequence[str]) -> str:
     text = "; ".join(clauses)
     first = text[:1] if text[1:2].isupper() else text[:1].upper()  # mIoU stays as it is
     return f"{first}{text[1:]}." if text else ""
+
+
+def of_fewer(experiment: Experiment, shown: Mapping[str, Number]) -> list[str]:
+    """A note on the scores that not all finished seeds of a variant have."""
+    titles = [
+        number.title
+        for score, number in shown.items()
+        if any(0 < experiment.estimate(name, score).n < len(of_one) for name, of_one in experiment.cells.items())
+    ]
+    return [f"Of fewer seeds than the column says, as not all have it: {', '.join(titles)}."] * bool(titles)
 
 
 def mean_std(estimate: Estimate, digits: int) -> str:

@@ -90,6 +90,23 @@ def test_cells_of_earlier_versions_have_dashes_and_say_why(experiment: Experimen
     assert "boundary IoU" not in dict(methods(earlier))["Scores"]
 
 
+def test_where_not_all_seeds_stored_a_score_the_tables_say_so(experiment: Experiment, tmp_path: Path) -> None:
+    path = tmp_path / "base" / "seed0" / "per_image.npz"
+    with np.load(path) as stored:
+        kept = {key: stored[key] for key in stored if key not in ("boundary_iou", "sizes", "coverage")}
+    np.savez(path, **kept)  # type: ignore[arg-type]
+    mixed = load_experiment(tmp_path)
+    for key, title in (
+        ("scores", "boundary IoU"),
+        ("sizes", "IoU of small segments"),
+        ("errors", "wrong of the surest"),
+    ):
+        made = table(mixed, key)
+        told = [note for note in made.notes if note.startswith("Of fewer seeds than the column says")]
+        assert len(told) == 1 and title in told[0] and told[0] in (made.foot or ()), key
+        assert not any("Of fewer seeds" in note for note in table(experiment, key).notes)
+
+
 def test_the_flag_reaches_every_form_and_refuses_other_names(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
