@@ -22,7 +22,7 @@ from experiments.prediction.sources import Item
 from experiments.runs.callbacks import save_npz
 from experiments.shell.files import write_atomic
 from lightning_modules.components.scores.reductions import scores
-from lightning_modules.components.scores.table import ASKED, PER_IMAGE, SCORES, SIZES, Predicted, errors
+from lightning_modules.components.scores.table import ASKED, PER_IMAGE, SCORES, SIZES, Predicted, errors, numbers
 
 # Of the logits at the network's scale, which are no longer there when labels have the size of the image.
 LEFT_OUT = {"checkerboard"}
@@ -99,7 +99,7 @@ class Scored:
         return self.out / ".scores" / f"{name}.npz"
 
     def finish(self, names: Sequence[str]) -> tuple[str, float]:
-        """Writes per_image.npz, scores.csv and scores.md of these images; the table and the mIoU."""
+        """Writes per_image.npz, scores.csv and scores.md, with what each score is; returns the table and the mIoU."""
         parts = []
         for name in names:
             with np.load(self._part(name), allow_pickle=False) as stored:
@@ -110,7 +110,9 @@ class Scored:
         rows, miou = self._rows(arrays)
         write_atomic(self.out / "scores.csv", _csv(rows))
         table = _markdown(rows, len(names), int((arrays["confusion"].sum((1, 2)) > 0).sum()))
-        write_atomic(self.out / "scores.md", table)
+        titles = {title for title, *_ in rows}
+        meanings = [f"- {one.meaning}" for one in numbers().values() if one.title in titles and one.meaning]
+        write_atomic(self.out / "scores.md", "\n".join([table, *meanings, ""]))
         return table, miou
 
     def _rows(self, arrays: Mapping[str, NDArray[Any]]) -> tuple[list[tuple[str, str, float, str]], float]:

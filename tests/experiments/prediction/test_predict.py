@@ -317,7 +317,7 @@ def test_a_labelled_folder_is_scored_without_training(
     ckpt, out = checkpoint(tmp_path), tmp_path / "out"
     common = [folder, "--score", labelled, "--device", "cpu", "--no-overlay"]
     assert called(*common, "--checkpoint", ckpt, "--out", out) == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr().out, (out / "scores.md").read_text()
     segmenter, total = Segmenter.from_checkpoint(ckpt, device="cpu"), np.zeros((3, 3), np.int64)
     for item in items([str(folder)], out=out):
         mask = np.asarray(Image.open(labelled / f"{item.name}.png"))
@@ -328,9 +328,9 @@ def test_a_labelled_folder_is_scored_without_training(
         assert stored["names"].tolist() == NAMES and stored["groups"].tolist() == NAMES
     iou = np.diag(total) / (total.sum(0) + total.sum(1) - np.diag(total))
     assert f"| mIoU (%) | {100 * iou.mean():.2f} |" in printed
-    assert f"| tree | {100 * iou[1]:.2f} |" in (out / "scores.md").read_text()
-    values = {(r["score"], r["class"]): r["value"] for r in csv.DictReader((out / "scores.csv").open())}
-    assert float(values["mIoU", ""]) == pytest.approx(100 * iou.mean(), abs=1e-4)
+    assert f"| tree | {100 * iou[1]:.2f} |" in told and "- NSD at 2 px: normalised surface distance" in told
+    values = {(r["score"], r["class"]): float(r["value"] or 0) for r in csv.DictReader((out / "scores.csv").open())}
+    assert values["mIoU", ""] == pytest.approx(100 * iou.mean(), abs=1e-4)
     other = checkpoint(tmp_path, "other.ckpt", seed=3)
     assert called(*common, "--checkpoint", other, "--out", tmp_path / "two", "--compare", out) == 0
     told = capsys.readouterr().out
