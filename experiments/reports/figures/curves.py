@@ -75,12 +75,8 @@ def trimap(experiment: Experiment, form: Form = WIDE) -> Drawn:
             if curve[0].n > 1:
                 axis.fill_between(widths, mean - std, mean + std, color=look[name].colour, alpha=0.13, linewidth=0)
     for axis in (left, right):
-        if axis is right or not form.narrow:
-            axis.set_xlabel("distance to a true boundary, at most (pixels)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set_ylabel("mIoU within it (%)")
-    named = "baseline\n(points)" if form.printed else f"{short(plan['baseline'])}\n(percentage points)"
-    right.set_ylabel(f"difference to {named}")
+    _label(left, right, "distance to a true boundary, at most (pixels)", "mIoU within it (%)", plan["baseline"], form)
     variant_legend(figure, plan, drawn, form)
     return figure, (
         "A gap at the left end that closes to the right is one of outlines; one all along, of everything. mIoU of the "
@@ -102,16 +98,15 @@ def coverage(experiment: Experiment, form: Form = WIDE) -> Drawn:
     figure, left, right = _two(form, 4.6, legend_height(plan, look, form))
     baseline, drawn = plan["baseline"], set[str]()
     shares = np.arange(5, 101, 5)
-    for name in look:
-        of_seeds = _risks(experiment, name, shares)
+    risks = {name: _risks(experiment, name, shares) for name in look}
+    for name, of_seeds in risks.items():
         for axis, other in ((left, None), (right, baseline)):
             if other == name:
                 axis.axhline(0, color=look[name].colour, linewidth=1.0)
                 continue
             shown = list(of_seeds.values())
             if other is not None:
-                of_baseline = _risks(experiment, baseline, shares)
-                shown = [risks - of_baseline[seed] for seed, risks in of_seeds.items() if seed in of_baseline]
+                shown = [of_seeds[seed] - risks[baseline][seed] for seed in of_seeds if seed in risks[baseline]]
             if not shown:
                 continue
             drawn.add(name)
@@ -121,12 +116,7 @@ def coverage(experiment: Experiment, form: Form = WIDE) -> Drawn:
                 std = np.std(shown, axis=0, ddof=1)
                 low = mean - std if other else np.maximum(mean - std, 0)  # no risk is below 0
                 axis.fill_between(shares, low, mean + std, color=look[name].colour, alpha=0.13, linewidth=0)
-    for axis in (left, right):
-        if axis is right or not form.narrow:
-            axis.set_xlabel("surest pixels that are kept (%)")
-    left.set_ylabel("wrong among them (%)")
-    named = "baseline\n(points)" if form.printed else f"{short(baseline)}\n(percentage points)"
-    right.set_ylabel(f"difference to {named}")
+    _label(left, right, "surest pixels that are kept (%)", "wrong among them (%)", baseline, form)
     variant_legend(figure, plan, drawn, form)
     return figure, (
         "A curve that rises late: the network knows where it errs, and a person who looks at its least sure pixels "
@@ -161,6 +151,15 @@ def _two(form: Form, height: float, below: float) -> tuple[Figure, Axes, Axes]:
     figure = Figure(figsize=(form.width, height), layout="constrained")
     first, second = figure.subplots(2, 1, sharex=True) if form.narrow else figure.subplots(1, 2, sharex=True)
     return figure, first, second
+
+
+def _label(left: Axes, right: Axes, along: str, score: str, baseline: str, form: Form) -> None:
+    """Names the axes of two such panels, a score and its difference to the baseline."""
+    for axis in (right,) if form.narrow else (left, right):
+        axis.set_xlabel(along)
+    left.set_ylabel(score)
+    named = "baseline\n(points)" if form.printed else f"{short(baseline)}\n(percentage points)"
+    right.set_ylabel(f"difference to {named}")
 
 
 def _line(form: Form, points: int) -> dict[str, Any]:
